@@ -24,9 +24,12 @@ def main(url: str, sweep: str) -> None:
     """
     store = FileStore(Path(url))
     _, records, _ = read(store, sweep)
+
     with tempfile.TemporaryDirectory() as folder:
         client = connected(f"sqlite:///{folder}/mlflow.db")
-        experiment = client.create_experiment(sweep, artifact_location=f"file://{folder}/artifacts")
+        experiment = client.create_experiment(
+            sweep, artifact_location=f"file://{folder}/artifacts"
+        )
         for mode in ("small", "all"):
             shares = []
             seconds = []
@@ -37,11 +40,15 @@ def main(url: str, sweep: str) -> None:
                 send_trial(client, (experiment, run), trial, record, mode)
                 seconds.append(time.perf_counter() - begun)
                 shares.append(seconds[-1] / record.seconds["total"])
+
             share = (
                 f"{100 * statistics.median(shares):.2f} % of its trial's time (median of"
                 f" {len(shares)})"
             )
-            print(f"{mode:6} {1000 * statistics.median(seconds):.0f} ms a trial, {share}")
+
+            print(
+                f"{mode:6} {1000 * statistics.median(seconds):.0f} ms a trial, {share}"
+            )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def machine() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
+
     name = found[0] if found else platform.machine()
+
     return (
         f"{date.today()}, {name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python"
         f" {platform.python_version()}"
@@ -56,9 +58,12 @@ def measure(work: Callable[[], T]) -> Measured[T]:
         value = work()
         wall_s = time.perf_counter() - begun
         _reap()
+
     waited_s, seen_s = (
         _cpu_s() - cpu_s,
-        sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - descendants.own_s + descendants.cpu_s(),
+        sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        - descendants.own_s
+        + descendants.cpu_s(),
     )
     # Both are too low: the one misses what nobody waited for (Ray's daemon ignores its workers'
     # ends), the other last moments.
@@ -90,7 +95,9 @@ class Descendants:
 
     def cpu_s(self) -> float:
         """What the processes have used since the beginning."""
-        ticks = sum(used - self.before.get(process, 0) for process, used in self.last.items())
+        ticks = sum(
+            used - self.before.get(process, 0) for process, used in self.last.items()
+        )
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def _run(self) -> None:
@@ -106,21 +113,31 @@ class Descendants:
                 number = int(path.parent.name)
                 parents[number] = int(fields[1])
                 used[number] = (int(fields[19]), int(fields[11]) + int(fields[12]))
+
         found, below = {}, {os.getpid()}
-        while below := {number for number, parent in parents.items() if parent in below}:
-            found.update({(number, used[number][0]): used[number][1] for number in below})
+        while below := {
+            number for number, parent in parents.items() if parent in below
+        }:
+            found.update(
+                {(number, used[number][0]): used[number][1] for number in below}
+            )
+
         return found
 
 
-def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[Measured[T]]]:
+def interleaved(
+    sides: Mapping[str, Callable[[], T]], rounds: int
+) -> dict[str, list[Measured[T]]]:
     """Every side once a round, ABAB, so that what else the machine does meets all of them."""
     # What outlives the process that started it (Ray's workers) becomes a child of this one, and its
     # time is counted.
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     found: dict[str, list[Measured[T]]] = {name: [] for name in sides}
+
     for _ in range(rounds):
         for name, side in sides.items():
             found[name].append(measure(side))
+
     return found
 
 
@@ -128,13 +145,22 @@ def table(found: Mapping[str, list[Measured[T]]], count: int, ours: str) -> str:
     """Median cost per trial of every side, and its ratio to ours: by the clock, and by processor
     seconds.
     """
-    wall = {name: statistics.median(each.wall_s for each in sides) for name, sides in found.items()}
-    cpu = {name: statistics.median(each.cpu_s for each in sides) for name, sides in found.items()}
+    wall = {
+        name: statistics.median(each.wall_s for each in sides)
+        for name, sides in found.items()
+    }
+
+    cpu = {
+        name: statistics.median(each.cpu_s for each in sides)
+        for name, sides in found.items()
+    }
+
     lines = [
         f"{name:34} {1e3 * wall[name] / count:9.1f} ms  {1e3 * cpu[name] / count:9.1f} CPU-ms  "
         f"{wall[name] / wall[ours]:6.2f}x  {cpu[name] / max(cpu[ours], 1e-9):6.2f}x"
         for name in found
     ]
+
     return "\n".join(lines)
 
 
@@ -154,7 +180,8 @@ def python(*arguments: object, **environment: str) -> str:
 
 def _cpu_s() -> float:
     return sum(
-        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        sum(resource.getrusage(who)[:2])
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
 
 

@@ -31,19 +31,28 @@ from pointsweep.ops import point_ops as geometry
 from pointsweep.training.runner import load_dataset
 
 BATCH, NEIGHBOURS = 32, 81
-STAGES = ((1024, 512), (512, 256), (256, 128))  # of Any2Point's tokenizer: points, centres
+STAGES = (
+    (1024, 512),
+    (512, 256),
+    (256, 128),
+)  # of Any2Point's tokenizer: points, centres
 
 
 def clouds() -> tuple[str, Tensor]:
     """A batch (B, 2048, 3) and what it is."""
     try:
-        config = trial_from_dict({"dataset": {"name": "modelnet40"}, "network": "pointnet"}).dataset
+        config = trial_from_dict(
+            {"dataset": {"name": "modelnet40"}, "network": "pointnet"}
+        ).dataset
         points = torch.from_numpy(load_dataset(config).test.points[:BATCH].copy())
         if points.shape[1] == 2048:
             return "ModelNet40", points
     except MissingDataError:
         pass
-    return "normal noise", torch.randn(BATCH, 2048, 3, generator=torch.Generator().manual_seed(0))
+
+    return "normal noise", torch.randn(
+        BATCH, 2048, 3, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def plain_farthest(points: Tensor, count: int) -> Tensor:
@@ -53,19 +62,26 @@ def plain_farthest(points: Tensor, count: int) -> Tensor:
         torch.zeros(len(points), count, dtype=torch.long),
         torch.full((len(points), size), 1e10),
     )
+
     farthest = torch.zeros(len(points), dtype=torch.long)
+
     for step in range(count):
         chosen[:, step] = farthest
         new = ((points - points[rows, farthest].unsqueeze(1)) ** 2).sum(-1)
         closer = new < distance
         distance[closer] = new[closer]
         farthest = distance.max(-1)[1]
+
     return chosen
 
 
 def plain_nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
     """cdist and topk."""
-    return exact_cdist(queries, points).topk(count, dim=2, largest=False, sorted=False).indices
+    return (
+        exact_cdist(queries, points)
+        .topk(count, dim=2, largest=False, sorted=False)
+        .indices
+    )
 
 
 def exact_cdist(queries: Tensor, points: Tensor) -> Tensor:
@@ -77,11 +93,13 @@ def plain_tokenizer(points: Tensor) -> list[Tensor]:
     """The sample of the data and the three stages, each sampled anew."""
     index = plain_farthest(points, 1200)
     places, found = geometry.gather(points, index)[:, :1024], [index]
+
     for _, centres in STAGES:
         chosen = plain_farthest(places, centres)
         centers = geometry.gather(places, chosen)
         found += [chosen, plain_nearest(centers, places, NEIGHBOURS)]
         places = centers
+
     return found
 
 
@@ -91,10 +109,12 @@ def our_tokenizer(points: Tensor) -> list[Tensor]:
     places, found = geometry.gather(points, index)[:, :1024], [index]
     first = geometry.farthest_points(places, 512)
     order = geometry.gather(places, first)
+
     for stage, (_, centres) in enumerate(STAGES):
         chosen = first if stage == 0 else torch.arange(centres).expand(len(points), -1)
         found += [chosen, geometry.nearest(order[:, :centres], places, NEIGHBOURS)]
         places = order[:, :centres]
+
     return found
 
 
@@ -106,20 +126,31 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def compare(
-    title: str, sides: dict[str, Callable[[], Any]], rounds: int, same: Callable[[Any, Any], bool]
+    title: str,
+    sides: dict[str, Callable[[], Any]],
+    rounds: int,
+    same: Callable[[Any, Any], bool],
 ) -> None:
     """Prints every side's median and its ratio to the first one's."""
     results = {name: work() for name, work in sides.items()}  # also warms up
     times: dict[str, list[float]] = {name: [] for name in sides}
+
     for _ in range(rounds):
         for name, work in sides.items():
             times[name].append(seconds(work))
+
     base, *others = sides
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"| {title}: {base} | {1000 * medians[base]:.1f} ms | |")
+
     for name in others:
         equal = name == "QuickFPS" or same(results[base], results[name])
-        ratio = f"{medians[base] / medians[name]:.1f}x" if equal else "void: the indices differ"
+        ratio = (
+            f"{medians[base] / medians[name]:.1f}x"
+            if equal
+            else "void: the indices differ"
+        )
+
         print(f"| {title}: {name} | {1000 * medians[name]:.1f} ms | {ratio} |")
 
 
@@ -136,13 +167,16 @@ def without_compiler(work: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def equal_neighbours(queries: Tensor, points: Tensor, first: Tensor, second: Tensor) -> bool:
+def equal_neighbours(
+    queries: Tensor, points: Tensor, first: Tensor, second: Tensor
+) -> bool:
     """The same ones, but where distances are equal as cdist rounds them: its root makes ties that
     squares do not have.
     """
     distance = exact_cdist(queries, points)
     return torch.equal(
-        distance.gather(2, first).sort(dim=2).values, distance.gather(2, second).sort(dim=2).values
+        distance.gather(2, first).sort(dim=2).values,
+        distance.gather(2, second).sort(dim=2).values,
     )
 
 
@@ -150,6 +184,7 @@ def equal_stages(points: Tensor, first: list[Tensor], second: list[Tensor]) -> b
     """All samples equal, and all neighbours as above."""
     if not torch.equal(first[0], second[0]):
         return False
+
     places = geometry.gather(points, first[0])[:, :1024]
     for stage in range(len(STAGES)):
         chosen, near = first[1 + 2 * stage], first[2 + 2 * stage]
@@ -158,7 +193,9 @@ def equal_stages(points: Tensor, first: list[Tensor], second: list[Tensor]) -> b
             centers, places, near, second[2 + 2 * stage]
         ):
             return False
+
         places = centers
+
     return True
 
 
@@ -175,8 +212,10 @@ def main() -> None:
         f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch"
         f" {torch.__version__}; {kind}\n"
     )
+
     print("| what, batch of 32 | CPU time | plain / this |\n| --- | --- | --- |")
     has_numba = geometry.compiled("cpu") is not None
+
     for size, count in ((2048, 1200), (1024, 512)):
         part = points[:, :size].contiguous()
 
@@ -189,6 +228,7 @@ def main() -> None:
         }
         if has_numba:
             sides["compiled"] = ours
+
         if importlib.util.find_spec("fpsample"):
             import fpsample
 
@@ -199,7 +239,9 @@ def main() -> None:
                 ]
 
             sides["QuickFPS"] = quick
+
         compare(f"farthest points {size} -> {count}", sides, rounds, torch.equal)
+
     for size, count in STAGES:
         queries, part = points[:, :count].contiguous(), points[:, :size].contiguous()
 
@@ -212,18 +254,21 @@ def main() -> None:
             ),
             "no compiler": without_compiler(near),
         } | ({"compiled": near} if has_numba else {})
+
         compare(
             f"{NEIGHBOURS} neighbours of {count} among {size}",
             sides,
             rounds,
             partial(equal_neighbours, queries, part),
         )
+
     whole = {
         "plain torch": lambda: plain_tokenizer(points),
         "no compiler": without_compiler(lambda: our_tokenizer(points)),
     }
     if has_numba:
         whole["compiled"] = lambda: our_tokenizer(points)
+
     compare(
         "the tokenizer's geometry, 4 samplings and 3 searches",
         whole,

@@ -53,7 +53,9 @@ FUSED_EQUAL, PUBLIC_EQUAL = 5e-5, 1e-4
 RUNS_ONLY = "runs; a figure needs a GPU and the full shapes"
 
 
-def trial(args: argparse.Namespace, precision: str = "bf16", **train: Any) -> TrialConfig:
+def trial(
+    args: argparse.Namespace, precision: str = "bf16", **train: Any
+) -> TrialConfig:
     """The main setting, or a tiny one."""
     quick = {
         "points": 64,
@@ -62,6 +64,7 @@ def trial(args: argparse.Namespace, precision: str = "bf16", **train: Any) -> Tr
         "near": 8,
         "backbone": {"name": "tiny", "modality": "1d"},
     }
+
     full = {
         "points": 1024,
         "batch": 32,
@@ -69,7 +72,9 @@ def trial(args: argparse.Namespace, precision: str = "bf16", **train: Any) -> Tr
         "near": 81,
         "backbone": {"name": "clip_text", "weights": "random"},
     }
+
     size: dict[str, Any] = quick if args.quick else full
+
     return trial_from_dict({
         "dataset": {"name": "synthetic", "num_points": size["points"], "presample": size["points"],
         "source_points": 2048},
@@ -105,6 +110,7 @@ def seconds(work: Callable[[], object], steps: int) -> float:
         work()
         _wait()
         times.append(time.perf_counter() - begun)
+
     return statistics.median(times[WARM:])
 
 
@@ -121,16 +127,21 @@ def _clear() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def step(config: TrialConfig, size: int, steps: int, recompute: bool = False) -> tuple[float, bool]:
+def step(
+    config: TrialConfig, size: int, steps: int, recompute: bool = False
+) -> tuple[float, bool]:
     """Seconds of a trial's step in a pack, and whether its memory sufficed only with the
     tokenizer's stages computed again.
     """
     _clear()
     try:
-        return step_s(config, shared_of(config), size, steps, recompute, WARM), recompute
+        return step_s(
+            config, shared_of(config), size, steps, recompute, WARM
+        ), recompute
     except torch.OutOfMemoryError:
         if recompute:
             raise
+
     return step(config, size, steps, True)
 
 
@@ -166,20 +177,24 @@ def g1(args: argparse.Namespace) -> str:
         fused(args.quick, args.steps),
         step(trial(args), 1, args.steps),
     )
+
     text = (
         f"pack of {MEMBERS}{again(recompute)}: {1e3 * together:.2f} ms a trial's step,"
         f" {alone / together:.2f}x alone (2.5x)"
     )
+
     if not args.quick:
         compiled = trial(args, compile=True)
         (solo, _), (pack, _) = (
             step(compiled, 1, args.steps),
             step(compiled, MEMBERS, args.steps, recompute),
         )
+
         text += (
             f"; compiled alone {1e3 * solo:.2f} ms, in a pack {1e3 * pack:.2f} ms:"
             f" {solo / min(pack, together):.2f}x (1.2x)"
         )
+
     return f"{text}; {equal}"
 
 
@@ -190,20 +205,35 @@ def again(recompute: bool) -> str:
 def g2(args: argparse.Namespace) -> str:
     together, recompute = fused(args.quick, args.steps)
     _clear()
-    command = [sys.executable, "-m", "benchmarks.gpu", "--solo", "--steps", str(args.steps)]
-    command += (["--quick"] if args.quick else []) + (["--recompute"] if recompute else [])
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        "--solo",
+        "--steps",
+        str(args.steps),
+    ]
+
+    command += (["--quick"] if args.quick else []) + (
+        ["--recompute"] if recompute else []
+    )
     count = 2 if args.quick else MEMBERS
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(count)
     ]
+
     for process in processes:
         assert process.stdout and process.stdout.readline() == "ready\n", (
             "a process ended before its first step"
         )
+
     begun = time.perf_counter()
     for process in processes:
         process.communicate("go\n")
+
     each = (time.perf_counter() - begun) / (args.steps * len(processes))
     return (
         f"{len(processes)} processes: {1e3 * each:.2f} ms a trial's step; pack"
@@ -215,13 +245,17 @@ def solo(args: argparse.Namespace) -> None:
     """One of the processes of G2: warms up, says so, and trains when it is told to."""
     config = trial(args)
     steps = train_steps(config, shared_of(config), WARM + args.steps, args.recompute)
+
     for _ in range(WARM):
         next(steps)
+
     _wait()
     print("ready", flush=True)
     sys.stdin.readline()
+
     for _ in steps:
         pass
+
     _wait()
 
 
@@ -229,9 +263,11 @@ def g3(args: argparse.Namespace) -> str:
     plain = trial(args, "fp32")
     ours, _ = step(trial(args), 1, args.steps)
     our_losses = losses(plain)
+
     with public_layers():
         equal = told_equal(difference(our_losses, losses(plain)), PUBLIC_EQUAL)
         public, recompute = step(plain, 1, args.steps)
+
     times = f"public layers{again(recompute)} {1e3 * public:.2f} ms, ours {1e3 * ours:.2f} ms"
     return f"{times}: {public / ours:.2f}x (3x); {equal}"
 
@@ -250,12 +286,19 @@ def g5(args: argparse.Namespace) -> str:
         seconds(functools.partial(find, points, kept), args.steps)
         for find in (geometry.farthest_points, plain_farthest_points)
     )
+
     same = bool(
-        (geometry.farthest_points(points, kept) == plain_farthest_points(points, kept)).all()
+        (
+            geometry.farthest_points(points, kept)
+            == plain_farthest_points(points, kept)
+        ).all()
     )
+
     before, _ = step(trial(args), 1, args.steps)
+
     with in_the_step():
         inside, _ = step(trial(args), 1, args.steps)
+
     step_text = (
         f"a trial's step {1e3 * before:.2f} ms with its geometry ahead, {1e3 * inside:.2f} ms with"
         " it inside"
@@ -271,14 +314,19 @@ def g6(args: argparse.Namespace) -> str:
     _clear()
     model = shared_of(config).build(config, config.dataset.num_classes).train()  # type: ignore[attr-defined]
     assert isinstance(model, PointModel)
-    batched, looped = (seconds(block(model, loop, "bf16"), args.steps) for loop in (False, True))
+    batched, looped = (
+        seconds(block(model, loop, "bf16"), args.steps) for loop in (False, True)
+    )
+
     return (
         f"views in a loop {1e3 * looped:.2f} ms, in one tensor {1e3 * batched:.2f} ms:"
         f" {looped / batched:.2f}x (3x)"
     )
 
 
-def block(model: PointModel, loop: bool, precision: str = "fp32") -> Callable[[], Tensor]:
+def block(
+    model: PointModel, loop: bool, precision: str = "fp32"
+) -> Callable[[], Tensor]:
     """One adapter block forward and backward on random tokens, which have a gradient as within a
     model; the block's output.
     """
@@ -287,16 +335,27 @@ def block(model: PointModel, loop: bool, precision: str = "fp32") -> Callable[[]
     generator = torch.Generator().manual_seed(0)
     batch = 4 if model.tokenizer.num_tokens < 128 else 32
     tokens = torch.randn(
-        batch, method.prefix + model.tokenizer.num_tokens, model.backbone.dim, generator=generator
+        batch,
+        method.prefix + model.tokenizer.num_tokens,
+        model.backbone.dim,
+        generator=generator,
     ).to(place)
-    centers = torch.rand(batch, model.tokenizer.num_tokens, 3, generator=generator).to(place)
-    _, context = method.begin(0, tokens, centers, model.positions.project(centers), None)
-    after = functools.partial(looped_after_block, method) if loop else method.after_block
+
+    centers = torch.rand(batch, model.tokenizer.num_tokens, 3, generator=generator).to(
+        place
+    )
+    _, context = method.begin(
+        0, tokens, centers, model.positions.project(centers), None
+    )
+    after = (
+        functools.partial(looped_after_block, method) if loop else method.after_block
+    )
     tokens.requires_grad_()
 
     def work() -> Tensor:
         with autocast(precision, place):
             found = after(0, tokens, context)
+
         found.float().square().mean().backward()
         return found
 
@@ -314,7 +373,11 @@ def g7(args: argparse.Namespace) -> str:
                 break
             except torch.OutOfMemoryError:
                 most -= 1
-        parts.append(f"{most} members{again(recompute)}, {1e3 * took:.2f} ms a trial's step")
+
+        parts.append(
+            f"{most} members{again(recompute)}, {1e3 * took:.2f} ms a trial's step"
+        )
+
     return f"{'; '.join(parts)} (12)"
 
 
@@ -325,6 +388,7 @@ def _fit(config: TrialConfig, recompute: bool) -> int:
         _clear()
         step_s(config, shared_of(config), size, 1, recompute)
         peaks.append(torch.cuda.max_memory_allocated())
+
     each = (peaks[1] - peaks[0]) / 2
     return int((torch.cuda.mem_get_info()[1] - (peaks[0] - each)) / each)
 
@@ -341,17 +405,21 @@ def main() -> None:
         action="store_true",
         help="other shapes, to see that the rows work; without a GPU too",
     )
+
     parser.add_argument("--solo", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--recompute", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+
     if not torch.cuda.is_available() and not args.quick:
         sys.exit(
             "there is no GPU here: these rows are not measured (--quick shows on a CPU that they"
             " work)"
         )
+
     if args.solo:
         solo(args)
         return
+
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     print(
@@ -359,17 +427,24 @@ def main() -> None:
         " |\n| --- | --- |",
         flush=True,
     )
+
     failed = False
+
     for row in args.rows:
         try:
             told = globals()[row.lower()](args)
         except (RuntimeError, AssertionError) as error:
             # of CUDA, or of a compiler: the other rows are not lost with it
-            failed, told = True, f"FAILED: {type(error).__name__}: {str(error).splitlines()[0]}"
+            failed, told = (
+                True,
+                f"FAILED: {type(error).__name__}: {str(error).splitlines()[0]}",
+            )
+
         print(
             f"| {row} | {RUNS_ONLY if args.quick and not failed else told} |",
             flush=True,
         )
+
     sys.exit(1 if failed else 0)
 
 

@@ -76,7 +76,12 @@ COUNTERPARTS = {
     "minilm": Counterpart(
         "transformers",
         "bert",
-        sizes={**WORDS, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+        sizes={
+            **WORDS,
+            "hidden_size": 384,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+        },
     ),
     "roberta": Counterpart(
         "transformers",
@@ -110,7 +115,13 @@ COUNTERPARTS = {
         "transformers",
         "t5",
         depth="num_layers",
-        sizes={"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_heads": 12, "vocab_size": 64},
+        sizes={
+            "d_model": 768,
+            "d_kv": 64,
+            "d_ff": 3072,
+            "num_heads": 12,
+            "vocab_size": 64,
+        },
     ),
     "dinov2": Counterpart(
         "transformers",
@@ -130,6 +141,7 @@ def write_checkpoint(counterpart: Counterpart, blocks: int, folder: Path) -> Non
     declare_torchvision_operators()
     torch.manual_seed(0)
     blocks = max(blocks, 2)
+
     if counterpart.library == "timm":
         import timm
 
@@ -143,14 +155,23 @@ def write_checkpoint(counterpart: Counterpart, blocks: int, folder: Path) -> Non
             sizes[key] = {**sizes[key], counterpart.depth: blocks}
         else:
             sizes[counterpart.depth] = blocks
-        model = AutoModel.from_config(AutoConfig.for_model(counterpart.architecture, **sizes))
+
+        model = AutoModel.from_config(
+            AutoConfig.for_model(counterpart.architecture, **sizes)
+        )
+
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += NOISE * torch.randn_like(parameter)
+
     if counterpart.library == "timm":
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        state = {
+            name: tensor.contiguous() for name, tensor in model.state_dict().items()
+        }
         save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"architecture": counterpart.architecture}))
+        (folder / "config.json").write_text(
+            json.dumps({"architecture": counterpart.architecture})
+        )
     else:
         model.save_pretrained(folder)
 
@@ -158,9 +179,15 @@ def write_checkpoint(counterpart: Counterpart, blocks: int, folder: Path) -> Non
 def both_ways(name: str, blocks: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Return `backbone:` of the hand-written way and of the general one."""
     counterpart = COUNTERPARTS[name]
-    general = {"name": counterpart.library, "model": str(folder), **counterpart.settings}
+    general = {
+        "name": counterpart.library,
+        "model": str(folder),
+        **counterpart.settings,
+    }
+
     if counterpart.tower:
         general["tower"] = counterpart.tower
+
     return {
         "hand-written": {
             "name": name,
@@ -184,7 +211,9 @@ def relative(theirs: Tensor, ours: Tensor) -> float:
 
 
 @torch.no_grad()
-def differences(first: Backbone, second: Backbone, tokens: int = 48) -> tuple[float, float, float]:
+def differences(
+    first: Backbone, second: Backbone, tokens: int = 48
+) -> tuple[float, float, float]:
     """The largest relative differences of what goes into the first block, of a block's output, and
     of the final norm's, where both get the same input.
     """
@@ -194,35 +223,49 @@ def differences(first: Backbone, second: Backbone, tokens: int = 48) -> tuple[fl
     kind = first.blocks[0].norms()[0]
     dtype = getattr(*kind).weight.dtype
     stream = torch.randn(2, tokens, first.dim, generator=generator).to(dtype)
-    last = torch.tensor([first.plane.width - 1.0, first.plane.height - 1.0], dtype=dtype)
+    last = torch.tensor(
+        [first.plane.width - 1.0, first.plane.height - 1.0], dtype=dtype
+    )
     size = (2, 3, tokens) if first.plane.height == 1 else (2, 3, tokens, 2)
     places = torch.rand(size, generator=generator, dtype=dtype) * (
         last[0] if first.plane.height == 1 else last
     )
     centers = torch.zeros(2, tokens, 3, dtype=dtype)
     begun = []
+
     for backbone in (first, second):
         encodings = backbone.positions(places)
         placed = stream if encodings is None else stream + encodings.mean(dim=1)
         begun.append(backbone.start(placed))
+
     at_start = relative(*begun)
     if first.cls_token is not None or second.cls_token is not None:
         assert first.cls_token is not None and second.cls_token is not None
         at_start = max(at_start, relative(first.cls_token, second.cls_token))
+
     # a token in front, which has no place
-    stream = torch.cat([torch.ones(2, 1, first.dim, dtype=dtype), begun[0]], dim=1)  # (B, 1 + N, C)
+    stream = torch.cat(
+        [torch.ones(2, 1, first.dim, dtype=dtype), begun[0]], dim=1
+    )  # (B, 1 + N, C)
     in_blocks = 0.0
     for index, pair in enumerate(zip(first.blocks, second.blocks, strict=True)):
         outputs = [
-            block(stream, lambda branch, _: branch, backbone.attention_bias(index, centers, places))
+            block(
+                stream,
+                lambda branch, _: branch,
+                backbone.attention_bias(index, centers, places),
+            )
             for backbone, block in zip((first, second), pair, strict=True)
         ]
         in_blocks = max(in_blocks, relative(*outputs))
         stream = outputs[0]
+
     return at_start, in_blocks, relative(first.norm(stream), second.norm(stream))
 
 
-def trial(backbone: dict[str, Any], method: str, seed: int, sizes: Mapping[str, int]) -> Any:
+def trial(
+    backbone: dict[str, Any], method: str, seed: int, sizes: Mapping[str, int]
+) -> Any:
     points = sizes["points"]
     return trial_from_dict({
         "dataset": {"name": "synthetic", "num_points": points, "presample": points,
@@ -236,30 +279,42 @@ def trial(backbone: dict[str, Any], method: str, seed: int, sizes: Mapping[str, 
 def trained(configs: Sequence[Any], together: bool) -> list[dict[str, np.ndarray]]:
     """What every trial trained, in one pack or each in its own."""
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [Task(config, TrialTags("benchmark", "r", "c", config.seed)) for config in configs]
+        tasks = [
+            Task(config, TrialTags("benchmark", "r", "c", config.seed))
+            for config in configs
+        ]
         for pack in [tasks] if together else [[task] for task in tasks]:
             outcomes = run_pack(pack, Job(f"file://{folder}"), lambda result: None)
             for outcome in outcomes:
                 if outcome.status != "finished":
                     raise RuntimeError(f"a trial of the benchmark ended as {outcome}")
+
         return [
             load_file(Path(folder, "trials", config.key(), "weights.safetensors"))
             for config in configs
         ]
 
 
-def furthest(first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]) -> float:
+def furthest(
+    first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]
+) -> float:
     """The largest difference of the trained values that both have under one name."""
     found = 0.0
     for one, other in zip(first, second, strict=True):
         names = [name for name in one if name in other]
         if not names:
             raise RuntimeError("the trials have no trained tensor in common")
-        found = max(found, *(float(np.abs(one[name] - other[name]).max()) for name in names))
+
+        found = max(
+            found, *(float(np.abs(one[name] - other[name]).max()) for name in names)
+        )
+
     return found
 
 
-def pack_result(ways: dict[str, dict[str, Any]], sizes: Mapping[str, int]) -> tuple[float, float]:
+def pack_result(
+    ways: dict[str, dict[str, Any]], sizes: Mapping[str, int]
+) -> tuple[float, float]:
     """How far what a general pack's members train is from what they train alone, and from what a
     hand-written pack's train.
     """
@@ -267,17 +322,25 @@ def pack_result(ways: dict[str, dict[str, Any]], sizes: Mapping[str, int]) -> tu
         way: [trial(fields, "adapter", seed, sizes) for seed in range(sizes["members"])]
         for way, fields in ways.items()
     }
+
     packed = {way: trained(configs, together=True) for way, configs in packs.items()}
     alone = trained(packs["general"], together=False)
-    return furthest(alone, packed["general"]), furthest(packed["hand-written"], packed["general"])
+
+    return furthest(alone, packed["general"]), furthest(
+        packed["hand-written"], packed["general"]
+    )
 
 
 class Step:
     """A training step's forward and backward pass."""
 
-    def __init__(self, backbone: dict[str, Any], method: str, sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self, backbone: dict[str, Any], method: str, sizes: Mapping[str, int]
+    ) -> None:
         torch.manual_seed(0)
-        self.model = PointModel(trial(backbone, method, 0, sizes), sizes["clouds"]).train()
+        self.model = PointModel(
+            trial(backbone, method, 0, sizes), sizes["clouds"]
+        ).train()
         shape = sizes["clouds"], sizes["points"], 3
         clouds = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         self.points = clouds / clouds.norm(dim=2).amax(dim=1)[:, None, None]
@@ -287,7 +350,10 @@ class Step:
         self.model.zero_grad(set_to_none=True)
         set_noise(self.model, torch.Generator().manual_seed(0))
         begun = time.process_time()
-        F.cross_entropy(self.model(self.points), torch.arange(len(self.points))).backward()
+        F.cross_entropy(
+            self.model(self.points), torch.arange(len(self.points))
+        ).backward()
+
         return time.process_time() - begun
 
 
@@ -298,9 +364,11 @@ def step_seconds(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float
     found: dict[str, list[float]] = {way: [] for way in steps}
     for step in steps.values():
         step.seconds()
+
     for number in range(rounds):
         for way in list(steps)[:: 1 if number % 2 == 0 else -1]:
             found[way].append(steps[way].seconds())
+
     return found
 
 
@@ -313,14 +381,21 @@ def speed(
     )
     ratios = [
         general / own
-        for own, general in zip(seconds["hand-written"], seconds["general"], strict=True)
+        for own, general in zip(
+            seconds["hand-written"], seconds["general"], strict=True
+        )
     ]
+
     ratio = statistics.median(ratios)
     spread = ""
+
     if rounds > 1:
         low, _, high = statistics.quantiles(ratios, n=4)
         spread = f" ({low:.2f} to {high:.2f})"
-    medians = ", ".join(f"{1e3 * statistics.median(each):.0f}" for each in seconds.values())
+
+    medians = ", ".join(
+        f"{1e3 * statistics.median(each):.0f}" for each in seconds.values()
+    )
     return ratio, f"{ratio:.3f}{spread} of {medians} CPU-ms"
 
 
@@ -335,6 +410,7 @@ def row(name: str, blocks: int, rounds: int, sizes: Mapping[str, int]) -> str:
         exact = max(differences(first.double(), second.double()))
         alone, other = pack_result(ways, sizes)
         speeds = [speed(ways, method, rounds, sizes) for method in METHODS]
+
     met = max(single) <= EQUAL, alone == 0.0, max(each for each, _ in speeds) <= SPEED
     words = ("equal", "packs", "speed")
     verdict = ", ".join(word for word, holds in zip(words, met, strict=True) if holds)
@@ -348,6 +424,7 @@ def row(name: str, blocks: int, rounds: int, sizes: Mapping[str, int]) -> str:
         *(said for _, said in speeds),
         verdict or "none",
     )
+
     return f"| {' | '.join(cells)} |"
 
 
@@ -362,23 +439,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--names", nargs="+", choices=COUNTERPARTS, default=list(COUNTERPARTS))
+    parser.add_argument(
+        "--names", nargs="+", choices=COUNTERPARTS, default=list(COUNTERPARTS)
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument(
-        "--quick", action="store_true", help="one block, tiny shapes: its seconds say nothing"
+        "--quick",
+        action="store_true",
+        help="one block, tiny shapes: its seconds say nothing",
     )
+
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     sizes = {"clouds": 4, "points": 128, "tokens": 32, "members": 3}
+
     if args.quick:
         sizes = {"clouds": 2, "points": 32, "tokens": 8, "members": 2}
         args.rounds, args.blocks = 1, 1
+
     print(machine())
     print(f"| {' | '.join(HEADINGS)} |")
     print(f"|{' --- |' * len(HEADINGS)}")
+
     for name in args.names:
         print(row(name, args.blocks, args.rounds, sizes), flush=True)
+
     print(machine())
 
 

@@ -38,7 +38,12 @@ from typing import Any
 
 from benchmarks.common import machine, python
 
-SHARE = {"fresh": 25, "reused": 1, "hydra": 4, "ours": 1}  # a side runs so many times fewer trials
+SHARE = {
+    "fresh": 25,
+    "reused": 1,
+    "hydra": 4,
+    "ours": 1,
+}  # a side runs so many times fewer trials
 LAUNCHER = "hydra-joblib-launcher"
 HYDRA = """
 import time, hydra, torch, mlflow
@@ -59,7 +64,13 @@ def noop_trials() -> None:
 
     class Noop(trial.Trial):
         def __init__(
-            self, config: Any, folder: Any, device: Any, report: Any, notify: Any, *_: Any
+            self,
+            config: Any,
+            folder: Any,
+            device: Any,
+            report: Any,
+            notify: Any,
+            *_: Any,
         ) -> None:
             self.config, self.folder, self.device, self.report, self.notify = (
                 config,
@@ -78,6 +89,7 @@ def noop_trials() -> None:
                 "num_val": 0,
                 "num_classes": 0,
             }
+
             config, began = self.config.to_dict(), time.time()
             self.folder.start(config=config, dataset=facts, origin=origin("cpu"))
             metrics = {
@@ -86,14 +98,19 @@ def noop_trials() -> None:
                 "test/loss": 0.0,
                 "test/accuracy": 0.0,
             }
+
             event = {
                 "type": "epoch", "epoch": 1, "metrics": metrics, "time": began, "seconds": 0.0,
                 "train_s": 0.0, "lr": 0.0,
                 "peak_memory_bytes": 1,
             }  # fmt: skip
+
             self.folder.commit_epoch(
-                event, lambda: ({"x": torch.zeros(1)}, {"epoch": 1, "best": {}}), last=True
+                event,
+                lambda: ({"x": torch.zeros(1)}, {"epoch": 1, "best": {}}),
+                last=True,
             )
+
             self.notify()
             self.report({"key": self.config.key(), "epoch": 1, "epochs": 1, **metrics})
             best = {"epoch": 1, **metrics}
@@ -133,8 +150,12 @@ def ray_tune(count: int, reuse: bool) -> dict[str, float]:
         tune.report({"end": time.time()})
 
     ray.init(
-        num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", include_dashboard=False
+        num_cpus=os.cpu_count(),
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=False,
     )
+
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
@@ -143,6 +164,7 @@ def ray_tune(count: int, reuse: bool) -> dict[str, float]:
             tune_config=tune.TuneConfig(reuse_actors=reuse),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
+
     return ends_to_costs(begun, [result.metrics["end"] for result in results])
 
 
@@ -163,9 +185,13 @@ def hydra(count: int) -> dict[str, float]:
             f"hydra.launcher.n_jobs={os.cpu_count()}",
             f"+x={numbers}",
         ]
+
         subprocess.run(
-            [*map(str, command), f"hydra.sweep.dir={folder}/out"], check=True, capture_output=True
+            [*map(str, command), f"hydra.sweep.dir={folder}/out"],
+            check=True,
+            capture_output=True,
         )
+
         return ends_to_costs(begun, [path.stat().st_mtime for path in ends.iterdir()])
 
 
@@ -190,16 +216,21 @@ def ours(count: int, pack: int) -> dict[str, float]:
         "backbone": "tiny",
         "method": "head_only",
     }
+
     ray.init(
         num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR",
         include_dashboard=False,
         runtime_env={"worker_process_setup_hook": noop_trials},
     )  # fmt: skip
+
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         target = prepare(
-            default_uri(store), store, Layout("noop", "noop", ("m",), (("r",),), ("c",), ())
+            default_uri(store),
+            store,
+            Layout("noop", "noop", ("m",), (("r",),), ("c",), ()),
         )
+
         ends: list[float] = []
 
         def listen(event: Event) -> None:
@@ -212,13 +243,24 @@ def ours(count: int, pack: int) -> dict[str, float]:
             [Task(config, TrialTags("noop", "r", "c", config.seed)) for config in each]
             for each in packs_of(configs, pack)
         ]
+
         run_ray(packs, Job(store.url, {"noop": target}), Resources(), listen)
-        finish(target, store, {task.config.key(): task.tags for tasks in packs for task in tasks})
+        finish(
+            target,
+            store,
+            {task.config.key(): task.tags for tasks in packs for task in tasks},
+        )
+
         # The last trial has ended when all runs are complete; the mirror's part is told to all of
         # them alike.
         behind = time.time() - max(ends)
-        costs = {name: cost + behind / count for name, cost in ends_to_costs(begun, ends).items()}
+        costs = {
+            name: cost + behind / count
+            for name, cost in ends_to_costs(begun, ends).items()
+        }
+
         assert len(read_table(target.uri, "noop")[1]) == count
+
         return costs
 
 
@@ -241,32 +283,60 @@ def driver(count: int, pack: int) -> float:
         "backbone": "tiny",
         "method": "head_only",
     }
+
     configs = [trial_from_dict({**base, "seed": seed}) for seed in range(count)]
     tasks = [
         Task(config, TrialTags("noop", f"r{config.seed // 3}", "c", config.seed))
         for config in configs
     ]
+
     packs = [tasks[at : at + pack] for at in range(0, count, pack)]
-    metrics = dict.fromkeys(("train/loss", "train/accuracy", "test/loss", "test/accuracy"), 0.0)
+    metrics = dict.fromkeys(
+        ("train/loss", "train/accuracy", "test/loss", "test/accuracy"), 0.0
+    )
     begun = time.process_time()
-    labels = {task.config.key(): Label(task.tags.cell, "test/accuracy") for task in tasks}
+    labels = {
+        task.config.key(): Label(task.tags.cell, "test/accuracy") for task in tasks
+    }
     exported = launch._Exported(Gauges(cells_of(packs)))
+
     with Progress(Display(io.StringIO()), labels, 0, count) as progress:
-        ends = OutcomeCollector(packs, Job("nowhere"), progress, exported.gauges, exported.soon)
+        ends = OutcomeCollector(
+            packs, Job("nowhere"), progress, exported.gauges, exported.soon
+        )
         for tasks in packs:
-            trial = SimpleNamespace(trial_id="0", config={"pack": launch._encode(tasks)})
+            trial = SimpleNamespace(
+                trial_id="0", config={"pack": launch._encode(tasks)}
+            )
             launch._trial_name(trial)
-            keys, told = [task.config.key() for task in tasks], WorkerReporter(ends.result)
+            keys, told = (
+                [task.config.key() for task in tasks],
+                WorkerReporter(ends.result),
+            )
+
             for key in keys:
                 told({"key": key, "epoch": 1, "epochs": 1, **metrics})
+
             told.end([Outcome(key, "finished") for key in keys])
+
     return (time.process_time() - begun) / count
 
 
 def side(name: str, count: int, pack: int) -> dict[str, float]:
     """A side in a process of its own."""
-    arguments = ["-m", "benchmarks.noop", "--side", name, "--trials", count, "--pack", pack]
-    return dict(json.loads(python(*arguments, RAY_USAGE_STATS_ENABLED="0").splitlines()[-1]))
+    arguments = [
+        "-m",
+        "benchmarks.noop",
+        "--side",
+        name,
+        "--trials",
+        count,
+        "--pack",
+        pack,
+    ]
+    return dict(
+        json.loads(python(*arguments, RAY_USAGE_STATS_ENABLED="0").splitlines()[-1])
+    )
 
 
 def main() -> None:
@@ -277,34 +347,49 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--pack", type=int, default=16)
     parser.add_argument(
-        "--sides", nargs="+", default=["ours", "reused", "hydra", "fresh"], choices=list(SHARE)
+        "--sides",
+        nargs="+",
+        default=["ours", "reused", "hydra", "fresh"],
+        choices=list(SHARE),
     )
+
     parser.add_argument("--queue", nargs="+", type=int)
     parser.add_argument("--driver", nargs="+", type=int)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true")
+
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
+
     if args.side:
-        made = {"ours": lambda: ours(args.trials, args.pack), "hydra": lambda: hydra(args.trials)}
+        made = {
+            "ours": lambda: ours(args.trials, args.pack),
+            "hydra": lambda: hydra(args.trials),
+        }
         print(
             "\n"
             + json.dumps(
-                made.get(args.side, lambda: ray_tune(args.trials, args.side == "reused"))()
+                made.get(
+                    args.side, lambda: ray_tune(args.trials, args.side == "reused")
+                )()
             )
         )
         return
+
     print(machine())
     if args.driver:
         driver(args.pack, args.pack)  # what is imported at its first use
+
     for count in args.driver or []:
         print(
             f"driver   {count:6} trials: {1e3 * driver(count, args.pack):.3f} CPU-ms a trial",
             flush=True,
         )
+
     if args.driver:
         return
+
     wanted = (
         [("ours", count) for count in args.queue]
         if args.queue
@@ -314,13 +399,17 @@ def main() -> None:
         if name == "hydra" and LAUNCHER not in {
             each.name.replace("_", "-") for each in distributions()
         }:
-            print(f"hydra    not measured: {LAUNCHER} is not installed (--help says how)")
+            print(
+                f"hydra    not measured: {LAUNCHER} is not installed (--help says how)"
+            )
             continue
+
         try:
             costs = side(name, count, args.pack)
         except subprocess.CalledProcessError as error:
             print(f"{name:8} not measured: it ended with {error.returncode}")
             continue
+
         print(
             f"{name:8} {count:6} trials: first {1e3 * costs['first']:8.1f} ms, later"
             f" {1e3 * costs['later']:8.1f} ms a trial",

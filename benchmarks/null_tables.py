@@ -35,27 +35,39 @@ RECOUNT_SEEDS = range(101, 111)  # of the tables that such a count is made again
 Draw = Callable[[np.random.Generator, int, int, int], np.ndarray]
 
 
-def normal(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+def normal(
+    generator: np.random.Generator, tables: int, rows: int, seeds: int
+) -> np.ndarray:
     """Return values (tables, rows, seeds)."""
     return generator.normal(size=(tables, rows, seeds))
 
 
-def shared_seed(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+def shared_seed(
+    generator: np.random.Generator, tables: int, rows: int, seeds: int
+) -> np.ndarray:
     """A seed moves all rows alike, by twice their own spread."""
-    return normal(generator, tables, rows, seeds) + 2 * generator.normal(size=(tables, 1, seeds))
+    return normal(generator, tables, rows, seeds) + 2 * generator.normal(
+        size=(tables, 1, seeds)
+    )
 
 
-def student(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+def student(
+    generator: np.random.Generator, tables: int, rows: int, seeds: int
+) -> np.ndarray:
     """Student's t with three degrees of freedom."""
     return generator.standard_t(3, size=(tables, rows, seeds))
 
 
-def exponential(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+def exponential(
+    generator: np.random.Generator, tables: int, rows: int, seeds: int
+) -> np.ndarray:
     """A long tail of bad runs."""
     return -generator.exponential(size=(tables, rows, seeds))
 
 
-def ties(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+def ties(
+    generator: np.random.Generator, tables: int, rows: int, seeds: int
+) -> np.ndarray:
     """Values on a grid as wide as the standard deviation: a small test set."""
     return np.round(normal(generator, tables, rows, seeds))
 
@@ -63,7 +75,9 @@ def ties(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> 
 def spreads(*wide: float) -> Draw:
     """Rows whose standard deviations are `wide`, the remaining ones 1."""
 
-    def draw(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+    def draw(
+        generator: np.random.Generator, tables: int, rows: int, seeds: int
+    ) -> np.ndarray:
         scale = np.ones(rows)
         scale[: len(wide)] = wide[:rows]
         return normal(generator, tables, rows, seeds) * scale[None, :, None]
@@ -71,20 +85,29 @@ def spreads(*wide: float) -> Draw:
     return draw
 
 
-def growing(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+def growing(
+    generator: np.random.Generator, tables: int, rows: int, seeds: int
+) -> np.ndarray:
     """Standard deviations from 1 to 10 in equal ratios."""
-    return normal(generator, tables, rows, seeds) * np.geomspace(1, 10, rows)[None, :, None]
+    return (
+        normal(generator, tables, rows, seeds)
+        * np.geomspace(1, 10, rows)[None, :, None]
+    )
 
 
 def collapse(all_rows: bool = False, paid_back: bool = False) -> Draw:
     """A fifth of the runs of the first row, or of all, collapses."""
 
-    def draw(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+    def draw(
+        generator: np.random.Generator, tables: int, rows: int, seeds: int
+    ) -> np.ndarray:
         fallen = generator.random((tables, rows, seeds)) < SHARE
         fallen[:, 0 if all_rows else 1 :] &= all_rows
         values = normal(generator, tables, rows, seeds) - DROP * fallen
+
         if paid_back:
             values[:, 0] += SHARE * DROP
+
         return values
 
     return draw
@@ -95,15 +118,22 @@ def grouped(shared: float) -> Draw:
     the same clouds for all.
     """
 
-    def draw(generator: np.random.Generator, tables: int, rows: int, seeds: int) -> np.ndarray:
+    def draw(
+        generator: np.random.Generator, tables: int, rows: int, seeds: int
+    ) -> np.ndarray:
         accuracies = np.empty((tables, rows, seeds))
         for number in range(tables):
             hard = generator.normal(size=OBJECTS)
             runs = rows * seeds
             common = hard + generator.normal(size=(runs, OBJECTS))  # (runs, G)
             own = generator.normal(size=(runs, OBJECTS, COPIES), scale=1.0)
-            latent = np.sqrt(shared) * common[:, :, None] / np.sqrt(2) + np.sqrt(1 - shared) * own
+            latent = (
+                np.sqrt(shared) * common[:, :, None] / np.sqrt(2)
+                + np.sqrt(1 - shared) * own
+            )
+
             accuracies[number] = (latent < 0.84).mean(axis=(1, 2)).reshape(rows, seeds)
+
         return accuracies
 
     return draw
@@ -136,14 +166,17 @@ def told_apart(values: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(rows, 1)
     found = np.zeros((tables, len(first)), dtype=bool)
     aside = np.zeros((tables, rows), dtype=bool)
+
     for number, table in enumerate(values):
         for row, _ in all_pairs.far_seeds(table):
             aside[number, row] = True
+
     for pattern in np.unique(aside, axis=0):
         mine = np.flatnonzero((aside == pattern).all(axis=1))
         kept = np.flatnonzero(~pattern)
         if len(kept) < 2:
             continue
+
         one, other = np.triu_indices(len(kept), 1)
         some = values[mine][:, kept]
         half = all_pairs.half_widths(some, one, other, rows)
@@ -153,10 +186,16 @@ def told_apart(values: np.ndarray) -> np.ndarray:
         apart &= np.ptp(differences, axis=2) > 1e-9
         place = {
             pair: number
-            for number, pair in enumerate(zip(first.tolist(), second.tolist(), strict=True))
+            for number, pair in enumerate(
+                zip(first.tolist(), second.tolist(), strict=True)
+            )
         }
-        columns = [place[int(kept[a]), int(kept[b])] for a, b in zip(one, other, strict=True)]
+
+        columns = [
+            place[int(kept[a]), int(kept[b])] for a, b in zip(one, other, strict=True)
+        ]
         found[np.ix_(mine, columns)] = apart
+
     return found
 
 
@@ -168,13 +207,19 @@ def holm_paired(values: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(rows, 1)
     differences = values[:, first] - values[:, second]
     spread = differences.std(axis=2, ddof=1)
-    t = np.abs(differences.mean(axis=2)) * np.sqrt(seeds) / np.where(spread > 1e-9, spread, np.inf)
+    t = (
+        np.abs(differences.mean(axis=2))
+        * np.sqrt(seeds)
+        / np.where(spread > 1e-9, spread, np.inf)
+    )
+
     p = 2 * stdtr(seeds - 1, -t)
     order = np.argsort(p, axis=1)
     steps = np.take_along_axis(p, order, axis=1) * (len(first) - np.arange(len(first)))
     rejected = np.maximum.accumulate(steps, axis=1) < 1 - LEVEL
     found = np.zeros(p.shape, dtype=bool)
     np.put_along_axis(found, order, rejected, axis=1)
+
     return found
 
 
@@ -194,15 +239,24 @@ def told_apart_adaptive(values: np.ndarray) -> np.ndarray:
     tables, rows, _ = values.shape
     differences = values[:, 1:] - values[:, :1]
     strongest = np.full((tables, rows - 1), np.inf)
+
     for seeds in range(least, most + 1):
         seen = differences[:, :, :seeds]
         spread = seen.std(axis=2, ddof=1)
-        t = np.abs(seen.mean(axis=2)) * np.sqrt(seeds) / np.where(spread > 1e-9, spread, np.inf)
+        t = (
+            np.abs(seen.mean(axis=2))
+            * np.sqrt(seeds)
+            / np.where(spread > 1e-9, spread, np.inf)
+        )
+
         p = 2 * stdtr(seeds - 1, -t)
         strongest = np.minimum(
             strongest, np.where(spread > 1e-9, p / (seeds / most) ** GROWTH, np.inf)
         )
-    p_values = np.array([sequential_p(each, least, most) for each in strongest.min(axis=1)])
+
+    p_values = np.array(
+        [sequential_p(each, least, most) for each in strongest.min(axis=1)]
+    )
     claimed: np.ndarray = (p_values * (rows - 1) < ALPHA)[:, None]
     return claimed
 
@@ -233,6 +287,7 @@ def count(draw: Draw, rows: int, seeds: int | None, tables: int, seed: int) -> i
     """
     if seeds is None:
         return round(adaptive_rate(draw, rows, tables, seed) * tables)
+
     return round(rate(draw, rows, seeds, tables, seed) * tables)
 
 
@@ -255,23 +310,33 @@ def power(
         normal(np.random.default_rng(seed), tables, rows, seeds)
         - step * np.arange(rows)[None, :, None]
     )
+
     first, second = np.triu_indices(rows, 1)
     ends = (first == 0) & (second == rows - 1)
     found = {}
-    for name, test in (("all pairs", told_apart), ("paired t-tests, Holm", holm_paired)):
+
+    for name, test in (
+        ("all pairs", told_apart),
+        ("paired t-tests, Holm", holm_paired),
+    ):
         claims = test(values)
         found[name] = float(claims[:, ends].mean()), float(claims.sum(axis=1).mean())
+
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the rates."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--tables", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(arguments)
     null_evidence(*ADAPTIVE)
-    print(f"tables without a difference that show one, in % of {args.tables:,}, seed {args.seed}\n")
+    print(
+        f"tables without a difference that show one, in % of {args.tables:,}, seed {args.seed}\n"
+    )
     cases: list[tuple[int, int | None]] = []
     cases += [(rows, seeds) for seeds in (3, 5) for rows in (2, 3, 4, 5, 10)]
     cases.append((5, None))
@@ -279,23 +344,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| | " + " | ".join(titles) + " |")
     print("| --- |" + " ---: |" * len(cases))
     high_counts = []
+
     for name, draw in (NULLS | NOT_HELD).items():
-        claims = [count(draw, rows, seeds, args.tables, args.seed) for rows, seeds in cases]
+        claims = [
+            count(draw, rows, seeds, args.tables, args.seed) for rows, seeds in cases
+        ]
         shown = " | ".join(f"{100 * number / args.tables:.1f}" for number in claims)
         print(f"| {name} | {shown} |", flush=True)
+
         if name in NULLS:
             for case, title, number in zip(cases, titles, claims, strict=True):
                 if number > MOST * args.tables:
                     high_counts.append((f"{name}, {title}", draw, case, number))
-    print(f"\ncounted above {100 * MOST:.1f} %, then again in tables of ten other seeds:\n")
+
+    print(
+        f"\ncounted above {100 * MOST:.1f} %, then again in tables of ten other seeds:\n"
+    )
     for title, draw, (rows, seeds), number in high_counts:
-        again = sum(count(draw, rows, seeds, args.tables, seed) for seed in RECOUNT_SEEDS)
+        again = sum(
+            count(draw, rows, seeds, args.tables, seed) for seed in RECOUNT_SEEDS
+        )
         first = with_interval(number, args.tables)
         second = with_interval(again, args.tables * len(RECOUNT_SEEDS))
         print(f"{title}: {first}; again {second}", flush=True)
+
     if not high_counts:
         print("none")
-    print("\nfive rows, four steps of 1.5 sd: best told from worst, and pairs told apart of 10\n")
+
+    print(
+        "\nfive rows, four steps of 1.5 sd: best told from worst, and pairs told apart of 10\n"
+    )
     print(
         "| seeds | all pairs | pairs | paired t-tests, Holm | pairs |\n| ---: | ---: | ---: | ---:"
         " | ---: |"

@@ -40,7 +40,10 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "any2point": (SOURCE, LIGHT),
     "adapter": (SOURCE, LIGHT),
     "lora": (SOURCE, LIGHT),
-    "appt": (SOURCE, {"name": "point_pn", "num_tokens": 8, "neighbours": 8, "embed_dim": 24}),
+    "appt": (
+        SOURCE,
+        {"name": "point_pn", "num_tokens": 8, "neighbours": 8, "embed_dim": 24},
+    ),
     "point_peft": (POINTS, {"name": "patch", "num_tokens": 8, "neighbours": 8}),
     "prompt": (POINTS, {"name": "patch", "num_tokens": 8, "neighbours": 8}),
     "dapt": (POINTS, {"name": "patch", "num_tokens": 8, "neighbours": 8}),
@@ -66,7 +69,11 @@ class Operators(TorchDispatchMode):
 def trial(arm: str, seed: int, peak: bool = False) -> TrialConfig:
     backbone, tokenizer = ARMS[arm]
     if peak:
-        backbone, tokenizer = backbone | {"num_blocks": 2}, tokenizer | {"num_tokens": 64}
+        backbone, tokenizer = (
+            backbone | {"num_blocks": 2},
+            tokenizer | {"num_tokens": 64},
+        )
+
     return trial_from_dict({
         "dataset": {"name": "synthetic", "num_points": 512 if peak else 128,
         "presample": 512 if peak else 128},
@@ -89,8 +96,10 @@ def operators(shared: SharedBackbone, configs: list[TrialConfig], steps: int) ->
 
     with counted(counters):  # the thread that runs the pack
         run_together(
-            [functools.partial(body, config) for config in configs], torch.get_num_threads()
+            [functools.partial(body, config) for config in configs],
+            torch.get_num_threads(),
         )
+
     return sum(counter.count for counter in counters)
 
 
@@ -118,16 +127,23 @@ def main() -> None:
     args = parser.parse_args()
     members.JOINED_ON = {"cpu"}
     print(f"{machine()}; torch {torch.__version__}; {args.members} members")
+
     for arm in args.rows:
         configs = [trial(arm, seed, args.peak) for seed in range(args.members)]
         assert configs[0].backbone is not None
         shared = SharedBackbone(configs[0].backbone, torch.device("cpu"))
+
         if args.peak:
             run_together(
-                [functools.partial(list, train_steps(config, shared, 2)) for config in configs], 1
+                [
+                    functools.partial(list, train_steps(config, shared, 2))
+                    for config in configs
+                ],
+                1,
             )
             print(f"{arm}: {own_bytes()[0] / 1e6:.0f} MB")
             continue
+
         alone, pack = a_step(shared, configs[:1]), a_step(shared, configs)
         print(
             f"| {arm} | {args.members * alone} | {pack} | {args.members * alone / pack:.1f}x |",

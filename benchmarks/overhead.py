@@ -72,14 +72,19 @@ def bare(configs: Sequence[TrialConfig]) -> Side:
         torch.manual_seed(stream(config.seed, "init"))
         model = build(config, dataset.num_classes)
         optimizer = make_optimizer(model, config.train)
+
         for epoch in range(1, config.train.epochs + 1):
             train_epoch(model, optimizer, dataset, config, epoch)
             loss = evaluate(model, dataset, dataset.test, config).loss
+
         losses.append(loss)
+
     return Side(time.perf_counter() - wall, time.process_time() - cpu, losses)
 
 
-def swept(configs: Sequence[TrialConfig], store: FileStore, empty: Path) -> tuple[Side, float]:
+def swept(
+    configs: Sequence[TrialConfig], store: FileStore, empty: Path
+) -> tuple[Side, float]:
     """The same through a pack's worker with all that keeps it safe; and the seconds until MLflow is
     level, after the trials.
     """
@@ -89,28 +94,48 @@ def swept(configs: Sequence[TrialConfig], store: FileStore, empty: Path) -> tupl
         CellLayout(number, 0, ((config.seed, config.key()),))
         for number, config in enumerate(configs)
     )
+
     rows = tuple((str(config.seed),) for config in configs)
     target = prepare(
-        default_uri(store), store, Layout("overhead", "", ("seed",), rows, ("lora",), cells)
+        default_uri(store),
+        store,
+        Layout("overhead", "", ("seed",), rows, ("lora",), cells),
     )
+
     places = {
         config.key(): TrialTags("overhead", str(config.seed), "lora", config.seed)
         for config in configs
     }
-    job, wall, cpu = Job(store.url, {"overhead": target}), time.perf_counter(), time.process_time()
+
+    job, wall, cpu = (
+        Job(store.url, {"overhead": target}),
+        time.perf_counter(),
+        time.process_time(),
+    )
+
     for config in configs:
-        outcomes = run_pack([Task(config, places[config.key()])], job, lambda result: None)
+        outcomes = run_pack(
+            [Task(config, places[config.key()])], job, lambda result: None
+        )
         assert outcomes[0].status == "finished", outcomes
+
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     begun = time.perf_counter()
     finish(target, store, places)
     after_s = time.perf_counter() - begun
-    records = [TrialFolder(store.path(f"trials/{config.key()}")).record() for config in configs]
+    records = [
+        TrialFolder(store.path(f"trials/{config.key()}")).record() for config in configs
+    ]
+
     return (
         Side(
             wall,
             cpu,
-            [record.metrics["last"]["test/loss"] for record in records if record is not None],
+            [
+                record.metrics["last"]["test/loss"]
+                for record in records
+                if record is not None
+            ],
         ),
         after_s,
     )
@@ -129,36 +154,58 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     configs = trials(args)
+
     with tempfile.TemporaryDirectory() as folder:
         store = FileStore(Path(folder, "empty"))
-        prepare(default_uri(store), store, Layout("empty", "", ("m",), (("a",),), ("b",), ()))
+        prepare(
+            default_uri(store),
+            store,
+            Layout("empty", "", ("m",), (("a",),), ("b",), ()),
+        )
+
         empty = store.path("mlflow.db")
         # imports, the data's cache, compiled queries
         bare(configs), swept(configs, FileStore(Path(folder, "first")), empty)
         pairs = []
+
         for number in range(args.rounds):
             first = bare(configs) if number % 2 else None
-            through, after_s = swept(configs, FileStore(Path(folder, str(number))), empty)
+            through, after_s = swept(
+                configs, FileStore(Path(folder, str(number))), empty
+            )
             pairs.append((first or bare(configs), through, after_s))
+
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     )
-    epoch_s = statistics.median(plain.wall_s for plain, _, _ in pairs) / args.trials / args.epochs
+
+    epoch_s = (
+        statistics.median(plain.wall_s for plain, _, _ in pairs)
+        / args.trials
+        / args.epochs
+    )
+
     print(f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     print(f"{args.trials} trials of {args.epochs} epochs of {epoch_s:.2f} s")
+
     for name in ("wall_s", "cpu_s"):
-        shares = [getattr(through, name) / getattr(plain, name) - 1 for plain, through, _ in pairs]
+        shares = [
+            getattr(through, name) / getattr(plain, name) - 1
+            for plain, through, _ in pairs
+        ]
         rounds = ", ".join(f"{share:+.1%}" for share in shares)
         print(
             f"added {name.removesuffix('_s')} time: {statistics.median(shares):+.1%} (rounds"
             f" {rounds})"
         )
+
     print(
         "until MLflow is level, after the trials:"
         f" {statistics.median(after for _, _, after in pairs):.2f} s"
     )
+
     print(
         "equal numbers: "
         + (

@@ -50,15 +50,23 @@ def trials(args: argparse.Namespace) -> list[TrialConfig]:
     ]  # fmt: skip
 
 
-def run(configs: list[TrialConfig], together: bool) -> tuple[float, list[dict[str, np.ndarray]]]:
+def run(
+    configs: list[TrialConfig], together: bool
+) -> tuple[float, list[dict[str, np.ndarray]]]:
     """Seconds, and what every trial trained."""
     with tempfile.TemporaryDirectory() as folder:
         job = Job(f"file://{folder}")
-        tasks = [Task(config, TrialTags("benchmark", "r", "c", config.seed)) for config in configs]
+        tasks = [
+            Task(config, TrialTags("benchmark", "r", "c", config.seed))
+            for config in configs
+        ]
+
         begun = time.perf_counter()
+
         for pack in [tasks] if together else [[task] for task in tasks]:
             outcomes = run_pack(pack, job, lambda result: None)
             assert all(outcome.status == "finished" for outcome in outcomes), outcomes
+
         seconds = time.perf_counter() - begun
         return seconds, [
             load_file(Path(folder, "trials", config.key(), "weights.safetensors"))
@@ -66,10 +74,16 @@ def run(configs: list[TrialConfig], together: bool) -> tuple[float, list[dict[st
         ]
 
 
-def equal(first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]) -> bool:
+def equal(
+    first: list[dict[str, np.ndarray]], second: list[dict[str, np.ndarray]]
+) -> bool:
     """Whether both trained the same values, to 1e-5."""
     pairs = zip(first, second, strict=True)
-    return all(np.allclose(a[name], b[name], rtol=1e-5, atol=1e-6) for a, b in pairs for name in a)
+    return all(
+        np.allclose(a[name], b[name], rtol=1e-5, atol=1e-6)
+        for a, b in pairs
+        for name in a
+    )
 
 
 def peak_bytes(args: argparse.Namespace, members: int) -> tuple[int, int]:
@@ -86,13 +100,16 @@ def peak_bytes(args: argparse.Namespace, members: int) -> tuple[int, int]:
         "--blocks",
         str(args.blocks),
     ]
+
     done = subprocess.run(
         [*command, "--backbone", args.backbone, "--steps", "2"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
+
     peak, files = map(int, done.stdout.split()[-2:])
+
     return peak, files
 
 
@@ -102,8 +119,10 @@ def own_bytes() -> tuple[int, int]:
     """
     status = Path("/proc/self/status").read_text()
     peak, files = (
-        1024 * int(status.split(f"{name}:")[1].split()[0]) for name in ("VmHWM", "RssFile")
+        1024 * int(status.split(f"{name}:")[1].split()[0])
+        for name in ("VmHWM", "RssFile")
     )
+
     return peak, files
 
 
@@ -123,21 +142,26 @@ def main() -> None:
 
     registry.register("backbones", SmallViTConfig, "benchmarks.small_vit:SmallViT")
     configs = trials(args)
+
     if args.only_peak:
         run(configs, together=True)
         print(*own_bytes())
         return
+
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     )
+
     what = f"{args.members} members, {args.blocks} blocks of {args.backbone}"
     print(f"{device}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}: {what}")
     run(configs[:1], together=False)  # imports, the data's cache
     rounds = [
-        (run(configs, together=False), run(configs, together=True)) for _ in range(args.rounds)
+        (run(configs, together=False), run(configs, together=True))
+        for _ in range(args.rounds)
     ]
+
     same = all(equal(alone[1], packed[1]) for alone, packed in rounds)
     ratios = [alone[0] / packed[0] for alone, packed in rounds]
     all_rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
@@ -145,16 +169,19 @@ def main() -> None:
         f"time of {args.members} trials alone / in a pack: {statistics.median(ratios):.2f} (rounds"
         f" {all_rounds})"
     )
+
     (one, files), (many, _) = peak_bytes(args, 1), peak_bytes(args, args.members)
     shared = args.members * (one - files) + files
     print(
         f"memory of a process {one / 1e6:.0f} MB ({files / 1e6:.0f} MB of it files), of the pack"
         f" {many / 1e6:.0f} MB"
     )
+
     print(
         f"memory of {args.members} processes / of the pack: {args.members * one / many:.1f}, files"
         f" once {shared / many:.1f}"
     )
+
     print("equal numbers: " + ("yes" if same else "NO, the ratios are void"))
 
 

@@ -68,6 +68,7 @@ def made_file(folder: Path, name: str, decays: int, rates: int) -> Path:
     path.write_text(
         BASE.format(name=name, decays=numbers(decays, 0.01), rates=numbers(rates, 1e-6))
     )
+
     return path
 
 
@@ -83,9 +84,13 @@ def cost(command: Sequence[str]) -> tuple[float, float]:
         run = subprocess.run(
             line, env=os.environ | empty, stderr=subprocess.PIPE, text=True, check=False
         )
+
     # Code 2: data or weights are not here, which the plan says when it has done all else.
     if run.returncode not in (0, 2):
-        raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {run.returncode}: {run.stderr}"
+        )
+
     cpu_s, memory = run.stderr.splitlines()[-1].split()
     return float(cpu_s), float(memory)
 
@@ -102,20 +107,35 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(machine())
-    imports = "import torch, pointsweep.planning.dry_run, pointsweep.ops.point_ops_numba"
+    imports = (
+        "import torch, pointsweep.planning.dry_run, pointsweep.ops.point_ops_numba"
+    )
     lines: list[tuple[str, Sequence[str]]] = [("imports alone", ["-c", imports])]
+
     with tempfile.TemporaryDirectory() as folder:
         if arguments.arms:
             path = made_file(Path(folder), "arms", 1, arguments.arms // STRUCTURES)
             lines.append(
-                (f"{arguments.arms:,} arms", ["-m", "pointsweep.run", str(path), "--plan"])
+                (
+                    f"{arguments.arms:,} arms",
+                    ["-m", "pointsweep.run", str(path), "--plan"],
+                )
             )
+
         if arguments.cells:
-            path = made_file(Path(folder), "cells", DECAYS, arguments.cells // STRUCTURES // DECAYS)
-            lines.append(
-                (f"{arguments.cells:,} cells", ["-m", "pointsweep.run", str(path), "--plan"])
+            path = made_file(
+                Path(folder), "cells", DECAYS, arguments.cells // STRUCTURES // DECAYS
             )
-        lines += [(file, ["-m", "pointsweep.run", file, "--plan"]) for file in arguments.files]
+            lines.append(
+                (
+                    f"{arguments.cells:,} cells",
+                    ["-m", "pointsweep.run", str(path), "--plan"],
+                )
+            )
+
+        lines += [
+            (file, ["-m", "pointsweep.run", file, "--plan"]) for file in arguments.files
+        ]
         for name, command in lines:
             cpu_s, memory = cost(command)
             print(f"{name:40}{cpu_s:8.1f} CPU-s {memory:8.0f} MiB", flush=True)

@@ -30,11 +30,13 @@ def looped_after_block(
     classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]
     views = [_one_view(self, index, view, t, context) for view in range(self.num_views)]
     together = torch.stack(views, dim=1)  # (B, M, N, C)
+
     return torch.cat(
         [
             classes,
             t
-            + self.config.coef_pro * self._ensemble(self.voxel_norms[index], together, t, context),
+            + self.config.coef_pro
+            * self._ensemble(self.voxel_norms[index], together, t, context),
         ],
         dim=1,
     )
@@ -50,17 +52,28 @@ def _one_view(
     x = nn.functional.layer_norm(
         t, (attention.dim,), attention.norm_weight[rows], attention.norm_bias[rows]
     )
-    qkv = x @ attention.qkv_weight[view] + attention.qkv_bias.view(method.num_views, -1)[view]
-    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, middle / H) each
+    qkv = (
+        x @ attention.qkv_weight[view]
+        + attention.qkv_bias.view(method.num_views, -1)[view]
+    )
+
+    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(
+        2, 0, 3, 1, 4
+    )  # (B, H, N, middle / H) each
     weights = (
-        q @ k.transpose(-2, -1) * attention.out_weight.shape[1] ** -0.5 + context.far[:, view]
+        q @ k.transpose(-2, -1) * attention.out_weight.shape[1] ** -0.5
+        + context.far[:, view]
     ).softmax(dim=-1)
+
     y = (
         t
         + (weights @ v).transpose(1, 2).flatten(2) @ attention.out_weight[view]
         + attention.out_bias[rows]
     )
-    cells = Cells(context.cells.first[:, part], context.cells.share[:, part], context.cells.count)
+
+    cells = Cells(
+        context.cells.first[:, part], context.cells.share[:, part], context.cells.count
+    )
     pooled = cells.mean(y.unsqueeze(1))  # (B, 1, N, C)
     norm = method.cell_norms[index]
     # Running statistics of all views lie in one tensor: a single view's are computed and dropped.
@@ -69,9 +82,13 @@ def _one_view(
         running_mean=torch.zeros_like(norm.bias[rows]),
         running_var=torch.zeros_like(norm.bias[rows]),
     )
+
     mean, var = any2point.CellNorm._statistics(own, pooled.to(norm.bias.dtype), cells)  # type: ignore[arg-type]
     scale = norm.weight[rows] * torch.rsqrt(var + norm.eps)
-    return nn.functional.gelu(pooled * scale + (norm.bias[rows] - mean * scale)).squeeze(1)
+
+    return nn.functional.gelu(
+        pooled * scale + (norm.bias[rows] - mean * scale)
+    ).squeeze(1)
 
 
 @contextmanager
@@ -84,6 +101,7 @@ def public_layers() -> Iterator[None]:
     tokenizers.Stage.works_by_rows = lambda *_: False  # type: ignore[method-assign]
     any2point.Any2Point.after_block = looped_after_block  # type: ignore[method-assign]
     tokenizers.farthest_points = plain_farthest_points  # type: ignore[assignment]
+
     try:
         with in_the_step():
             yield

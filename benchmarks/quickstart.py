@@ -33,7 +33,9 @@ METHODS = ("head_only", "any2point", "full")
 Seconds = tuple[float, float]  # of training, of evaluation
 
 
-def trial(tokenizer: Mapping[str, Any], method: str, precision: str, quick: bool) -> dict[str, Any]:
+def trial(
+    tokenizer: Mapping[str, Any], method: str, precision: str, quick: bool
+) -> dict[str, Any]:
     """Return the configuration of one arm's first trial."""
     per_class = 5 if quick else 25
     return {
@@ -65,6 +67,7 @@ def work(config: Mapping[str, Any]) -> None:
     torch.manual_seed(stream(made.seed, "init"))
     model = build(made, dataset.num_classes)
     optimizer = make_optimizer(model, made.train)
+
     for epoch, _ in enumerate(sys.stdin, start=1):
         begun = time.process_time()
         train_epoch(model, optimizer, dataset, made, epoch)
@@ -79,12 +82,20 @@ class Side:
     def __init__(self, code: Path, config: Mapping[str, Any]) -> None:
         # the work is this file's, the package that it imports is the side's
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from benchmarks.quickstart import work; work({config!r})"],
+            [
+                sys.executable,
+                "-c",
+                f"from benchmarks.quickstart import work; work({config!r})",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=code,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{code}{os.pathsep}{ROOT}"},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": f"{code}{os.pathsep}{ROOT}",
+            },
         )
         self.seconds: list[Seconds] = []
         self.losses: list[float] = []  # of the test set, after each epoch
@@ -96,8 +107,12 @@ class Side:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline().split()
+
         if len(answer) != 3:
-            raise RuntimeError(f"a side ended: exit code {self.process.wait()}, see above")
+            raise RuntimeError(
+                f"a side ended: exit code {self.process.wait()}, see above"
+            )
+
         trained, evaluated, loss = map(float, answer)
         self.seconds.append((trained, evaluated))
         self.losses.append(loss)
@@ -114,10 +129,13 @@ def compare(sides: Sequence[Side], rounds: int) -> list[Seconds]:
     for _ in range(rounds + 1):
         for side in sides:
             side.epoch()
+
     return [side.end() for side in sides]
 
 
-def row(label: str, names: Sequence[str], sides: Sequence[Side], found: Sequence[Seconds]) -> str:
+def row(
+    label: str, names: Sequence[str], sides: Sequence[Side], found: Sequence[Seconds]
+) -> str:
     """Return a line: seconds of both, their ratio, and the test losses of the first epoch.
 
     Later ones say nothing of the code: at this learning rate rounding grows within a few epochs.
@@ -127,7 +145,9 @@ def row(label: str, names: Sequence[str], sides: Sequence[Side], found: Sequence
         f"{name} {trained:.2f} + {evaluated:.2f} CPU-s"
         for name, (trained, evaluated) in zip(names, found, strict=True)
     )
+
     losses = " and ".join(f"{side.losses[0]:.6f}" for side in sides)
+
     return (
         f"{label}: {shown}: training {first[0] / second[0]:.2f}x, evaluation"
         f" {first[1] / second[1]:.2f}x, both {sum(first) / sum(second):.2f}x; test loss {losses}"
@@ -139,30 +159,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--against", default=BEFORE, help=f"a commit; default: {BEFORE}")
+    parser.add_argument(
+        "--against", default=BEFORE, help=f"a commit; default: {BEFORE}"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="few clouds: the figures say nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="few clouds: the figures say nothing"
+    )
     args = parser.parse_args()
     print(machine())
+
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder)
         packed = subprocess.run(
             ["git", "archive", args.against, "pointsweep"], cwd=ROOT, stdout=subprocess.PIPE,
             check=True,
         )  # fmt: skip
+
         subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
         total = [0.0, 0.0]
+
         for method in METHODS:
             config = trial(LIGHT, method, "fp32", args.quick)
             sides = [Side(before, config), Side(ROOT, config)]
             found = compare(sides, args.rounds)
             print(row(f"S4 {method}", ("before", "now"), sides, found), flush=True)
             total = [sofar + sum(own) for sofar, own in zip(total, found, strict=True)]
-    print(f"S4 an epoch of all arms, evaluation included: {total[0] / total[1]:.2f}x (2x)")
+
+    print(
+        f"S4 an epoch of all arms, evaluation included: {total[0] / total[1]:.2f}x (2x)"
+    )
     for method in ("head_only", "adapter"):
-        sides = [Side(ROOT, trial(PATCH, method, kind, args.quick)) for kind in ("fp32", "bf16")]
+        sides = [
+            Side(ROOT, trial(PATCH, method, kind, args.quick))
+            for kind in ("fp32", "bf16")
+        ]
         found = compare(sides, args.rounds)
         print(row(f"bf16 {method}", ("fp32", "bf16"), sides, found), flush=True)
+
     print(machine())
 
 

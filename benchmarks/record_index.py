@@ -41,6 +41,7 @@ def made(count: int) -> Entries:
     """Return records of a large table, and stamps of their files."""
     generator = np.random.default_rng(0)
     entries: Entries = {}
+
     for row in range(count // (COLUMNS * SEEDS)):
         for column in range(COLUMNS):
             arm = config(row, column)
@@ -48,6 +49,7 @@ def made(count: int) -> Entries:
                 one = record(with_seed(arm, seed), generator)
                 stamp = Stamp(len(entries), 3000, 10**18 + len(entries), 10**18)
                 entries[one.key] = (stamp, one)
+
     return entries
 
 
@@ -57,6 +59,7 @@ def write_sqlite(path: Path, entries: Entries) -> None:
     for key, (stamp, one) in entries.items():
         fields = json.dumps([getattr(one, name) for name in FIELDS])
         rows.append((key, *stamp, fields))
+
     with sqlite3.connect(path) as database:
         database.execute(TABLE)
         database.executemany("insert into records values(?, ?, ?, ?, ?, ?)", rows)
@@ -68,14 +71,18 @@ def read_sqlite(path: Path) -> Entries:
     with sqlite3.connect(path) as database:
         for key, *stamp, fields in database.execute("select * from records"):
             entries[key] = (Stamp(*stamp), Record(*json.loads(fields)))
+
     return entries
 
 
 def write_parquet(path: Path, entries: Entries) -> None:
     """Write a column for every field."""
-    columns: dict[str, list[Any]] = {"stamp": [list(stamp) for stamp, _ in entries.values()]}
+    columns: dict[str, list[Any]] = {
+        "stamp": [list(stamp) for stamp, _ in entries.values()]
+    }
     for name in FIELDS:
         columns[name] = [json.dumps(getattr(one, name)) for _, one in entries.values()]
+
     parquet.write_table(pyarrow.table(columns), path, compression="zstd")
 
 
@@ -85,9 +92,11 @@ def read_parquet(path: Path) -> Entries:
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     fields = [list(map(json.loads, columns[name])) for name in FIELDS]
     entries: Entries = {}
+
     for stamp, *values in zip(columns["stamp"], *fields, strict=True):
         one = Record(*values)
         entries[one.key] = (Stamp(*stamp), one)
+
     return entries
 
 
@@ -103,6 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     entries = made(options.records)
+
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         store = FileStore(folder)
@@ -114,19 +124,27 @@ def main() -> None:
         sides: dict[str, tuple[Path, Callable[[], Entries]]] = {
             "ours": (index, lambda: _load(store, NAME)),
             "SQLite": (folder / "index.db", lambda: read_sqlite(folder / "index.db")),
-            "Parquet": (folder / "index.parquet", lambda: read_parquet(folder / "index.parquet")),
+            "Parquet": (
+                folder / "index.parquet",
+                lambda: read_parquet(folder / "index.parquet"),
+            ),
         }
+
         expected = compared(entries)
+
         for name, (_, read) in sides.items():
             if compared(read()) != expected:
                 raise SystemExit(f"{name} gives other records")
+
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(options.rounds):
             for name, (_, read) in sides.items():
                 begun = time.process_time()
                 with uncollected():
                     read()
+
                 seconds[name].append(time.process_time() - begun)
+
         print(f"{len(entries)} records, load {os.getloadavg()[0]:.1f}")
         ours = statistics.median(seconds["ours"])
         for name, (path, _) in sides.items():

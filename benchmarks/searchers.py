@@ -73,7 +73,10 @@ class Grid:
         return HERE / f"{self.name}.csv"
 
 
-RATE, BOTTLENECK = "train.lr: {float: [5.6e-6, 5.6e-1], log: true}", "method.bottleneck: [2, 8, 32]"
+RATE, BOTTLENECK = (
+    "train.lr: {float: [5.6e-6, 5.6e-1], log: true}",
+    "method.bottleneck: [2, 8, 32]",
+)
 GRIDS = {
     "adapter_dropout_grid": Grid(
         "adapter_dropout_grid",
@@ -89,7 +92,11 @@ GRIDS = {
     "adapter_grid": Grid(
         "adapter_grid",
         f"{{{RATE}, train.weight_decay: {{float: [3.2e-4, 3.16], log: true}}, {BOTTLENECK}}}",
-        {"train.lr": math.log, "train.weight_decay": math.log, "method.bottleneck": math.log},
+        {
+            "train.lr": math.log,
+            "train.weight_decay": math.log,
+            "method.bottleneck": math.log,
+        },
     ),
 }
 Cell = tuple[float, ...]
@@ -100,6 +107,7 @@ def read_table(grid: Grid) -> dict[Cell, tuple[float, ...]]:
     """Cell of the grid -> validation accuracy (fraction) by epoch."""
     with grid.table.open(newline="") as file:
         rows = list(csv.DictReader(file))
+
     return {
         tuple(float(row[key]) for key in grid.scales): tuple(
             float(value) for name, value in row.items() if name.startswith("epoch")
@@ -115,16 +123,29 @@ def record(grid: Grid, store: FileStore) -> None:
     rows = []
     for trial in load(grid.sweep).trials():
         folder = TrialFolder(store.path(f"trials/{trial.config.key()}"))
-        curve = {event["epoch"]: event["metrics"]["val/accuracy"] for event in folder.epochs()}
+        curve = {
+            event["epoch"]: event["metrics"]["val/accuracy"]
+            for event in folder.epochs()
+        }
         if len(curve) < trial.config.train.epochs:
             raise ValueError(
                 f"trial {trial.config.key()} is not finished: pointsweep run {grid.sweep}"
             )
+
         plain = trial.config.to_dict()
-        cell = {key: plain[key.partition(".")[0]][key.partition(".")[2]] for key in grid.scales}
+        cell = {
+            key: plain[key.partition(".")[0]][key.partition(".")[2]]
+            for key in grid.scales
+        }
+
         rows.append(
-            cell | {f"epoch {epoch}": f"{value:.6f}" for epoch, value in sorted(curve.items())}
+            cell
+            | {
+                f"epoch {epoch}": f"{value:.6f}"
+                for epoch, value in sorted(curve.items())
+            }
         )
+
     with grid.table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -137,7 +158,9 @@ def nearest(grid: Grid, table: Table, drawn: Mapping[str, Any]) -> Cell:
     scales = list(grid.scales.values())
     return min(
         table,
-        key=lambda cell: sum((f(x) - p) ** 2 for f, x, p in zip(scales, cell, places, strict=True)),
+        key=lambda cell: sum(
+            (f(x) - p) ** 2 for f, x, p in zip(scales, cell, places, strict=True)
+        ),
     )
 
 
@@ -165,11 +188,16 @@ def cost(sweep: Sweep, grid: Grid, table: Table, seed: int) -> float:
     study.start([])
     wanted, trained = goal(table), 0  # epochs
     batches = Batches(study)
+
     while asked := batches.ask():
         curves: dict[int, dict[int, float]] = {}
         results: dict[int, tuple[float, ...] | None] = {}
         for item in asked:
-            recorded, limits = table[nearest(grid, table, item.drawn)], batches.limits(item)
+            recorded, limits = (
+                table[nearest(grid, table, item.drawn)],
+                batches.limits(item),
+            )
+
             whole = len(recorded)
             end = next(
                 (
@@ -179,14 +207,21 @@ def cost(sweep: Sweep, grid: Grid, table: Table, seed: int) -> float:
                 ),
                 whole,
             )
+
             trained += end - max(item.before(item.batches[-1])[1], default=0)
+
             if end == whole and recorded[-1] >= wanted:
                 return trained / whole
+
             curves[item.number] = dict(enumerate(recorded[:end], start=1))
             results[item.number] = (recorded[-1],) if end == whole else None
+
         study.tell(
-            results, curves, [number for number, values in results.items() if values is None]
+            results,
+            curves,
+            [number for number, values in results.items() if values is None],
         )
+
     return math.inf
 
 
@@ -203,7 +238,9 @@ def costs(searcher: str, grid: Grid, seeds: int) -> list[float]:
                 more=SEARCHERS[searcher],
             )
         )
+
         sweep = load(path)
+
     return [cost(sweep, grid, table, seed) for seed in range(seeds)]
 
 
@@ -213,25 +250,34 @@ def main() -> int:
     made.add_argument("--grid", choices=list(GRIDS), default=next(iter(GRIDS)))
     made.add_argument("--seeds", type=int, default=50, help="how many, from 0 on")
     made.add_argument(
-        "--record", action="store_true", help="write the table from the grid's trials in the store"
+        "--record",
+        action="store_true",
+        help="write the table from the grid's trials in the store",
     )
+
     made.add_argument(
         "--store", help="where they are (default: $POINTSWEEP_STORE, else ~/pointsweep)"
     )
     args = made.parse_args()
     grid = GRIDS[args.grid]
+
     if args.record:
         store = open_store(args.store)
         assert isinstance(store, FileStore)
         record(grid, store)
+
     table = read_table(grid)
     good = sum(curve[-1] >= goal(table) for curve in table.values())
     print(
         f"{len(table)} cells, {good} of them at {100 * goal(table):.1f} % or more; whole trials"
         " until one of these has finished"
     )
-    print(f"{'':24}median  quartiles     of random's  found in {len(table)} suggestions")
+
+    print(
+        f"{'':24}median  quartiles     of random's  found in {len(table)} suggestions"
+    )
     base = 0.0
+
     for name in SEARCHERS:
         found = sorted(costs(name, grid, args.seeds))
         half = len(found) // 2
@@ -244,6 +290,7 @@ def main() -> int:
             f"{name:24}{middle:6.1f}  {low:5.1f} {high:5.1f}  {middle / base:10.2f}  {share:10.0%}",
             flush=True,
         )
+
     return 0
 
 

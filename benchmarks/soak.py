@@ -59,10 +59,14 @@ def soak(
         str(workers),
         *arguments,
     ]
+
     begun = time.monotonic()
-    driver = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     ended, sizes, times, said = [], [], [], []
     assert driver.stdout is not None
+
     for text in driver.stdout:
         said.append(text)
         match = ENDED.search(text)
@@ -70,11 +74,14 @@ def soak(
             ended.append(int(match[1]))
             sizes.append(resident_bytes(driver.pid))
             times.append(time.monotonic() - begun)
+
     if driver.wait() != 0:
         raise RuntimeError("".join(said[-50:]))
+
     late = len(ended) // 10
     bytes_a_trial, seconds_a_trial = (
-        float(np.polyfit(ended[late:], values[late:], 1)[0]) for values in (sizes, times)
+        float(np.polyfit(ended[late:], values[late:], 1)[0])
+        for values in (sizes, times)
     )
     return {
         "trials": len(ended), "records": len(list(store.glob("trials/*/record.json"))),
@@ -86,7 +93,9 @@ def soak(
 
 def resident_bytes(pid: int) -> int:
     """The memory of a process that is in use."""
-    return 1024 * int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0])
+    return 1024 * int(
+        Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]
+    )
 
 
 def main() -> None:
@@ -98,8 +107,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pack", type=int, default=20)
     args = parser.parse_args()
+
     with tempfile.TemporaryDirectory() as folder:
         found = soak(Path(folder), args.trials, args.workers, args.pack)
+
     machine = f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}"
     print(f"{machine}: {args.workers} workers, packs of {args.pack}")
     print(
@@ -109,6 +120,7 @@ def main() -> None:
         f"driver: {found['driver_bytes_a_trial'] / 1e3:+.1f} kB a trial,"
         f" {found['driver_bytes'] / 1e6:.0f} MB at most"
     )
+
     worker_s = found["worker_s_a_trial"]
     print(
         f"a worker's time: {worker_s:.3f} s a trial, so bookkeeping is at most {worker_s:.0%} of a"

@@ -70,6 +70,7 @@ def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -97,33 +98,45 @@ def main() -> None:
         f"{platform.machine()} CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python"
         f" {platform.python_version()}\n"
     )
+
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+            name: value
+            for name, value in os.environ.items()
+            if name != "PYTHONDONTWRITEBYTECODE"
         }
+
         environment |= {
             "POINTSWEEP_CACHE": f"{folder}/cache",
             "POINTSWEEP_STORE": f"{folder}/store",
             "PYTHONPYCACHEPREFIX": f"{folder}/pyc",
         }
+
         run = [sys.executable, "-m", "pointsweep.run"]
         plan = [*run, args.sweep, "--plan"]
         first = cpu_seconds(plan, environment)
         rows = {f"--plan of {Path(args.sweep).name}, the first": first}
-        for name, command in {"--help": [*run, "--help"], "--plan, again": plan}.items():
+
+        for name, command in {
+            "--help": [*run, "--help"],
+            "--plan, again": plan,
+        }.items():
             cpu_seconds(command, environment)
             rows[name] = statistics.median(
                 cpu_seconds(command, environment) for _ in range(args.rounds)
             )
+
         times = [
             printed(FRESH_STORE, environment, args.sweep, f"{folder}/mlflow{number}")
             for number in range(args.rounds + 1)
         ]
+
         rows["MLflow ready on a fresh store, the first of the machine"] = times[0]
         rows["MLflow ready on a fresh store, again"] = statistics.median(times[1:])
-        rows["first optimiser step of a second trial after the first one's end"] = printed(
-            SECOND_TRIAL, environment
+        rows["first optimiser step of a second trial after the first one's end"] = (
+            printed(SECOND_TRIAL, environment)
         )
+
     print("| what | seconds |\n| --- | --- |")
     for name, value in rows.items():
         print(f"| {name} | {value:.3f} |")

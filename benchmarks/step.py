@@ -50,6 +50,7 @@ class Trial:
             "backbone": {"name": backbone, "weights": "random", "num_blocks": blocks},
             "method": method, "train": {"epochs": 1, "warmup_epochs": 0}, "seed": 0,
         })  # fmt: skip
+
         torch.manual_seed(0)
         self.model = PointModel(config, CLOUDS).train()
         clouds = torch.randn(CLOUDS, points, 3)
@@ -61,6 +62,7 @@ class Trial:
         set_noise(self.model, torch.Generator().manual_seed(0))
         loss = F.cross_entropy(self.model(self.points), torch.arange(CLOUDS))
         loss.backward()
+
         return loss.detach()
 
     def seconds(self, side: Side) -> float:
@@ -74,10 +76,12 @@ class Trial:
         """The loss, and all gradients but those of biases in front of a norm, which are zero."""
         with side():
             loss = self.step()
+
         found = [
             p.grad.flatten()
             for name, p in self.model.named_parameters()
-            if p.grad is not None and not name.endswith(("layers.0.bias", "layers.3.bias"))
+            if p.grad is not None
+            and not name.endswith(("layers.0.bias", "layers.3.bias"))
         ]
         return loss, torch.cat(found)
 
@@ -86,6 +90,7 @@ class Trial:
         counter = FlopCounterMode(display=False)
         with public_layers(), counter:
             self.step()
+
         return counter.get_total_flops()
 
 
@@ -94,8 +99,10 @@ def matrix_rate() -> float:
     a, b = torch.randn(2048, 768), torch.randn(768, 768)
     a @ b
     begun = time.process_time()
+
     for _ in range(20):
         a @ b
+
     return 20 * 2 * 2048 * 768 * 768 / (time.process_time() - begun)
 
 
@@ -106,10 +113,13 @@ def equality(method: str, backbone: str, blocks: int) -> str:
     trial = Trial(backbone, blocks, method, quick=True)
     trial.model.double()
     trial.points = trial.points.double()
-    (theirs, their_gradient), (ours, our_gradient) = map(trial.looked_at, SIDES.values())
+    (theirs, their_gradient), (ours, our_gradient) = map(
+        trial.looked_at, SIDES.values()
+    )
     of_loss = abs(float(ours - theirs))
     of_gradient = float((our_gradient - their_gradient).norm() / their_gradient.norm())
     said = f"loss differs by {of_loss:.1e}, gradient by {of_gradient:.1e} of its length"
+
     return said if max(of_loss, of_gradient) < 1e-5 else f"{said}: THE RATIO IS VOID"
 
 
@@ -119,6 +129,7 @@ def medians(trial: Trial, rounds: int) -> dict[str, float]:
     for _ in range(rounds + 1):
         for name, side in SIDES.items():
             found[name].append(trial.seconds(side))
+
     return {name: statistics.median(each[1:]) for name, each in found.items()}
 
 
@@ -143,19 +154,25 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quick = ["--quick"] if args.quick else []
+
     if args.only_peak:
         trial = Trial("minilm", 6, args.method, args.quick)
         for _ in range(2):
             trial.seconds(SIDES[args.only_peak])
+
         print(own_bytes()[0])
         return
+
     print(machine())
     trial = Trial("clip_text", 2, "any2point", args.quick)
     said = equality("any2point", "clip_text", 2)
     seconds = medians(trial, args.rounds)
     ratio = seconds["public layers"] / seconds["ours"]
     told = ", ".join(f"{name} {value:.2f} CPU-s" for name, value in seconds.items())
-    print(f"S1 any2point, CLIP's text tower, 2 blocks: {told}: {ratio:.2f}x (2.5x); {said}")
+    print(
+        f"S1 any2point, CLIP's text tower, 2 blocks: {told}: {ratio:.2f}x (2.5x); {said}"
+    )
+
     for method, target in (("head_only", 0.35), ("any2point", 0.30)):
         trial = Trial("minilm", 6, method, args.quick)
         seconds, work, rate = medians(trial, args.rounds), trial.work(), matrix_rate()
@@ -165,9 +182,13 @@ def main() -> None:
             f"S2 {method}, MiniLM, 6 blocks: {told}; {work / 1e9:.0f} GFLOP at"
             f" {rate / 1e9:.0f} GFLOP/s: share {share:.2f} ({target})"
         )
+
         peaks = [peak_bytes(side, [*quick, "--method", method]) for side in SIDES]
-        told = ", ".join(f"{name} {1e-6 * p:.0f} MB" for name, p in zip(SIDES, peaks, strict=True))
+        told = ", ".join(
+            f"{name} {1e-6 * p:.0f} MB" for name, p in zip(SIDES, peaks, strict=True)
+        )
         print(f"S3 {method}: {told}")
+
     print(machine())
 
 

@@ -44,7 +44,9 @@ SWEEP: dict[str, Any] = {
 }
 
 
-def plain_farthest_points(points: Any, count: int, skip_near_origin: bool = False) -> Any:
+def plain_farthest_points(
+    points: Any, count: int, skip_near_origin: bool = False
+) -> Any:
     """The loop that public programs of the field share: points (B, P, 3) -> indices (B, count),
     starting from index 0.
     """
@@ -54,11 +56,13 @@ def plain_farthest_points(points: Any, count: int, skip_near_origin: bool = Fals
     chosen = torch.zeros(len(points), count, dtype=torch.long, device=points.device)
     distance = torch.full(points.shape[:2], 1e10, device=points.device)
     farthest = chosen[:, 0]
+
     for step in range(count):
         chosen[:, step] = farthest
         centre = points[batch, farthest].unsqueeze(1)
         distance = torch.minimum(distance, ((points - centre) ** 2).sum(-1))
         farthest = distance.max(-1)[1]
+
     return chosen
 
 
@@ -76,32 +80,45 @@ def train(config: dict[str, Any]) -> None:
     from pointsweep.training.runner import load_dataset
 
     torch.set_num_threads(1)
+
     if config["plain"]:
-        for module in [m for name, m in sys.modules.items() if name.startswith("pointsweep.")]:
+        for module in [
+            m for name, m in sys.modules.items() if name.startswith("pointsweep.")
+        ]:
             if getattr(module, "farthest_points", None) is not None:
                 module.farthest_points = plain_farthest_points  # type: ignore[attr-defined]
+
         assert geometry.farthest_points is plain_farthest_points
+
     mlflow.set_tracking_uri(config["uri"])
     mlflow.set_experiment("benchmark")
     trial = trial_from_dict(json.loads(config["trial"]))
+
     with mlflow.start_run(run_name=trial.key()):
         for name, value in flat(trial.to_dict()):
             mlflow.log_param(name, value)
+
         dataset = load_dataset(trial.dataset)
         torch.manual_seed(stream(trial.seed, "init"))
         model = build(trial, dataset.num_classes)
+
         for name, count in vars(count_parameters(model)).items():
             mlflow.log_metric(f"parameters/{name}", count)
+
         optimizer: Any = make_optimizer(model, trial.train)
         if config["plain"]:
             optimizer = torch.optim.AdamW(optimizer.param_groups, fused=True)
+
         for epoch in range(1, trial.train.epochs + 1):
             metrics = train_epoch(model, optimizer, dataset, trial, epoch)
             metrics |= evaluate(model, dataset, dataset.test, trial).metrics("test")
             for name, value in metrics.items():
                 mlflow.log_metric(name, value, step=epoch)
+
             mlflow.log_metric("lr", optimizer.param_groups[0]["lr"], step=epoch)
+
         torch.save(model.state_dict(), Path(config["folder"], f"{trial.key()}.pt"))
+
     tune.report({"key": trial.key(), "loss": metrics["train/loss"]})
 
 
@@ -114,22 +131,37 @@ def ray_tune(args: argparse.Namespace, plain: bool) -> dict[str, float]:
     from pointsweep.sweep.sweep import load
 
     folder = Path(args.folder)
-    trials = [json.dumps(trial.config.to_dict()) for trial in load(folder / "sweep.yaml").trials()]
+    trials = [
+        json.dumps(trial.config.to_dict())
+        for trial in load(folder / "sweep.yaml").trials()
+    ]
+
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     # Of several workers that open a fresh database at once all but one fail.
     MlflowClient(uri).create_experiment(
         "benchmark", artifact_location=(folder / "artifacts").as_uri()
     )
     ray.init(
-        num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", include_dashboard=False
+        num_cpus=os.cpu_count(),
+        log_to_driver=False,
+        logging_level="ERROR",
+        include_dashboard=False,
     )
-    space = {"trial": tune.grid_search(trials), "uri": uri, "plain": plain, "folder": str(folder)}
+
+    space = {
+        "trial": tune.grid_search(trials),
+        "uri": uri,
+        "plain": plain,
+        "folder": str(folder),
+    }
+
     results = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(reuse_actors=not plain),
         run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
     ).fit()
+
     return {result.metrics["key"]: result.metrics["loss"] for result in results}
 
 
@@ -147,10 +179,15 @@ def ours(folder: Path) -> dict[str, float]:
         "--workers",
         os.cpu_count(),
     )
+
     records = [
-        json.loads(path.read_text()) for path in (folder / "store" / "trials").glob("*/record.json")
+        json.loads(path.read_text())
+        for path in (folder / "store" / "trials").glob("*/record.json")
     ]
-    return {record["key"]: record["metrics"]["last"]["train/loss"] for record in records}
+
+    return {
+        record["key"]: record["metrics"]["last"]["train/loss"] for record in records
+    }
 
 
 def side(name: str, args: argparse.Namespace) -> dict[str, float]:
@@ -161,8 +198,10 @@ def side(name: str, args: argparse.Namespace) -> dict[str, float]:
         folder.joinpath("sweep.yaml").write_text(
             yaml.safe_dump({**SWEEP, "seeds": args.seeds, "resources": resources})
         )
+
         if name == "ours":
             return ours(folder)
+
         said = python(
             "-m",
             "benchmarks.sweep",
@@ -189,17 +228,23 @@ def main() -> None:
         default=["plain", "reused", "ours"],
         choices=["plain", "reused", "ours"],
     )
+
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.update(
-        OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0"
+        OMP_NUM_THREADS="1",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0",
     )
+
     if args.side:
         print("\n" + json.dumps(ray_tune(args, args.side == "plain")))
         return
+
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
+
     print(machine())
     count = 6 * args.seeds
     print(f"{count} trials, {args.rounds} rounds; per trial:")
@@ -208,8 +253,12 @@ def main() -> None:
     )
     print(table(found, count, args.sides[-1]))
     results = [each.value for sides in found.values() for each in sides]
-    worst = max(abs(one[key] / results[0][key] - 1) for one in results for key in results[0])
-    complete = all(one.keys() == results[0].keys() and len(one) == count for one in results)
+    worst = max(
+        abs(one[key] / results[0][key] - 1) for one in results for key in results[0]
+    )
+    complete = all(
+        one.keys() == results[0].keys() and len(one) == count for one in results
+    )
     print(
         f"equal losses: {'yes' if complete and worst < 1e-5 else 'NO, the ratios are void'}"
         f" (largest difference {worst:.1e})"

@@ -63,7 +63,9 @@ def record(made: TrialConfig, generator: np.random.Generator) -> Record:
         }
         for i, (name, bits) in enumerate(zip(("last", "best_test"), right, strict=True))
     }  # fmt: skip
+
     rank = made.method.rank  # type: ignore[union-attr]
+
     return Record(
         key=made.key(), config=made.to_dict(), metrics=metrics,
         parameters={"trainable": 500_000 + 9 * rank, "trainable_without_head": 9 * rank,
@@ -91,6 +93,7 @@ def fill(folder: Path, count: int) -> list[tuple[str, str, int, Record]]:
     """
     generator, rows = np.random.default_rng(0), count // (COLUMNS * SEEDS)
     cells, found = [], []
+
     for row in range(rows):
         for column in range(COLUMNS):
             arm, keys = config(row, column), []
@@ -98,11 +101,14 @@ def fill(folder: Path, count: int) -> list[tuple[str, str, int, Record]]:
                 made = record(with_seed(arm, seed), generator)
                 keys.append((seed, made.key))
                 found.append((f"rank {row + 1}", f"{64 + column} tokens", seed, made))
+
             cells.append(CellLayout(row, column, tuple(keys)))
+
     layout = Layout(
         NAME, "A large table", ("method",), tuple((f"rank {row + 1}",) for row in range(rows)),
         tuple(f"{64 + column} tokens" for column in range(COLUMNS)), tuple(cells),
     )  # fmt: skip
+
     write(
         folder / f"store/sweeps/{NAME}/plan.json",
         json.dumps({"layout": json.loads(layout.to_json())}),
@@ -115,6 +121,7 @@ def fill(folder: Path, count: int) -> list[tuple[str, str, int, Record]]:
             / "record.json",
             made.to_json(),
         )
+
     return found
 
 
@@ -147,6 +154,7 @@ def log(folder: Path, found: list[tuple[str, str, int, Record]]) -> None:
         [Param(name, value) for name, value in flat(first.config)],
         [RunTag(name, value) for name, value in tags.items()],
     )
+
     with sqlite3.connect(folder / "mlflow.db") as base:
         base.row_factory = sqlite3.Row
         rows = {
@@ -166,7 +174,9 @@ def values(made: Record) -> dict[str, float]:
         for protocol, all_of in made.metrics.items()
         for name, value in all_of.items()
     }
-    return found | {f"parameters/{name}": float(value) for name, value in made.parameters.items()}
+    return found | {
+        f"parameters/{name}": float(value) for name, value in made.parameters.items()
+    }
 
 
 def copy(line: dict[str, Any], made: tuple[str, str, int, Record]) -> list[Any]:
@@ -180,10 +190,12 @@ def copy(line: dict[str, Any], made: tuple[str, str, int, Record]) -> list[Any]:
         "key": trial.key,
         "method.rank": str(trial.parameters["trainable_without_head"] // 9),
     }
+
     if line.get("key") in own:
         line["value"] = own[line["key"]]
     elif line.get("key") in values(trial):
         line["value"] = values(trial)[line["key"]]
+
     return list(line.values())
 
 
@@ -199,14 +211,18 @@ def by_mlflow(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     begun = clocks()
     runs = mlflow.search_runs(experiment_names=[NAME], max_results=100_000)
-    grouped = runs.groupby(["tags.row", "tags.column"])["metrics.last/test/accuracy"].agg(
-        ["mean", "std", "count"]
-    )
+    grouped = runs.groupby(["tags.row", "tags.column"])[
+        "metrics.last/test/accuracy"
+    ].agg(["mean", "std", "count"])
     grouped.to_string()
+
     return (
         begun,
         clocks(),
-        {f"{row} / {column}": tuple(line) for (row, column), *line in grouped.itertuples()},
+        {
+            f"{row} / {column}": tuple(line)
+            for (row, column), *line in grouped.itertuples()
+        },
     )
 
 
@@ -220,10 +236,14 @@ def by_pointsweep(folder: Path) -> tuple[Clocks, Clocks, Cells]:
     begun = clocks()
     table = build(*read(open_store(str(folder / "store")), NAME))
     render(table, "text")
+
     return (
         begun,
         clocks(),
-        {table.cell_name(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n) for cell in table.cells},
+        {
+            table.cell_name(cell): (cell.mean or 0.0, cell.sd or 0.0, cell.n)
+            for cell in table.cells
+        },
     )
 
 
@@ -242,6 +262,7 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
     return next(
         int(line.split()[1]) * 1024
         for line in status.read_text().splitlines()
@@ -263,7 +284,11 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
         text=True,
         check=True,
     )
-    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.perf_counter() - begun}
+
+    return {
+        **json.loads(done.stdout.splitlines()[-1]),
+        "whole": time.perf_counter() - begun,
+    }
 
 
 def cool(folder: Path) -> None:
@@ -285,7 +310,12 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def compare(folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """All measurements by name; the sides alternate."""
-    found: dict[str, list[dict[str, Any]]] = {"mlflow": [], "cold": [], "warm": [], "10 more": []}
+    found: dict[str, list[dict[str, Any]]] = {
+        "mlflow": [],
+        "cold": [],
+        "warm": [],
+        "10 more": [],
+    }
     for _ in range(rounds):
         cool(folder)
         found["cold"].append(measured(folder, "pointsweep"))
@@ -295,13 +325,16 @@ def compare(folder: Path, rounds: int) -> dict[str, list[dict[str, Any]]]:
             Path(shutil.move(path, folder / "store/trials" / path.name))
             for path in sorted((folder / "later").iterdir())
         ]
+
         assert len(moved) == MORE
         found["10 more"].append(measured(folder, "pointsweep"))
         assert same(found["mlflow"][-1]["cells"], found["10 more"][-1]["cells"]), (
             "void: the sides differ"
         )
+
         for path in moved:
             shutil.move(path, folder / "later" / path.name)
+
     return found
 
 
@@ -312,25 +345,40 @@ def main() -> None:
     )
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="made if it does not exist, and then kept")
-    parser.add_argument("--side", choices=["mlflow", "pointsweep"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--folder", type=Path, help="made if it does not exist, and then kept"
+    )
+    parser.add_argument(
+        "--side", choices=["mlflow", "pointsweep"], help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
+
     if args.side:
         side(args.folder, args.side)
         return
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary, "filled")
         if not folder.exists():
             log(folder, fill(folder, args.records))
+
         found = compare(folder, args.rounds)
+
     print(
         f"{args.records} trials, {args.rounds} rounds, {os.cpu_count()} CPUs, {platform.machine()},"
         f" load {os.getloadavg()[0]:.1f}"
     )
+
     fields = ("wall", "cpu", "whole", "peak")
-    slow = {field: statistics.median(one[field] for one in found["mlflow"]) for field in fields}
+    slow = {
+        field: statistics.median(one[field] for one in found["mlflow"])
+        for field in fields
+    }
+
     for name, runs in found.items():
-        here = {field: statistics.median(one[field] for one in runs) for field in fields}
+        here = {
+            field: statistics.median(one[field] for one in runs) for field in fields
+        }
         ratio = {field: f"({slow[field] / here[field]:.1f}x)" for field in fields}
         print(
             f"{name:8} {here['wall']:7.2f} s {ratio['wall']:8} {here['cpu']:7.2f} s of CPU"

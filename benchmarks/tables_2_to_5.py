@@ -32,6 +32,7 @@ def main() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     print(machine())
     sweeps = Path(__file__).parents[1] / "sweeps"
+
     with tempfile.TemporaryDirectory() as store:
         command = [
             "-m",
@@ -42,14 +43,20 @@ def main() -> None:
             store,
             "--inline",
         ]
+
         first = measure(lambda: python(*command))
         print(told(first.value), f"in {first.wall_s:.0f} s")
         again = [measure(lambda: python(*command)) for _ in range(args.rounds)]
         wall, cpu = (
             statistics.median(values)
-            for values in zip(*((each.wall_s, each.cpu_s) for each in again), strict=True)
+            for values in zip(
+                *((each.wall_s, each.cpu_s) for each in again), strict=True
+            )
         )
-        print(f"{told(again[0].value)} in {wall:.2f} s, {cpu:.2f} CPU-s (median of {args.rounds})")
+
+        print(
+            f"{told(again[0].value)} in {wall:.2f} s, {cpu:.2f} CPU-s (median of {args.rounds})"
+        )
 
 
 def told(output: str) -> str:

@@ -52,6 +52,7 @@ def events(trial: TrialConfig) -> list[dict]:
         "num_val": 0,
         "num_classes": 10,
     }
+
     origin = {"code": "abc", "host": "h", "torch": "2", "python": "3", "device": "cpu"}
     found = [
         {
@@ -63,6 +64,7 @@ def events(trial: TrialConfig) -> list[dict]:
             "origin": origin,
         }
     ]
+
     for epoch in range(1, EPOCHS + 1):
         metrics = {
             "train/loss": 1 / epoch,
@@ -75,6 +77,7 @@ def events(trial: TrialConfig) -> list[dict]:
             "seconds": 1.0,
             "peak_memory_bytes": 5,
         })  # fmt: skip
+
     return found
 
 
@@ -109,10 +112,13 @@ def write(store: FileStore, trials: list[TrialConfig]) -> None:
         folder = TrialFolder(store.path(f"trials/{trial.key()}"))
         for event in events(trial):
             folder.append(event)
+
         folder.finish(record(trial))
 
 
-def ours(store: FileStore, target: Target, trials: list[TrialConfig], every_epoch: bool) -> None:
+def ours(
+    store: FileStore, target: Target, trials: list[TrialConfig], every_epoch: bool
+) -> None:
     """From the trials' folders, through the code that a worker's mirror calls."""
     runs = tracking.Runs(target)
     for trial in trials:
@@ -130,15 +136,19 @@ def one_call_per_value(uri: str, experiment: str, lives: list[dict]) -> None:
 
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=experiment)
+
     for life in lives:
         with mlflow.start_run(run_name=TAGS.cell):
             for name, value in life["params"].items():
                 mlflow.log_param(name, value)
+
             for name, value in life["tags"].items():
                 mlflow.set_tag(name, value)
+
             for name, points in life["metrics"].items():
                 for step, value in points:
                     mlflow.log_metric(name, value, step=step)
+
             for data in life["datasets"]:
                 dataset = MetaDataset(
                     LocalArtifactDatasetSource(json.loads(data["source"])["folder"]),
@@ -154,11 +164,15 @@ def lives(uri: str, experiment: str) -> list[dict]:
     """
     client = tracking.connected(uri)
     found = []
+
     for run in client.search_runs(
-        [experiment], "tags.`pointsweep.kind` = 'trial'", order_by=["attributes.start_time"]
+        [experiment],
+        "tags.`pointsweep.kind` = 'trial'",
+        order_by=["attributes.start_time"],
     ):
         history = {
-            name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics
+            name: client.get_metric_history(run.info.run_id, name)
+            for name in run.data.metrics
         }
         found.append({
             "params": run.data.params,
@@ -171,6 +185,7 @@ def lives(uri: str, experiment: str) -> list[dict]:
             points in history.items()},
             "datasets": [dict(each.dataset) for each in run.inputs.dataset_inputs],
         })  # fmt: skip
+
     return sorted(found, key=lambda life: life["tags"]["pointsweep.key"])
 
 
@@ -185,8 +200,10 @@ def main() -> None:
         "--folder",
         help="where the database is made; one in memory shows what the calls cost without a disk",
     )
+
     args = parser.parse_args()
     print(machine())
+
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         store = FileStore(Path(folder))
         uri = default_uri(store)
@@ -195,10 +212,13 @@ def main() -> None:
         def fresh(name: str) -> tuple[Target, list[TrialConfig]]:
             number = next(numbers)
             trials = [
-                config(seed) for seed in range(number * args.trials, (number + 1) * args.trials)
+                config(seed)
+                for seed in range(number * args.trials, (number + 1) * args.trials)
             ]
+
             write(store, trials)
             layout = Layout(f"{name}{number}", name, ("m",), (("r",),), ("c",), ())
+
             return tracking.prepare(uri, store, layout), trials
 
         target, trials = fresh("warm")
@@ -211,8 +231,10 @@ def main() -> None:
             f"{len(first['params'])} parameters, {len(first['tags'])} tags, {points} points,"
             " a data set"
         )
+
         made = {
-            name: [fresh(name) for _ in range(args.rounds)] for name in ("plain", "end", "epochs")
+            name: [fresh(name) for _ in range(args.rounds)]
+            for name in ("plain", "end", "epochs")
         }
 
         def next_of(name: str) -> tuple[Target, list[TrialConfig]]:
@@ -225,11 +247,16 @@ def main() -> None:
             "ours, sent every epoch": lambda: ours(store, *next_of("epochs"), True),
             "ours, sent at the end": lambda: ours(store, *next_of("end"), False),
         }, args.rounds)  # fmt: skip
+
         print(table(found, args.trials, "ours, sent at the end"))
         sides = {
-            name: [lives(uri, target.experiment_id) for target, _ in made[name]] for name in made
+            name: [lives(uri, target.experiment_id) for target, _ in made[name]]
+            for name in made
         }
-        same = all(bare(side) == bare(wanted) for each in sides.values() for side in each)
+
+        same = all(
+            bare(side) == bare(wanted) for each in sides.values() for side in each
+        )
         print("equal runs: " + ("yes" if same else "NO, the ratios are void"))
 
 
@@ -237,19 +264,28 @@ def bare(found: list[dict]) -> str:
     """Lives without what tells one trial from another: its key, its seed and its parent."""
     own = {"pointsweep.key", "mlflow.parentRunId", "pointsweep.sweep"}
     kept = []
+
     for life in found:
         tags = {
             name: value
             for name, value in life["tags"].items()
             if name not in own and ".record." not in name
         }
-        params = {name: value for name, value in life["params"].items() if name != "seed"}
+        params = {
+            name: value for name, value in life["params"].items() if name != "seed"
+        }
         kept.append(
             json.dumps(
-                [params, tags, life["metrics"], [data["name"] for data in life["datasets"]]],
+                [
+                    params,
+                    tags,
+                    life["metrics"],
+                    [data["name"] for data in life["datasets"]],
+                ],
                 sort_keys=True,
             )
         )
+
     return "\n".join(sorted(kept))
 
 

@@ -46,6 +46,7 @@ def trial(epochs: int, seed: int) -> TrialConfig:
         TRIAL | {"train": {**TRIAL["train"], "epochs": epochs}, "seed": seed}
     )
     assert config is not None, problems
+
     return config
 
 
@@ -53,7 +54,9 @@ def mirror(folders: Sequence[Path], target: Target) -> None:
     """What a worker of a sweep does about MLflow."""
     runs = Runs(target)
     for number, path in enumerate(folders):
-        sync_trial(runs, TrialFolder(path), TrialTags(target.sweep, "row", "column", number))
+        sync_trial(
+            runs, TrialFolder(path), TrialTags(target.sweep, "row", "column", number)
+        )
 
 
 def plain(folders: Sequence[Path], target: Target) -> None:
@@ -71,6 +74,7 @@ def _fluent(folders: Sequence[Path], target: Target, batched: bool) -> None:
 
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     mlflow.set_tracking_uri(target.uri)
+
     for path in folders:
         folder = TrialFolder(path)
         parameters = dict(flat(folder.events()[0]["config"]))
@@ -80,8 +84,13 @@ def _fluent(folders: Sequence[Path], target: Target, batched: bool) -> None:
             else:
                 for name, value in parameters.items():
                     mlflow.log_param(name, value)
+
             for event in folder.epochs():
-                values = {**event["metrics"], "lr": event["lr"], "seconds": event["seconds"]}
+                values = {
+                    **event["metrics"],
+                    "lr": event["lr"],
+                    "seconds": event["seconds"],
+                }
                 if batched:
                     mlflow.log_metrics(values, step=event["epoch"])
                 else:
@@ -111,23 +120,39 @@ def measure(way: str, source: Path, args: argparse.Namespace, folder: Path) -> f
 
     name = f"bench_{way}_{uuid.uuid4().hex[:8]}"
     layout = Layout(
-        name=name, title=name, row_headers=("row",), rows=(("row",),), columns=("column",), cells=()
+        name=name,
+        title=name,
+        row_headers=("row",),
+        rows=(("row",),),
+        columns=("column",),
+        cells=(),
     )
+
     target = prepare(args.tracking_uri, FileStore(folder), layout)
-    shares = [[copied(source, folder) for _ in range(args.runs)] for _ in range(args.workers)]
+    shares = [
+        [copied(source, folder) for _ in range(args.runs)] for _ in range(args.workers)
+    ]
     context = get_context("spawn")
     gate = context.Barrier(args.workers + 1)
-    writers = [context.Process(target=work, args=(way, share, target, gate)) for share in shares]
+    writers = [
+        context.Process(target=work, args=(way, share, target, gate))
+        for share in shares
+    ]
+
     load = os.getloadavg()[0]
+
     for writer in writers:
         writer.start()
+
     gate.wait()
     begun = time.perf_counter()
     for writer in writers:
         writer.join()
+
     assert all(writer.exitcode == 0 for writer in writers), "a writer failed"
     rate = args.workers * args.runs / (time.perf_counter() - begun)
     print(f"  {way}: {rate:.2f} runs/s, load {load:.0f}", flush=True)
+
     return rate
 
 
@@ -135,8 +160,10 @@ def copied(source: Path, folder: Path) -> Path:
     """A finished trial's folder under another key."""
     path = folder / uuid.uuid4().hex[:16]
     path.mkdir()
+
     for name in ("history.jsonl", "record.json"):
         (path / name).write_bytes((source / name).read_bytes())
+
     return path
 
 
@@ -146,34 +173,49 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--tracking-uri", required=True, help="of the MLflow server")
-    made.add_argument("--workers", type=int, default=8, help="writers at once (default: 8)")
+    made.add_argument(
+        "--workers", type=int, default=8, help="writers at once (default: 8)"
+    )
     made.add_argument("--runs", type=int, default=5, help="of each writer (default: 5)")
-    made.add_argument("--epochs", type=int, default=20, help="of each run (default: 20)")
+    made.add_argument(
+        "--epochs", type=int, default=20, help="of each run (default: 20)"
+    )
     made.add_argument(
         "--rounds",
         type=int,
         default=3,
         help="of all ways in turn; the best of each counts (default: 3)",
     )
+
     args = made.parse_args()
+
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         config = trial(args.epochs, 0)
         [ended] = run_pack(
-            [Task(config, TrialTags("bench", "row", "column", 0))], Job(place), lambda result: None
+            [Task(config, TrialTags("bench", "row", "column", 0))],
+            Job(place),
+            lambda result: None,
         )
+
         assert ended.status == "finished", ended.reason
         source = folder / "trials" / config.key()
         events = TrialFolder(source).epochs()
         turns = [
-            {way: measure(way, source, args, folder) for way in WAYS} for _ in range(args.rounds)
+            {way: measure(way, source, args, folder) for way in WAYS}
+            for _ in range(args.rounds)
         ]
+
     best = {way: max(turn[way] for turn in turns) for way in WAYS}
     print(
         f"{args.workers} writers, {args.runs} runs each, {args.epochs} epochs of"
         f" {len(events[0]['metrics'])} metrics"
     )
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+    )
+
     for way, rate in best.items():
         every = ", ".join(f"{turn[way]:.2f}" for turn in turns)
         print(

@@ -33,7 +33,8 @@ TITLES = {
     "networks": "Networks",
 }
 NOT_FIELDS = (
-    "canonical, model_config, model_copy, model_post_init, problems, replace, revision, to_dict"
+    "canonical, model_config, model_copy, model_post_init, problems, replace, "
+    "revision, to_dict"
 )
 HEAD = """# Components and their fields
 
@@ -45,8 +46,15 @@ from.
 
 def fields_of(config: type) -> list[str]:
     """Return the directive that lists a configuration's fields."""
-    lines = ["```{eval-rst}", f".. autoclass:: {config.__module__}.{config.__qualname__}"]
-    lines += ["   :members:", "   :undoc-members:", "   :inherited-members: BaseModel, object"]
+    lines = [
+        "```{eval-rst}",
+        f".. autoclass:: {config.__module__}.{config.__qualname__}",
+    ]
+    lines += [
+        "   :members:",
+        "   :undoc-members:",
+        "   :inherited-members: BaseModel, object",
+    ]
     return [*lines, f"   :exclude-members: {NOT_FIELDS}", "```\n"]
 
 

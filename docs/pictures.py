@@ -107,19 +107,28 @@ def trained(store: Path, words: list[str], folder: Path, serve_port: int) -> Non
 
 
 @contextlib.asynccontextmanager
-async def sized(width: int, height: int, colours: str = "light") -> AsyncIterator[browser.Page]:
+async def sized(
+    width: int, height: int, colours: str = "light"
+) -> AsyncIterator[browser.Page]:
     """Open a tab whose page, not whose window, has this size, on a system with light or dark
     colours.
     """
     async with browser.page(width, height) as tab:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        size = {
+            "width": width,
+            "height": height,
+            "deviceScaleFactor": 1,
+            "mobile": False,
+        }
         await tab.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": colours}
         await tab.call("Emulation.setEmulatedMedia", features=[scheme])
         yield tab
 
 
-async def photograph_index(server: str, path: Path, size: tuple[int, int], colours: str) -> None:
+async def photograph_index(
+    server: str, path: Path, size: tuple[int, int], colours: str
+) -> None:
     """Take the picture of the page with all sweeps."""
     async with sized(*size, colours) as tab:
         await tab.open(f"{server}/", "document.querySelector('[data-sweep] a')")
@@ -127,7 +136,9 @@ async def photograph_index(server: str, path: Path, size: tuple[int, int], colou
         await tab.picture(path)
 
 
-async def photograph_sweep(server: str, path: Path, size: tuple[int, int], colours: str) -> None:
+async def photograph_sweep(
+    server: str, path: Path, size: tuple[int, int], colours: str
+) -> None:
     """Take the picture of the page of the sweep that runs."""
     frame = "document.querySelector('iframe:not(.next)')"
     async with sized(*size, colours) as tab:
@@ -143,11 +154,17 @@ def photograph_serve(server: str, folder: Path) -> None:
     for suffix, colours, is_phone in LOOKS:
         index_size = (PHONE[0], 420) if is_phone else (1100, 420)
         size = PHONE if is_phone else (1100, 1000)
-        asyncio.run(photograph_index(server, folder / f"index{suffix}.png", index_size, colours))
-        asyncio.run(photograph_sweep(server, folder / f"serve{suffix}.png", size, colours))
+        asyncio.run(
+            photograph_index(server, folder / f"index{suffix}.png", index_size, colours)
+        )
+        asyncio.run(
+            photograph_sweep(server, folder / f"serve{suffix}.png", size, colours)
+        )
 
 
-async def photograph_report(file: Path, path: Path, size: tuple[int, int], colours: str) -> None:
+async def photograph_report(
+    file: Path, path: Path, size: tuple[int, int], colours: str
+) -> None:
     """Take the picture of the upper part of the report: its table and, as far down as it reaches,
     the first chart; charts are drawn when they come into view.
     """
@@ -176,14 +193,26 @@ def latex_picture(store: Path, name: str, path: Path) -> None:
     line = [*COMMAND, "tables", name, "--format", "latex", "--store", str(store)]
     table = subprocess.run(line, capture_output=True, text=True, check=True).stdout
     packages = f"\\usepackage{{{','.join(PACKAGES)}}}\\pagestyle{{empty}}"
-    document = (
-        f"\\documentclass{{article}}{packages}\\begin{{document}}\n{table}\\end{{document}}\n"
-    )
+    preamble = f"\\documentclass{{article}}{packages}"
+    document = f"{preamble}\\begin{{document}}\n{table}\\end{{document}}\n"
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "table.tex").write_text(document, encoding="utf-8")
-        compile_line = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "table.tex"]
+        compile_line = [
+            "pdflatex",
+            "-interaction=batchmode",
+            "-halt-on-error",
+            "table.tex",
+        ]
         subprocess.run(compile_line, cwd=place, check=True, stdout=subprocess.DEVNULL)
-        picture_line = ["pdftoppm", "-png", "-singlefile", "-r", "130", "table.pdf", "table"]
+        picture_line = [
+            "pdftoppm",
+            "-png",
+            "-singlefile",
+            "-r",
+            "130",
+            "table.pdf",
+            "table",
+        ]
         subprocess.run(picture_line, cwd=place, check=True)
         page = Image.open(Path(place) / "table.png").convert("RGB")
         white = Image.new("RGB", page.size, "white")

@@ -10,13 +10,22 @@ if TYPE_CHECKING:
     from pointsweep.api import load, open_store, plan, read_records, read_table, run
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "open_store", "plan", "read_records", "read_table", "run"]
+__all__ = [
+    "__version__",
+    "load",
+    "open_store",
+    "plan",
+    "read_records",
+    "read_table",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import the public functions when they are asked for."""
     if name.startswith("_") or name not in __all__:
         raise AttributeError(f"module 'pointsweep' has no attribute {name!r}")
+
     from pointsweep import api
 
     return getattr(api, name)

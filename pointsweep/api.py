@@ -52,7 +52,10 @@ __all__ = [
 
 
 def load(
-    path_or_name: str | Path, *overrides: str, only: Iterable[str] = (), allow_plugins: bool = False
+    path_or_name: str | Path,
+    *overrides: str,
+    only: Iterable[str] = (),
+    allow_plugins: bool = False,
 ) -> Sweep:
     """Read a sweep file and check it; nothing is trained.
 
@@ -75,7 +78,10 @@ def open_store(path: str | Path | None = None) -> Store:
 
 
 def plan(
-    sweep: Sweep | str | Path, *, store: Store | str | Path | None = None, rerun_stale: bool = False
+    sweep: Sweep | str | Path,
+    *,
+    store: Store | str | Path | None = None,
+    rerun_stale: bool = False,
 ) -> Plan:
     """Look at a sweep and a store: what is finished, what would run, and, in `refused`, why it
     would not be launched.
@@ -119,8 +125,10 @@ def run(
     requested = _sweep(sweep)
     opened = _store(store)
     mistake = uri_mistake(tracking_uri or "none")
+
     if mistake:
         raise ConfigError(requested.source, [Problem("tracking_uri", mistake)])
+
     other = None if replace else name_conflict(requested, opened)
     if other:
         raise ConfigError(requested.source, [Problem("name", other)])
@@ -129,9 +137,14 @@ def run(
         display.phase(
             f"planning {requested.name}: reading data and weights, building and auditing its arms"
         )
-        planned = make_plan(requested.probe(), opened, fetch=True, rerun_stale=rerun_stale)
+        planned = make_plan(
+            requested.probe(), opened, fetch=True, rerun_stale=rerun_stale
+        )
         if planned.refused:
-            raise ConfigError(requested.source, [Problem("", text) for text in planned.refused])
+            raise ConfigError(
+                requested.source, [Problem("", text) for text in planned.refused]
+            )
+
         display.say(
             f"{requested.name}: {requested.searched() if requested.search else planned.counts()}"
         )
@@ -142,11 +155,14 @@ def run(
             tracking_uri=tracking_uri,
         )
         try:
-            [concluded] = launch([requested], [planned], opened, options, display, rerun_stale)
+            [concluded] = launch(
+                [requested], [planned], opened, options, display, rerun_stale
+            )
         except LeaseHeldError as error:
             raise StoreError(str(error)) from error
         finally:
             ray_cluster.leave()
+
     return concluded.table
 
 
@@ -184,7 +200,10 @@ def read_table(
         found, metric, opened if source == "store" else None
     )
     layout, compared = stored.compared(layout, records, opened)
-    return build(with_changes(layout, protocol=protocol or layout.protocol), compared, failures)
+
+    return build(
+        with_changes(layout, protocol=protocol or layout.protocol), compared, failures
+    )
 
 
 def read_records(
@@ -202,7 +221,9 @@ def read_records(
     """
     from pointsweep.reporting.frames import record_frame
 
-    return record_frame(*_read(name_or_path, _store(store), source, tracking_uri, allow_plugins))
+    return record_frame(
+        *_read(name_or_path, _store(store), source, tracking_uri, allow_plugins)
+    )
 
 
 def _read(
@@ -214,7 +235,9 @@ def _read(
 ) -> stored.Stored:
     if source not in stored.SOURCES:
         raise ValueError(unknown("source", source, stored.SOURCES, "Allowed"))
-    return stored.read_stored(str(name_or_path), store, source, tracking_uri, allow_plugins)
+    return stored.read_stored(
+        str(name_or_path), store, source, tracking_uri, allow_plugins
+    )
 
 
 def _sweep(sweep: Sweep | str | Path) -> Sweep:

@@ -23,6 +23,7 @@ class Problem:
         where = f"{self.path} (line {self.line})" if self.line else self.path
         if where:
             return f"{where}: {self.message}"
+
         return self.message
 
 
@@ -37,6 +38,7 @@ class ConfigError(ValueError):
             f"{source}: {count}, nothing was launched",
             *(f"  {problem}" for problem in problems),
         ]
+
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, list[Problem]]]:
@@ -137,6 +139,7 @@ def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> s
     near += difflib.get_close_matches(str(found).lower(), names, n=1, cutoff=0.5)
     near += [name for name in names if name == _initials(str(found))]
     hint = f" Did you mean '{near[0]}'?" if near else ""
+
     return f"unknown {what} '{found}'.{hint} {several}: {', '.join(names) or 'none'}"
 
 

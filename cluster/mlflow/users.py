@@ -22,7 +22,9 @@ PAUSE_S = 3.0
 
 def ask(method: str, call: str, fields: dict[str, str], timeout_s: float = 30.0) -> str:
     """Send a call to the server as its administrator. Return "" or the code of its error."""
-    address = f"{os.environ['MLFLOW_TRACKING_URI'].rstrip('/')}/api/2.0/mlflow/users/{call}"
+    address = (
+        f"{os.environ['MLFLOW_TRACKING_URI'].rstrip('/')}/api/2.0/mlflow/users/{call}"
+    )
     login = f"admin:{os.environ['MLFLOW_AUTH_ADMIN_PASSWORD']}".encode()
     headers = {
         "Authorization": f"Basic {base64.b64encode(login).decode()}",
@@ -55,9 +57,13 @@ def main() -> int:
                 return 1
             time.sleep(PAUSE_S)
     if problem == "RESOURCE_ALREADY_EXISTS":
-        problem = ask("PATCH", "update-password", {"username": name, "password": password})
+        problem = ask(
+            "PATCH", "update-password", {"username": name, "password": password}
+        )
     if problem:
-        print(f"users: MLflow does not make the user {name}: {problem}", file=sys.stderr)
+        print(
+            f"users: MLflow does not make the user {name}: {problem}", file=sys.stderr
+        )
         return 1
     print(f"users: sweeps log as {name}")
     return 0

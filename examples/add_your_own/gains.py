@@ -37,9 +37,12 @@ class Gains(Method):
                 nn.Parameter(torch.zeros(width)) for width in backbone.widths
             )
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Any
+    ) -> Tensor:
         """Change what the feed-forward branch of block `index` gives, (B, prefix + N, C)."""
         output = output * self.factors[index]
         if self.config.shift:
             output = output + self.shifts[index]
+
         return output

@@ -13,7 +13,12 @@ from pointsweep.config.datasets import DatasetConfig, NumPoints, Rotation
 from pointsweep.data.dataset import Dataset
 from pointsweep.utils.array_cache import content_digest
 
-KNOTS = {"trefoil": (2, 3), "cinquefoil": (2, 5), "three_four": (3, 4), "three_five": (3, 5)}
+KNOTS = {
+    "trefoil": (2, 3),
+    "cinquefoil": (2, 5),
+    "three_four": (3, 4),
+    "three_five": (3, 5),
+}
 
 
 class KnotsConfig(DatasetConfig):
@@ -48,6 +53,7 @@ class Knots(Dataset):
             clouds = [knot(label, config, generator) for label in labels]
             arrays[f"{split}_points"] = np.stack(clouds).astype(np.float32)
             arrays[f"{split}_labels"] = labels
+
         super().__init__(config, list(KNOTS), arrays, content_digest(arrays))
         self.marks = ("synthetic data",)
 
@@ -58,6 +64,8 @@ def knot(label: int, config: KnotsConfig, generator: np.random.Generator) -> np.
     angle = generator.uniform(0, 2 * np.pi, config.presample)
     radius = 2 + np.cos(q * angle)
     points = np.stack(
-        [radius * np.cos(p * angle), radius * np.sin(p * angle), -np.sin(q * angle)], axis=1
+        [radius * np.cos(p * angle), radius * np.sin(p * angle), -np.sin(q * angle)],
+        axis=1,
     )
+
     return points + generator.normal(0, config.noise, points.shape)

@@ -9,7 +9,9 @@ def lowest_recall(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Return the lowest accuracy over the classes; predicted and true classes are (N,) whole
     numbers.
     """
-    accuracies = [(predicted[labels == label] == label).mean() for label in np.unique(labels)]
+    accuracies = [
+        (predicted[labels == label] == label).mean() for label in np.unique(labels)
+    ]
     return float(min(accuracies))
 
 

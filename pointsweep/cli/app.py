@@ -24,7 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("pointsweep.cli.run", "turn sweep files into their tables"),
     "plan": ("pointsweep.cli.plan", "check sweep files and print what would run"),
     "ls": ("pointsweep.cli.ls", "list the sweeps of a store"),
-    "status": ("pointsweep.cli.status", "print what of a sweep is done, failed and running"),
+    "status": (
+        "pointsweep.cli.status",
+        "print what of a sweep is done, failed and running",
+    ),
     "tables": ("pointsweep.cli.tables", "print a sweep's table from what is finished"),
     "report": ("pointsweep.cli.report", "write a sweep's report, one HTML file"),
     "serve": ("pointsweep.cli.serve", "show sweeps in the browser while they run"),
@@ -34,14 +37,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("pointsweep.cli.doctor", "look at every node of a cluster"),
     "sync": ("pointsweep.cli.sync", "mirror a store to MLflow"),
     "gc": ("pointsweep.cli.gc", "list or delete what a store no longer needs"),
-    "schema": ("pointsweep.cli.schema", "print the JSON schema of a sweep file, for editors"),
-    "published": ("pointsweep.cli.published", "find inconsistencies in papers' numbers"),
+    "schema": (
+        "pointsweep.cli.schema",
+        "print the JSON schema of a sweep file, for editors",
+    ),
+    "published": (
+        "pointsweep.cli.published",
+        "find inconsistencies in papers' numbers",
+    ),
     "chaos": ("pointsweep.testing.chaos", "kill a small sweep again and again"),
 }
-SUBTITLE = "Sweeps over ways to tune models of 3D point clouds: the YAML file is the table."
+SUBTITLE = (
+    "Sweeps over ways to tune models of 3D point clouds: the YAML file is the table."
+)
 # they work on to their end when nobody reads their output any more
 OUTLIVE_THEIR_READER = ("run", "chaos")
-ASKED_BY_SHELL = "_POINTSWEEP_COMPLETE"  # the variable by which a shell asks for completions
+ASKED_BY_SHELL = (
+    "_POINTSWEEP_COMPLETE"  # the variable by which a shell asks for completions
+)
 
 
 class LazyCommands(typer.core.TyperGroup):
@@ -55,15 +68,20 @@ class LazyCommands(typer.core.TyperGroup):
         """Return a command; None if there is no such name."""
         if cmd_name not in COMMANDS:
             return None
+
         module = importlib.import_module(COMMANDS[cmd_name][0])
         return module.main.command()
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+    def resolve_command(
+        self, ctx: Any, args: list[str]
+    ) -> tuple[str | None, Any, list[str]]:
         """Return the command that the words begin with, and the words that follow."""
         name, *following = args
         command = self.get_command(ctx, name)
+
         if command is None and not ctx.resilient_parsing:
             ctx.fail(unknown("command", name, COMMANDS, "Commands"))
+
         return name, command, following
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
@@ -72,10 +90,12 @@ class LazyCommands(typer.core.TyperGroup):
         """
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
+
         completions = []
         for name, (_, text) in COMMANDS.items():
             if name.startswith(incomplete):
                 completions.append(typer.core.CompletionItem(name, help=text))  # type: ignore[attr-defined]
+
         return completions
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -83,8 +103,12 @@ class LazyCommands(typer.core.TyperGroup):
         name = ctx.command_path
         formatter.write(f"usage: {name} COMMAND [OPTIONS] ...\n\n")
         formatter.write(f"{SUBTITLE}\n\n")
+
         with formatter.indentation():
-            formatter.write_dl([(command, text) for command, (_, text) in COMMANDS.items()])
+            formatter.write_dl(
+                [(command, text) for command, (_, text) in COMMANDS.items()]
+            )
+
         formatter.write(f"\nfirst steps: {name} new; {name} run first_sweep.yaml\n")
         formatter.write(
             "further: COMMAND --help, --version, --install-completion, --show-completion\n"
@@ -109,6 +133,7 @@ def console() -> int:
     group = typer.main.get_command(app)
     if ASKED_BY_SHELL in os.environ:
         group(prog_name="pointsweep")  # typer answers the shell and ends
+
     arguments = sys.argv[1:] or ["--help"]
     outlives = arguments[0] in OUTLIVE_THEIR_READER
     return exit_code(lambda: run(group, "pointsweep", arguments), outlives)

@@ -42,18 +42,23 @@ Version = Annotated[
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="FOLDER", help="all trials (default: $POINTSWEEP_STORE, ~/pointsweep)"
+        "--store",
+        metavar="FOLDER",
+        help="all trials (default: $POINTSWEEP_STORE, ~/pointsweep)",
     ),
 ]
 TrackingOption = Annotated[
     str | None,
     typer.Option(
-        "--tracking-uri", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, store); none"
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow (default: $MLFLOW_TRACKING_URI, store); none",
     ),
 ]
 
 AllowPluginsOption = Annotated[
-    bool, typer.Option("--allow-plugins", help="import the Python code that the sweep names")
+    bool,
+    typer.Option("--allow-plugins", help="import the Python code that the sweep names"),
 ]
 
 
@@ -86,6 +91,7 @@ def complete_file(incomplete: str) -> list[str]:
     from pointsweep.sweep.yaml_document import shipped_names
 
     names = [name for name in shipped_names() if name.startswith(incomplete)]
+
     return names + _yaml_files(incomplete)
 
 
@@ -97,20 +103,25 @@ def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
         entries = open_store(ctx.params.get("store")).list("sweeps")
     except (OSError, ValueError):
         entries = []
+
     names = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
-    return [name for name in names if name.startswith(incomplete)] + _yaml_files(incomplete)
+    return [name for name in names if name.startswith(incomplete)] + _yaml_files(
+        incomplete
+    )
 
 
 def _yaml_files(incomplete: str) -> list[str]:
     """Return the sweep files and the folders whose paths begin so."""
     folder, slash, begun = incomplete.rpartition("/")
     names = []
+
     for path in sorted(Path(folder or slash or ".").glob(f"{glob.escape(begun)}*")):
         name = f"{folder}{slash}{path.name}"
         if path.is_dir():
             names.append(f"{name}/")
         elif path.suffix in (".yaml", ".yml"):
             names.append(name)
+
     return names
 
 
@@ -128,9 +139,11 @@ class CompactCommand(typer.core.TyperCommand):
 
         arguments: list[tuple[str, str]] = []
         options: list[tuple[str, str]] = []
+
         for param in self.shown_params(ctx):
             rows = arguments if param.param_type_name == "argument" else options
             rows.append((_name_in_help(param), param.help or ""))
+
         formatter.write("\n")
         with formatter.indentation():
             formatter.write_dl([*arguments, *options], col_max=NAME_COLUMNS)
@@ -155,22 +168,29 @@ class CompactCommand(typer.core.TyperCommand):
         """Return what follows the command's name."""
         shown = self.shown_params(ctx)
         pieces = ["[--version]"]
+
         if any(param.param_type_name == "option" for param in shown):
             pieces.append("[OPTIONS]")
+
         for param in shown:
             if param.param_type_name == "argument":
                 name = param.metavar or param.name.upper()
                 several = "..." if param.nargs == -1 else ""
-                pieces.append(f"{name}{several}" if param.required else f"[{name}{several}]")
+                pieces.append(
+                    f"{name}{several}" if param.required else f"[{name}{several}]"
+                )
+
         return " ".join(pieces)
 
 
 def _name_in_help(param: Any) -> str:
     if param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
+
     names = ", ".join(param.opts)
     if param.is_flag:
         return names
+
     return f"{names} {param.metavar}"
 
 
@@ -189,14 +209,17 @@ class Program:
     def command(self) -> Any:
         """Return the command as an object of typer's."""
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        lines = [f"  pointsweep {self.name} {words}".rstrip() for words in self.examples]
+        lines = [
+            f"  pointsweep {self.name} {words}".rstrip() for words in self.examples
+        ]
         epilog = "\n".join(["examples:", *lines]) if lines else None
         settings = {"help_option_names": HELP_OPTIONS, "max_content_width": WIDEST}
-        app.command(self.name, cls=CompactCommand, epilog=epilog, context_settings=settings)(
-            self.function
-        )
+        app.command(
+            self.name, cls=CompactCommand, epilog=epilog, context_settings=settings
+        )(self.function)
         command = typer.main.get_command(app)
         command.context_settings["token_normalize_func"] = _full_names(command.params)
+
         return command
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
@@ -209,12 +232,17 @@ def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
     """Return a function that completes the beginning of an option's name, without its dashes, where
     one option alone begins so: `track` to `tracking-uri`. Any other name comes back unchanged.
     """
-    known = {name.lstrip("-") for param in params for name in param.opts} | {"h", "help"}
+    known = {name.lstrip("-") for param in params for name in param.opts} | {
+        "h",
+        "help",
+    }
 
     def full_name(name: str) -> str:
-        is_short = len(name) == 1  # -s is an option of its own, not the beginning of --store
+        # -s is an option of its own, not the beginning of --store
+        is_short = len(name) == 1
         if name in known or is_short:
             return name
+
         matches = [other for other in known if other.startswith(name)]
         return matches[0] if len(matches) == 1 else name
 
@@ -243,4 +271,5 @@ def _mistake(error: typer.TyperException, name: str) -> str:
     near = getattr(error, "possibilities", None)
     text = error.message if near else error.format_message()
     hint = f". Did you mean {' or '.join(sorted(near))}?" if near else ""
+
     return f"{path}: {text}{hint}\n{path} --help lists what there is"

@@ -24,7 +24,13 @@ from pointsweep.data.check import Report, check_root, unread
 from pointsweep.data.readers import fewshot_pickles, fps_pickles
 from pointsweep.data.suggest import suggest
 from pointsweep.errors import MissingDataError
-from pointsweep.utils.array_cache import CacheError, cache_folder, entries, open_entry, remove_entry
+from pointsweep.utils.array_cache import (
+    CacheError,
+    cache_folder,
+    entries,
+    open_entry,
+    remove_entry,
+)
 
 SOUND, WRONG, NOTHING = 0, 1, 2
 ADD = "add"
@@ -35,7 +41,9 @@ class DataOptions:
     """The options of data, as the command line gives them."""
 
     root: str | None = None
-    allow_parts: bool = False  # a set with fewer clouds or classes than were published is sound too
+    allow_parts: bool = (
+        False  # a set with fewer clouds or classes than were published is sound too
+    )
     verify: bool = False  # look at the cache instead
     convert_fewshot: str | None = None  # convert the files of this folder instead
     convert_fps: str | None = None  # convert the files of this folder instead
@@ -102,10 +110,15 @@ def data(
         raise typer.BadParameter("add needs the folder that is to be read: add FOLDER")
     if root != ADD and folder is not None:
         raise typer.BadParameter(f"one ROOT, or add FOLDER; got {root} {folder}")
-    return check(DataOptions(root, allow_parts, verify, convert_fewshot, convert_fps, folder))
+
+    return check(
+        DataOptions(root, allow_parts, verify, convert_fewshot, convert_fps, folder)
+    )
 
 
-main = Program("data", data, examples=("", "/data --allow-parts", "add /data/my_scans", "--verify"))
+main = Program(
+    "data", data, examples=("", "/data --allow-parts", "add /data/my_scans", "--verify")
+)
 
 
 def check(options: DataOptions) -> int:
@@ -118,6 +131,7 @@ def check(options: DataOptions) -> int:
         return _convert(fps_pickles.convert(Path(options.convert_fps)))
     if options.verify:
         return _verify_cache()
+
     return _check_root(options)
 
 
@@ -125,8 +139,12 @@ def _check_root(options: DataOptions) -> int:
     root = options.root or os.environ.get("POINTSWEEP_DATA")
     if not root or not Path(root).is_dir():
         what = f"{root} is not a folder" if root else "POINTSWEEP_DATA is not set"
-        print(f"no data root: {what}; give a folder, or set POINTSWEEP_DATA to it", file=sys.stderr)
+        print(
+            f"no data root: {what}; give a folder, or set POINTSWEEP_DATA to it",
+            file=sys.stderr,
+        )
         return NOTHING
+
     sound = faulty = 0
     locations: list[str] = []
     for name, reports, absence in check_root(Path(root)):
@@ -136,11 +154,14 @@ def _check_root(options: DataOptions) -> int:
             sound, faulty = sound + (not bad), faulty + bad
             locations.append(report.place)
             print("\n".join(lines(report)), flush=True)
+
     left = unread(Path(root), locations)
     if left:
         print("\nnot read:")
+
     for line in left:
         print(f"  {line}")
+
     print(f"\n{sound} sound, {faulty} wrong")
     if not locations:
         print(
@@ -148,6 +169,7 @@ def _check_root(options: DataOptions) -> int:
             file=sys.stderr,
         )
         return NOTHING
+
     return WRONG if faulty else SOUND
 
 
@@ -157,6 +179,7 @@ def _add(folder: Path) -> int:
     except (ValueError, OSError) as error:
         print(f"{folder} cannot be read as a data set: {error}", file=sys.stderr)
         return NOTHING
+
     return SOUND
 
 
@@ -173,6 +196,7 @@ def _verify_cache() -> int:
             damaged += 1
             print(f"damaged, removed: {error}", flush=True)
             remove_entry(folder)
+
     print(f"{cache_folder()}: {num_sound} entries whole, {damaged} damaged")
     return WRONG if damaged else SOUND
 
@@ -197,4 +221,5 @@ def _convert(converted: Iterator[Path]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return WRONG
+
     return SOUND

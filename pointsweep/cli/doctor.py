@@ -84,7 +84,9 @@ def look(question: NodeQuestion) -> list[Finding]:
         _cache,
         _data,
     )
+
     findings = []
+
     for check in checks:
         try:
             findings += check(question)
@@ -97,6 +99,7 @@ def look(question: NodeQuestion) -> list[Finding]:
                     "see the message",
                 )
             )
+
     return findings
 
 
@@ -106,6 +109,7 @@ def _versions(question: NodeQuestion) -> list[Finding]:
     versions = ", ".join(
         f"{name.removeprefix('version.')} {facts.get(name, 'none')}" for name in names
     )
+
     return [Finding("versions", versions), Finding("code", f"tree {tree_digest()}")]
 
 
@@ -116,10 +120,12 @@ def _gpus(question: NodeQuestion) -> list[Finding]:
     # torch can use in its build.
     build = torch.version.cuda or "none"
     driver, mend = "none", ""
+
     if shutil.which("nvidia-smi") is not None:
         driver = "present"
         if build == "none":
             mend = "install the CUDA build of torch on this node"
+
     return [Finding("GPU", f"torch's CUDA {build}, driver {driver}", mend)]
 
 
@@ -133,6 +139,7 @@ def _store(question: NodeQuestion) -> list[Finding]:
         mend = "give the node a role with get, put, list, delete"
         if folder_of(store) is not None:
             mend = "mount the folder on this node"
+
         return [
             Finding(
                 "store",
@@ -140,9 +147,15 @@ def _store(question: NodeQuestion) -> list[Finding]:
                 f"{mend}, or pass --store another",
             )
         ]
+
     store.delete(name)
     took = f"{1000 * (time.monotonic() - begun):.0f} ms"
-    mend = "" if same else "another node's bytes came back: use a folder that all nodes share"
+    mend = (
+        ""
+        if same
+        else "another node's bytes came back: use a folder that all nodes share"
+    )
+
     return [
         Finding(
             "store",
@@ -158,6 +171,7 @@ def _lease(store: Store) -> list[Finding]:
     """Return how two launches are kept apart in a store."""
     if remote_of(store) is None:
         return []
+
     return [
         Finding(
             "lease",
@@ -173,11 +187,14 @@ def _lease(store: Store) -> list[Finding]:
 def _tracking(question: NodeQuestion) -> list[Finding]:
     if question.tracking_uri == "none":
         return [Finding("MLflow", "off", short="off")]
+
     tracker = open_tracker(question.tracking_uri)
     problem = tracker.problem()
     mend = ""
+
     if problem:
         mend = "start the server or correct MLFLOW_TRACKING_URI; training goes on without it"
+
     return [Finding(tracker.title, problem or masked(question.tracking_uri), mend)]
 
 
@@ -186,11 +203,13 @@ def _cache(question: NodeQuestion) -> list[Finding]:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     mend = ""
+
     if free < FREE_BYTES:
         mend = (
             "free some space, or name a larger disk by POINTSWEEP_CACHE:"
             f" {FREE_BYTES >> 30} GiB are wanted"
         )
+
     room = f"{free / 2**30:.0f} GiB free"
     return [Finding("cache", f"{folder}: {room}", mend, "" if mend else room)]
 
@@ -205,16 +224,24 @@ def _data(question: NodeQuestion) -> list[Finding]:
         Finding(
             "data root",
             root or "not set",
-            "" if is_present else "set POINTSWEEP_DATA on this node to the folder of the data",
+            ""
+            if is_present
+            else "set POINTSWEEP_DATA on this node to the folder of the data",
         )
     ]
+
     if not question.trials:
         return facts if root else []
+
     adopt(question.plugins)
     inputs = needed([trial_from_dict(trial) for trial in question.trials], fetch=False)
     lacking = [*inputs.missing, *inputs.to_fetch]
+
     if not lacking:
-        return [Finding("data and weights", f"all there for {len(question.trials)} arms")]
+        return [
+            Finding("data and weights", f"all there for {len(question.trials)} arms")
+        ]
+
     return [
         Finding(
             "data and weights",
@@ -228,8 +255,14 @@ def _data(question: NodeQuestion) -> list[Finding]:
 def clock(asked: float, told: float, answered: float) -> Finding:
     """Compare a node's clock with this one, as far as the time of the answer allows."""
     skew = max(asked - told, told - answered, 0.0)
-    mend = f"run an NTP client: more than {SKEW_S:.0f} s are too many" if skew > SKEW_S else ""
+    mend = (
+        f"run an NTP client: more than {SKEW_S:.0f} s are too many"
+        if skew > SKEW_S
+        else ""
+    )
+
     within = f"{skew + (answered - asked) / 2:.1f} s"
+
     return Finding("clock", f"within {within} of this machine", mend, within)
 
 
@@ -249,8 +282,11 @@ class Examination:
         for node, findings in (*self.nodes.items(), ("", self.cluster)):
             for finding in findings:
                 if finding.mend:
-                    nodes_by_cell = nodes_of.setdefault((finding.check, finding.mend), {})
+                    nodes_by_cell = nodes_of.setdefault(
+                        (finding.check, finding.mend), {}
+                    )
                     nodes_by_cell.setdefault(finding.found, []).append(node)
+
         return nodes_of
 
 
@@ -263,10 +299,14 @@ def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
             for finding in findings:
                 if finding.check == check:
                     values.setdefault(finding.found, []).append(node)
+
         if len(values) <= 1:
             compared += [Finding(check, value) for value in values]
             continue
-        values_text = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in values.items())
+
+        values_text = "; ".join(
+            f"{value} on {', '.join(nodes)}" for value, nodes in values.items()
+        )
         compared.append(
             Finding(
                 check,
@@ -274,6 +314,7 @@ def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
                 "install the same versions everywhere: one image, or a runtime env",
             )
         )
+
     return compared
 
 
@@ -282,8 +323,10 @@ def _resources(requested: Resources | None, cluster: Cluster) -> list[Finding]:
     findings = []
     if cluster.autoscales:
         findings.append(Finding("autoscaling", "the cluster adds nodes by itself"))
+
     if requested is None:
         return findings
+
     demand = demand_of(requested)
     lacking, instead = shortage(demand, cluster)
     if lacking:
@@ -298,6 +341,7 @@ def _resources(requested: Resources | None, cluster: Cluster) -> list[Finding]:
         room = demand.room(cluster) // demand.processes
         description = f"room for {room:g} packs of {amounts(demand.share())} at once"
         findings.append(Finding("resources", description))
+
     return findings
 
 
@@ -305,35 +349,56 @@ def examine(question: NodeQuestion, requested: Resources | None = None) -> Exami
     """Look at every node of the cluster that RAY_ADDRESS names, else of Ray on this machine."""
     if ray_cluster.elsewhere():
         ray_cluster.ask()  # what is wrong with the address or the token is said soon
+
     reports: dict[str, list[Finding]] = {}
     for node, answer in ray_cluster.on_every_node(look, question).items():
         if isinstance(answer.value, Exception):
-            reason = " ".join(str(answer.value).split())[:300] or type(answer.value).__name__
+            reason = (
+                " ".join(str(answer.value).split())[:300] or type(answer.value).__name__
+            )
             mend = "look at the node's log, or remove it from the cluster"
             reports[node] = [Finding("node", f"no answer: {reason}", mend)]
             continue
-        reports[node] = [*answer.value, clock(answer.asked, answer.clock, answer.answered)]
+
+        reports[node] = [
+            *answer.value,
+            clock(answer.asked, answer.clock, answer.answered),
+        ]
+
     cluster = joined_cluster()
-    return Examination(reports, [*_alike(reports), *_resources(requested, cluster)], cluster)
+    return Examination(
+        reports, [*_alike(reports), *_resources(requested, cluster)], cluster
+    )
 
 
 def wanted_by(
-    file: str | None, store: str | None, tracking_uri: str | None, allow_plugins: bool = False
+    file: str | None,
+    store: str | None,
+    tracking_uri: str | None,
+    allow_plugins: bool = False,
 ) -> tuple[NodeQuestion, Resources | None]:
     """Return what a sweep needs of a node, and what its packs ask for; without a file, what every
     sweep needs. Raises ConfigError.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     url = open_store(store).url
+
     if file is None:
         return NodeQuestion(url, uri), None
+
     from pointsweep.sweep.sweep import load
 
     loaded = load(file, allow_plugins=allow_plugins)
     arms = {}
+
     for trial in loaded.trials():
-        arms[(str(trial.config.dataset), str(trial.config.backbone))] = trial.config.to_dict()
-    return NodeQuestion(url, uri, tuple(arms.values()), loaded.plugins), loaded.resources
+        arms[(str(trial.config.dataset), str(trial.config.backbone))] = (
+            trial.config.to_dict()
+        )
+
+    return NodeQuestion(
+        url, uri, tuple(arms.values()), loaded.plugins
+    ), loaded.resources
 
 
 @dataclass(frozen=True)
@@ -351,7 +416,8 @@ def doctor(
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="SWEEP", help="a sweep file: its data and weights are looked for on every node"
+            metavar="SWEEP",
+            help="a sweep file: its data and weights are looked for on every node",
         ),
     ] = None,
     address: Annotated[
@@ -381,13 +447,16 @@ def doctor(
     return report(DoctorOptions(sweep, address, store, tracking_uri, allow_plugins))
 
 
-main = Program("doctor", doctor, examples=("", "any2point_table1 --address 10.0.0.1:6379"))
+main = Program(
+    "doctor", doctor, examples=("", "any2point_table1 --address 10.0.0.1:6379")
+)
 
 
 def report(options: DoctorOptions) -> int:
     """Print every node's findings; return the exit code."""
     if options.address:
         os.environ["RAY_ADDRESS"] = options.address
+
     try:
         question, resources = wanted_by(
             options.sweep, options.store, options.tracking_uri, options.allow_plugins
@@ -398,12 +467,14 @@ def report(options: DoctorOptions) -> int:
         return 2
     finally:
         ray_cluster.leave()
+
     print("\n".join([*table_of(examination), "", *_alike_lines(examination)]))
     problems = examination.problems()
     for (check, mend), found in problems.items():
         print(f"\nMEND {check}: {mend}")
         for text, nodes in found.items():
             print(f"    {text}{_places(nodes, len(examination.nodes))}")
+
     print(f"\n{len(problems)} to mend" if problems else "\nall is well")
     return 1 if problems else 0
 
@@ -412,10 +483,12 @@ def table_of(examination: Examination) -> list[str]:
     """Return the nodes side by side: a line each, with what it has and how its checks ended."""
     resources_of = {node.name: node.resources for node in examination.has.nodes}
     checks: dict[str, None] = {}
+
     for findings in examination.nodes.values():
         for finding in findings:
             if finding.check not in COMPARED:
                 checks[finding.check] = None
+
     lines = [["node", "CPUs", "GPUs", "memory", *checks]]
     for node, findings in examination.nodes.items():
         resources = resources_of.get(node, {})
@@ -429,6 +502,7 @@ def table_of(examination: Examination) -> list[str]:
             results = [finding.cell for finding in findings if finding.check == check]
             result = "mend" if "mend" in results else (results or [""])[0]
             line.append(result or "-")
+
         lines.append(line)
 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -436,24 +510,31 @@ def table_of(examination: Examination) -> list[str]:
     for line in lines:
         padded = map(str.ljust, line, widths)
         aligned.append("  ".join(padded).rstrip())
+
     return aligned
 
 
 def _alike_lines(examination: Examination) -> list[str]:
     """Return what holds for the cluster as a whole, and what all nodes answer alike."""
     lines = [
-        f"{finding.check:18} {finding.found}" for finding in examination.cluster if not finding.mend
+        f"{finding.check:18} {finding.found}"
+        for finding in examination.cluster
+        if not finding.mend
     ]
+
     answers: dict[tuple[str, str], int] = {}
+
     for findings in examination.nodes.values():
         for finding in findings:
             if not finding.mend and not finding.short and finding.check not in COMPARED:
                 answers[finding.check, finding.found] = (
                     answers.get((finding.check, finding.found), 0) + 1
                 )
+
     for (check, text), number in answers.items():
         if number == len(examination.nodes):
             lines.append(f"{check:18} {text}")
+
     return lines
 
 
@@ -463,4 +544,5 @@ def _places(nodes: Sequence[str], number: int) -> str:
         return ""
     if len(nodes) == number > 1:
         return f" (on all {number} nodes)"
+
     return f" (on {', '.join(nodes)})"

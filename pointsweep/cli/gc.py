@@ -64,6 +64,7 @@ def waste(store: Store, age_s: float) -> Iterator[Waste]:
     folder, remote = folder_of(store), remote_of(store)
     if folder is not None:
         yield from _folder_waste(folder, age_s)
+
     if remote is not None:
         yield from _remote_waste(remote, age_s)
 
@@ -77,21 +78,31 @@ def _folder_waste(store: FileStore, age_s: float) -> Iterator[Waste]:
         for name in CHECKPOINTS:
             path = folder / name
             if _is_file(path):
-                yield _trial_file("checkpoint of a finished trial", root, path, needs_record=True)
+                yield _trial_file(
+                    "checkpoint of a finished trial", root, path, needs_record=True
+                )
+
     for folder in trials:
         for path in _temporary_files(folder, age_s):
             yield _trial_file("half written file", root, path)
-    others = [root, *_folders(root / "sweeps"), *_folders(root / "launches", LAUNCH_NAME)]
+
+    others = [
+        root,
+        *_folders(root / "sweeps"),
+        *_folders(root / "launches", LAUNCH_NAME),
+    ]
     for folder in others:
         for path in _temporary_files(folder, age_s):
-            yield Waste("half written file", _name(root, path), lambda path=path: _unlink(path))  # type: ignore[misc]
+            yield Waste("half written file", _name(root, path), partial(_unlink, path))
+
     if any(_is_worked_on(folder) for folder in trials):
         return  # a launch is under way, and which of the folders are its own is not known here
+
     for top in LAUNCH_FOLDERS:
         for folder in _folders(root / top, LAUNCH_NAME):
             if _newest(folder) < time.time() - LAUNCH_AGE * age_s:
                 kind = "state of a launch that was killed"
-                yield Waste(kind, _name(root, folder), lambda path=folder: _remove_tree(path))  # type: ignore[misc]
+                yield Waste(kind, _name(root, folder), partial(_remove_tree, folder))
 
 
 def _remote_waste(store: RemoteStore, age_s: float) -> Iterator[Waste]:
@@ -99,17 +110,26 @@ def _remote_waste(store: RemoteStore, age_s: float) -> Iterator[Waste]:
         key = entry.rstrip("/")
         if not entry.endswith("/") or not TRIAL_NAME.fullmatch(key):
             continue
+
         files = store.list(f"trials/{key}")
-        if RECORD not in files or not _is_record(store.read(f"trials/{key}/{RECORD}"), key):
+        if RECORD not in files or not _is_record(
+            store.read(f"trials/{key}/{RECORD}"), key
+        ):
             continue
+
         for file in CHECKPOINTS:
             if file in files:
                 name = f"trials/{key}/{file}"
-                yield Waste("checkpoint of a finished trial", name, partial(_delete, store, name))
+                yield Waste(
+                    "checkpoint of a finished trial",
+                    name,
+                    partial(_delete, store, name),
+                )
+
     for name, upload, begun in store.uploads():
         if time.time() - begun.timestamp() > age_s:
             kind = "upload never completed"
-            yield Waste(kind, name, lambda name=name, upload=upload: _abort(store, name, upload))  # type: ignore[misc]
+            yield Waste(kind, name, partial(_abort, store, name, upload))
 
 
 def _delete(store: RemoteStore, name: str) -> str:
@@ -135,6 +155,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """
     if folder.is_symlink() or not folder.is_dir():
         return []
+
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -148,16 +169,21 @@ def _folders(parent: Path, name: re.Pattern[str] | None = None) -> list[Path]:
         fits = name is None or name.fullmatch(entry.name)
         if fits and entry.is_dir(follow_symlinks=False):
             folders.append(Path(entry.path))
+
     return folders
 
 
 def _temporary_files(folder: Path, age_s: float) -> list[Path]:
     files = []
     for entry in _entries(folder):
-        if not TEMPORARY_NAME.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+        if not TEMPORARY_NAME.fullmatch(entry.name) or not entry.is_file(
+            follow_symlinks=False
+        ):
             continue
+
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > age_s:
             files.append(Path(entry.path))
+
     return files
 
 
@@ -175,6 +201,7 @@ def _is_finished(folder: Path) -> bool:
     path = folder / RECORD
     if not _is_file(path):
         return False
+
     try:
         return _is_record(path.read_bytes(), folder.name)
     except OSError:
@@ -186,6 +213,7 @@ def _is_record(data: bytes, key: str) -> bool:
         from_json(data, key)
     except RecordError:
         return False
+
     return True
 
 
@@ -204,6 +232,7 @@ def _newest(folder: Path) -> float:
                 newest = max(newest, (Path(parent) / name).lstat().st_mtime)
             except FileNotFoundError:
                 continue
+
     return newest
 
 
@@ -229,20 +258,24 @@ def _trial_file(kind: str, root: Path, path: Path, needs_record: bool = False) -
 def _unlink(path: Path) -> str:
     if not _is_file(path):
         return "it is no file any more"
+
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         return error.strerror or str(error)
+
     return ""
 
 
 def _remove_tree(path: Path) -> str:
     if path.is_symlink():
         return "it is a link by now"
+
     try:
         shutil.rmtree(path)
     except OSError as error:
         return f"{error.strerror or error}: {error.filename}"
+
     return ""
 
 
@@ -264,7 +297,8 @@ def gc(
         ),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="delete it; without this nothing is changed")
+        bool,
+        typer.Option("--delete", help="delete it; without this nothing is changed"),
     ] = False,
     age_hours: Annotated[
         float,
@@ -292,19 +326,24 @@ def collect(options: GcOptions) -> int:
     if not options.age_hours >= 0:
         print(f"--age-hours: {options.age_hours}; allowed: 0 or more", file=sys.stderr)
         return INVALID
+
     try:
         store = open_store(options.store)
         require_marker(store)
         removable = list(waste(store, 3600 * options.age_hours))
+
         if not options.delete:
             for item in removable:
                 print(f"would delete: {item.name}  ({item.kind})")
+
             print(f"{len(removable)} to delete; nothing was changed, --delete does it")
             return 0
+
         left = _remove_all(removable)
     except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
+
     print(f"{len(removable) - left} deleted" + (f", {left} left" if left else ""))
     return 0
 
@@ -319,4 +358,5 @@ def _remove_all(removable: Sequence[Waste]) -> int:
             print(f"left: {item.name}  ({item.kind}): {why}")
         else:
             print(f"deleted: {item.name}  ({item.kind})")
+
     return left

@@ -36,6 +36,7 @@ def show(url: str | None) -> int:
     except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
+
     if not names:
         print(f"{store.url}: no sweeps yet")
         return 0
@@ -46,11 +47,16 @@ def show(url: str | None) -> int:
         max(map(width, column)) for column in list(zip(*lines, strict=True))[:-1]
     ]
     columns = columns_of(sys.stdout)
+
     for name, *counts, title in lines:
-        text = "  ".join([left(name, name_width), *map(right, counts, count_widths), title])
+        text = "  ".join(
+            [left(name, name_width), *map(right, counts, count_widths), title]
+        )
         if columns:
             text = shortened(text, columns)
+
         print(text.rstrip())
+
     return 0
 
 
@@ -60,10 +66,12 @@ def _line(store: Store, name: str) -> tuple[str, str, str, str, str]:
     """
     if not store.exists(f"sweeps/{name}/plan.json"):
         return name, "-", "-", "-", "no table yet: a search that has not ended"
+
     try:
         sweep = standing(store, name)
     except ValueError as error:
         return name, "-", "-", "-", one_line(str(error))
+
     still_open = sweep.count("open") + sweep.count("running")
     return (
         name,

@@ -21,7 +21,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,80}")  # of a sweep, as parser.py has i
 
 def new(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="what to write (default: first_sweep.yaml)")
+        str,
+        typer.Argument(
+            metavar="FILE", help="what to write (default: first_sweep.yaml)"
+        ),
     ] = f"{TEMPLATE}.yaml",
     version: Version = False,
 ) -> int:
@@ -41,7 +44,9 @@ def template(name: str) -> str:
     editors.
     """
     text = (
-        resources.files("pointsweep.cli").joinpath(f"{TEMPLATE}.yaml").read_text(encoding="utf-8")
+        resources.files("pointsweep.cli")
+        .joinpath(f"{TEMPLATE}.yaml")
+        .read_text(encoding="utf-8")
     )
     return f"# yaml-language-server: $schema={shipped_file()}\n{text.replace(TEMPLATE, name)}"
 
@@ -50,6 +55,7 @@ def write(path: Path) -> int:
     """Write the file and print what to do with it; return the exit code."""
     if path.suffix not in (".yaml", ".yml"):
         path = path.with_name(f"{path.name}.yaml")
+
     if not NAME.fullmatch(path.stem):
         print(
             f"{path}: the sweep is named after the file; allowed are small letters, digits, _"
@@ -57,6 +63,7 @@ def write(path: Path) -> int:
             file=sys.stderr,
         )
         return INVALID
+
     try:
         _write(path)
     except FileExistsError:
@@ -68,6 +75,7 @@ def write(path: Path) -> int:
     except OSError as error:
         print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
         return INVALID
+
     print(f"{path}: written. Next:\n  pointsweep plan {path}\n  pointsweep run {path}")
     return 0
 
@@ -80,6 +88,7 @@ def _write(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:  # of something that is no folder
         raise NotADirectoryError(error.errno, f"{path.parent} is no folder") from error
+
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(number, "w", encoding="utf-8") as file:
         file.write(template(path.stem))

@@ -50,6 +50,7 @@ def plan(
         allow_plugins=allow_plugins,
         store=store,
     )
+
     return checked_and_run(options, Display(quiet=quiet, form=log_format, clock=False))
 
 

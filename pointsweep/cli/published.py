@@ -50,7 +50,9 @@ def published(
 
 
 main = Program(
-    "published", published, examples=("", "--table ~/pointsweep/sweeps/any2point_table1/table.json")
+    "published",
+    published,
+    examples=("", "--table ~/pointsweep/sweeps/any2point_table1/table.json"),
 )
 
 
@@ -60,16 +62,25 @@ def check(options: PublishedOptions) -> int:
         published_lines = lines()
         if options.csv:
             published_lines = read_lines(Path(options.csv).read_text(encoding="utf-8"))
+
         counts: dict[int, list[int]] = {}
         for name in options.tables:
             counts |= published_checks.counts_of(
                 published_lines, Path(name).read_text(encoding="utf-8")
             )
+
         faults = published_checks.check(published_lines, counts)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
-        print(f"{options.csv or 'published.csv'}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            f"{options.csv or 'published.csv'}: {type(error).__name__}: {error}",
+            file=sys.stderr,
+        )
         return INVALID
+
     for fault in faults:
         print(f"{fault.kind}: {fault.text}")
-    print(f"{len(published_lines)} lines, {len(faults)} finding{'s' * (len(faults) != 1)}")
+
+    print(
+        f"{len(published_lines)} lines, {len(faults)} finding{'s' * (len(faults) != 1)}"
+    )
     return 1 if faults else 0

@@ -86,7 +86,9 @@ class Replay:
     words: str
 
 
-def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]) -> Replay:
+def compare(
+    before: Run, now: Run, layout: Layout, expected: tuple[float, float]
+) -> Replay:
     """Compare two runs of one configuration; `expected` holds the limits between which a further
     run's value lies.
     """
@@ -94,17 +96,24 @@ def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]
     replayed = value(now.record, layout.protocol, layout.metric)
     shown = f"{layout.metric} {percent(replayed)}"
     num_differing, num_predictions = {}, 0
+
     for name, array in before.arrays.items():
         num_differing[name] = _differing(array, now.arrays.get(name))
         if name in before.record.metrics:
             num_predictions += len(array)
+
     same_metrics = all(
         metrics == now.record.metrics.get(protocol)
         for protocol, metrics in before.record.metrics.items()
     )
-    same_arrays = before.arrays.keys() == now.arrays.keys() and not any(num_differing.values())
+
+    same_arrays = before.arrays.keys() == now.arrays.keys() and not any(
+        num_differing.values()
+    )
     if same_metrics and same_arrays:
-        text = f"{shown}, all {num_predictions:,} predictions and every metric bit for bit"
+        text = (
+            f"{shown}, all {num_predictions:,} predictions and every metric bit for bit"
+        )
         return Replay(EQUAL, text)
 
     low, high = expected
@@ -114,6 +123,7 @@ def compare(before: Run, now: Run, layout: Layout, expected: tuple[float, float]
         f" predictions differ; 95 % of further runs are expected from {percent(low)} to"
         f" {percent(high)}"
     )
+
     return Replay(WITHIN if low <= replayed <= high else OUTSIDE, text)
 
 
@@ -134,14 +144,24 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     stats = summary(values)
+
     if not stats.sd:
         return wilson(stats.mean * objects, objects)
-    half = float(stdtrit(stats.n - 1, 0.5 + LEVEL / 2)) * stats.sd * math.sqrt(1 + 1 / stats.n)
+
+    half = (
+        float(stdtrit(stats.n - 1, 0.5 + LEVEL / 2))
+        * stats.sd
+        * math.sqrt(1 + 1 / stats.n)
+    )
     return stats.mean - half, stats.mean + half
 
 
 def run_again(
-    config: TrialConfig, tags: TrialTags, device: str, threads: int, metric: str = DEFAULT
+    config: TrialConfig,
+    tags: TrialTags,
+    device: str,
+    threads: int,
+    metric: str = DEFAULT,
 ) -> Run:
     """Train a trial in a scratch store that is removed afterwards. Raises ValueError with the
     reason if it fails.
@@ -157,6 +177,7 @@ def run_again(
         )
         if outcome.status != "finished":
             raise ValueError(f"{outcome.status}: {outcome.reason}")
+
         return kept(scratch, config.key(), metric)
 
 
@@ -168,9 +189,13 @@ def kept(store: Store, key: str, metric: str = DEFAULT) -> Run:
         record = with_metric(store, {key: read_record(store, key)}, metric)[key]
         return Run(record, arrays_of(store.read(f"trials/{key}/predictions.npz")))
     except FileNotFoundError as error:
-        raise ValueError(f"trial {key}: {error.filename or error} is missing") from error
+        raise ValueError(
+            f"trial {key}: {error.filename or error} is missing"
+        ) from error
     except BundleError as error:
-        raise ValueError(f"{store.location(f'trials/{key}/predictions.npz')}: {error}") from error
+        raise ValueError(
+            f"{store.location(f'trials/{key}/predictions.npz')}: {error}"
+        ) from error
 
 
 def replay(
@@ -190,19 +215,28 @@ def replay(
             "this version of the code reads its configuration as another trial's; use the version"
             " that made it",
         )
-    device = str(options.device or before.record.origin.get("device", "auto")).partition(":")[0]
+
+    device = str(
+        options.device or before.record.origin.get("device", "auto")
+    ).partition(":")[0]
     try:
         now = run_again(config, tags, device, options.threads, layout.metric)
     except (ValueError, OSError, RuntimeError) as error:
-        return Replay(OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}")
+        return Replay(
+            OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}"
+        )
+
     digests = [run.record.dataset.get("digest") for run in (before, now)]
     if digests[0] != digests[1]:
         return Replay(
-            OUTSIDE, f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}"
+            OUTSIDE,
+            f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}",
         )
+
     result = compare(before, now, layout, expected)
     if result.verdict == EQUAL:
         return result
+
     return Replay(result.verdict, result.words + _origins(before.record, now.record))
 
 
@@ -210,8 +244,16 @@ def _origins(before: Record, now: Record) -> str:
     """Return what else differs between two runs and may explain different numbers."""
     names = [*SAME, *(name for name in before.origin if name.startswith(PREFIX))]
     pairs = []
+
     for name in names:
-        pairs.append((name.removeprefix("version."), before.origin.get(name), now.origin.get(name)))
+        pairs.append(
+            (
+                name.removeprefix("version."),
+                before.origin.get(name),
+                now.origin.get(name),
+            )
+        )
+
     differences = [
         f"{name} {current} (recorded {recorded})"
         for name, recorded, current in pairs
@@ -219,6 +261,7 @@ def _origins(before: Record, now: Record) -> str:
     ]
     if differences:
         return f"; different too: {', '.join(differences)}"
+
     return "; same code, torch, device and platform"
 
 
@@ -231,16 +274,21 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
         from pointsweep.sweep.sweep import load
 
         name = load(name, allow_plugins=options.allow_plugins).name
+
     layout, records, failures = read(store, name, options.allow_plugins)
     import_kept(store, name, options.allow_plugins)
     table = build(layout, records, failures)
-    cell = table.cell(row_number(table, options.row), column_number(table, options.column))
+    cell = table.cell(
+        row_number(table, options.row), column_number(table, options.column)
+    )
     finished = records_by_seed(cell.keys, records)
+
     if not finished:
         command = shlex.join(["pointsweep", "tables", name])
         raise ValueError(
             f"{table.cell_name(cell)}: no finished trial; {command} --why ROW COLUMN says why"
         )
+
     if options.seed is not None and options.seed not in finished:
         reason = unknown("seed", options.seed, map(str, finished), "Finished")
         raise ValueError(f"{table.cell_name(cell)}: {reason}")
@@ -248,9 +296,11 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     scores = [score for _, score in cell.values]
     row = " / ".join(table.rows[cell.row])
     column = table.columns[cell.column]
+
     for seed, key in cell.keys:
         if seed not in finished or options.seed not in (None, seed):
             continue
+
         before = kept(store, key, layout.metric)
         expected = further(scores, independent_clouds(before.record, layout.protocol))
         tags = TrialTags(name, row, column, seed)
@@ -261,7 +311,9 @@ def replay_cell(
     sweep: Annotated[
         str,
         typer.Argument(
-            metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep
+            metavar="SWEEP",
+            help="a sweep's name, or its file",
+            autocompletion=complete_sweep,
         ),
     ],
     row: Annotated[
@@ -296,7 +348,9 @@ def replay_cell(
             help="CPU threads (default: 1, as a sweep's trials have)",
         ),
     ] = 1,
-    exact: Annotated[bool, typer.Option("--exact", help="only equal is good enough")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="only equal is good enough")
+    ] = False,
     allow_plugins: AllowPluginsOption = False,
     version: Version = False,
 ) -> int:
@@ -306,17 +360,22 @@ def replay_cell(
     outside, failed or is on other data (--exact: not equal); 2 nothing to replay
     """
     return compare_cell(
-        ReplayOptions(sweep, row, column, seed, store, device, threads, exact, allow_plugins)
+        ReplayOptions(
+            sweep, row, column, seed, store, device, threads, exact, allow_plugins
+        )
     )
 
 
-main = Program("replay", replay_cell, examples=('quickstart "head only" MiniLM --seed 0',))
+main = Program(
+    "replay", replay_cell, examples=('quickstart "head only" MiniLM --seed 0',)
+)
 
 
 def compare_cell(options: ReplayOptions) -> int:
     """Train the trials of a cell again and print what became of each; return the exit code."""
     good = {EQUAL} if options.exact else {EQUAL, WITHIN}
     verdicts = []
+
     try:
         for seed, key, result in replays(options, open_store(options.store)):
             verdicts.append(result.verdict)
@@ -324,4 +383,5 @@ def compare_cell(options: ReplayOptions) -> int:
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return INVALID
+
     return 0 if set(verdicts) <= good else 1

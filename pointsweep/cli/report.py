@@ -9,8 +9,20 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import AllowPluginsOption, Program, StoreOption, TrackingOption, Version
-from pointsweep.cli.tables import MetricOption, ProtocolOption, SourceOption, SweepArgument, html
+from pointsweep.cli.command import (
+    AllowPluginsOption,
+    Program,
+    StoreOption,
+    TrackingOption,
+    Version,
+)
+from pointsweep.cli.tables import (
+    MetricOption,
+    ProtocolOption,
+    SourceOption,
+    SweepArgument,
+    html,
+)
 from pointsweep.errors import ConfigError, StoreUnavailableError
 from pointsweep.reporting.build import build
 from pointsweep.reporting.html.page import plotly_cdn
@@ -43,7 +55,10 @@ def report(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="where to write it (default: NAME.html here)"
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="where to write it (default: NAME.html here)",
         ),
     ] = None,
     metric: MetricOption = None,
@@ -54,13 +69,16 @@ def report(
     cdn: Annotated[
         bool,
         typer.Option(
-            "--cdn", help="fetch plotly.js when the page opens: a file of 100 kB instead of 5 MB"
+            "--cdn",
+            help="fetch plotly.js when the page opens: a file of 100 kB instead of 5 MB",
         ),
     ] = False,
     tensorboard: Annotated[
         str | None,
         typer.Option(
-            "--tensorboard", metavar="FOLDER", help="write event files of TensorBoard instead"
+            "--tensorboard",
+            metavar="FOLDER",
+            help="write event files of TensorBoard instead",
         ),
     ] = None,
     allow_plugins: AllowPluginsOption = False,
@@ -86,35 +104,57 @@ def report(
     )
 
 
-main = Program("report", report, examples=("quickstart", "quickstart -o /tmp/report.html"))
+main = Program(
+    "report", report, examples=("quickstart", "quickstart -o /tmp/report.html")
+)
 
 
 def write(options: ReportOptions) -> int:
     """Write the report and print where it is; return the exit code."""
     if options.tensorboard is not None:
         return write_events(options, Path(options.tensorboard))
+
     try:
         store = open_store(options.store)
         stored = read_stored(
-            options.sweep, store, options.source, options.tracking_uri, options.allow_plugins
+            options.sweep,
+            store,
+            options.source,
+            options.tracking_uri,
+            options.allow_plugins,
         )
-        stored = by_metric(stored, options.metric, store if options.source == "store" else None)
+
+        stored = by_metric(
+            stored, options.metric, store if options.source == "store" else None
+        )
         layout, records = compared(stored[0], stored[1], store)
         table = build(
-            replace(layout, protocol=options.protocol or layout.protocol), records, stored[2]
+            replace(layout, protocol=options.protocol or layout.protocol),
+            records,
+            stored[2],
         )
-    except (ConfigError, ValueError, StoreUnavailableError, TrackerUnavailableError) as error:
+    except (
+        ConfigError,
+        ValueError,
+        StoreUnavailableError,
+        TrackerUnavailableError,
+    ) as error:
         print(error, file=sys.stderr)
         return INVALID
+
     path = Path(options.output or f"{table.name}.html")
     plotly_src = plotly_cdn() if options.cdn else ""
-    page = html(table, records, store if options.source == "store" else None, plotly_src)
+    page = html(
+        table, records, store if options.source == "store" else None, plotly_src
+    )
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
         return INVALID
+
     print(path)
     return 0
 
@@ -125,9 +165,14 @@ def write_events(options: ReportOptions, folder: Path) -> int:
     """
     try:
         if options.source != "store" or options.output is not None:
-            raise ValueError("--tensorboard is written from the store alone, to its own folder")
+            raise ValueError(
+                "--tensorboard is written from the store alone, to its own folder"
+            )
+
         store = open_store(options.store)
-        layout, records, _ = read_stored(options.sweep, store, allow_plugins=options.allow_plugins)
+        layout, records, _ = read_stored(
+            options.sweep, store, allow_plugins=options.allow_plugins
+        )
         keys = {key for cell in layout.cells for _, key in cell.keys}
         histories = {key: read_events(store, key) for key in keys}
         trials = list(trials_of(layout, records, histories))
@@ -136,5 +181,6 @@ def write_events(options: ReportOptions, folder: Path) -> int:
     except (ValueError, OSError, StoreUnavailableError) as error:
         print(error, file=sys.stderr)
         return INVALID
+
     print(f"{folder}: {len(trials)} trials")
     return 0

@@ -58,7 +58,13 @@ from pointsweep.sweep.yaml_document import is_file_name, is_shipped
 from pointsweep.tracking.trackers import uri_mistake
 from pointsweep.training.supervisor import preempted
 from pointsweep.utils import interruption
-from pointsweep.utils.cli_exit import BROKEN_OFF, INTERRUPTED, INVALID, broken_off, log_traceback
+from pointsweep.utils.cli_exit import (
+    BROKEN_OFF,
+    INTERRUPTED,
+    INVALID,
+    broken_off,
+    log_traceback,
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def words_of(file: str, more: Sequence[str]) -> tuple[tuple[str, ...], tuple[str
     """
     files = [text for text in more if is_file_name(text)]
     overrides = [text for text in more if text not in files]
+
     return (file, *files), tuple(overrides)
 
 
@@ -105,15 +112,22 @@ MoreArgument = Annotated[
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--only", metavar="PATTERN", help="a row, row=.., column=.., seed=N; with * and ?"
+        "--only",
+        metavar="PATTERN",
+        help="a row, row=.., column=.., seed=N; with * and ?",
     ),
 ]
 ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="take the place of another file's table of this name")
+    bool,
+    typer.Option(
+        "--replace", help="take the place of another file's table of this name"
+    ),
 ]
 RerunOption = Annotated[
     bool,
-    typer.Option("--rerun-stale", help="train again what other data or weights than here made"),
+    typer.Option(
+        "--rerun-stale", help="train again what other data or weights than here made"
+    ),
 ]
 CfgOption = Annotated[
     bool, typer.Option("--cfg", help="print the configuration of every cell; stop")
@@ -122,7 +136,8 @@ QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="print the final table and errors only")
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("-v", "--verbose", help="print a line for every start and epoch too")
+    bool,
+    typer.Option("-v", "--verbose", help="print a line for every start and epoch too"),
 ]
 LogFormatOption = Annotated[
     str,
@@ -139,7 +154,10 @@ def run(
     file: FileArgument,
     more: MoreArgument = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="check, print the skeleton and what would run; stop")
+        bool,
+        typer.Option(
+            "--plan", help="check, print the skeleton and what would run; stop"
+        ),
     ] = False,
     cfg: CfgOption = False,
     only: OnlyOption = None,
@@ -200,9 +218,14 @@ def run(
         allow_plugins=allow_plugins,
         store=store,
         launch=LaunchOptions(
-            "inline" if inline else "ray", workers, threads, tracking_uri, tuple(targets)
+            "inline" if inline else "ray",
+            workers,
+            threads,
+            tracking_uri,
+            tuple(targets),
         ),
     )
+
     return checked_and_run(
         options, Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan)
     )
@@ -222,12 +245,14 @@ def checked_and_run(options: RunOptions, display: Display) -> int:
         if problem:
             print(f"--notify: {problem}", file=sys.stderr)
             return INVALID
+
     mistake = uri_mistake(
         options.launch.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     )
     if mistake:
         print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
+
     try:
         code = plan_and_run(options, display)
         display.end(code)
@@ -244,11 +269,15 @@ def load_all(options: RunOptions) -> list[Sweep]:
     sweeps, wrong = [], []
     for file in options.files:
         try:
-            sweeps.append(load(file, options.overrides, options.only, options.allow_plugins))
+            sweeps.append(
+                load(file, options.overrides, options.only, options.allow_plugins)
+            )
         except ConfigError as error:
             wrong.append(error)
+
     if len(wrong) == 1:
         raise wrong[0]
+
     if wrong:
         problems = [
             replace(problem, path=f"{error.source}: {problem.path}")
@@ -256,11 +285,13 @@ def load_all(options: RunOptions) -> list[Sweep]:
             for problem in error.problems
         ]
         raise ConfigError(", ".join(error.source for error in wrong), problems)
+
     names = [sweep.name for sweep in sweeps]
     problems = []
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             problems.append(Problem("name", f"{name!r} is the name of several files"))
+
     searches = [sweep.name for sweep in sweeps if sweep.search is not None]
     if searches and len(sweeps) > 1:
         problems.append(
@@ -269,12 +300,14 @@ def load_all(options: RunOptions) -> list[Sweep]:
                 f"{', '.join(searches)}: a search runs alone, not together with other files",
             )
         )
+
     problems += [
         Problem("plugins", f"{name!r} is another plug-in in each of several files")
         for name in clashing(sweeps)
     ]
     if problems:
         raise ConfigError(", ".join(options.files), problems)
+
     return sweeps
 
 
@@ -282,10 +315,12 @@ def clashing(sweeps: Sequence[Sweep]) -> list[str]:
     """Return the names that different plug-ins of several sweeps have."""
     sources: dict[str, Source] = {}
     names = []
+
     for sweep in sweeps:
         for source in sweep.plugins:
             if sources.setdefault(source.name, source).files != source.files:
                 names.append(source.name)
+
     return list(dict.fromkeys(names))
 
 
@@ -297,14 +332,20 @@ def plan_and_run(options: RunOptions, display: Display) -> int:
         print(error, file=sys.stderr, flush=True)
         if not options.cfg:
             tell_inputs(options)
+
         return INVALID
+
     if options.cfg:
         display.answer("---\n".join(sweep.resolved() for sweep in sweeps))
         return COMPLETE
+
     for word, sweep in zip(options.files, sweeps, strict=True):
         if word != sweep.source:
-            comes_with = ", which comes with pointsweep" if is_shipped(sweep.source) else ""
+            comes_with = (
+                ", which comes with pointsweep" if is_shipped(sweep.source) else ""
+            )
             display.say(f"{word} is {sweep.source}{comes_with}")
+
     try:
         store = open_store(options.store)
         return interruption.run(
@@ -317,7 +358,9 @@ def plan_and_run(options: RunOptions, display: Display) -> int:
         return INVALID
 
 
-def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
+def shown(
+    sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display
+) -> int:
     """Plan and launch while the display shows it. Return the exit code."""
     try:
         with display:
@@ -328,6 +371,7 @@ def shown(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: D
             f"{error}: all that is done is kept in {store.url}; the same command continues",
             file=sys.stderr,
         )
+
         print(f"the traceback is in {log_traceback(error)}", file=sys.stderr)
         display.end(BROKEN_OFF)
         ray_cluster.end_without_ray(BROKEN_OFF)
@@ -338,7 +382,9 @@ def tell_inputs(options: RunOptions) -> None:
     own.
     """
     for file in options.files:
-        problems = input_problems(readable_cells(file, options.overrides, options.allow_plugins))
+        problems = input_problems(
+            readable_cells(file, options.overrides, options.allow_plugins)
+        )
         if problems:
             print(refusal(file, problems), file=sys.stderr)
 
@@ -350,7 +396,9 @@ def refusal(source: str, problems: Sequence[str]) -> str:
     return "\n".join([head, *(f"  {text}" for text in problems)])
 
 
-def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display) -> int:
+def planned(
+    sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display
+) -> int:
     """Plan, audit and, unless only the plan is asked for, launch. Return the exit code."""
     others = (
         []
@@ -360,6 +408,7 @@ def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display:
     if others:
         print("\n".join(others), file=sys.stderr)
         return INVALID
+
     plans = []
     for sweep in sweeps:
         interruption.check()
@@ -367,11 +416,18 @@ def planned(sweeps: Sequence[Sweep], store: Store, options: RunOptions, display:
             f"planning {sweep.name}: reading data and weights, building and auditing its arms"
         )
         plans.append(
-            make_plan(sweep.probe(), store, fetch=not options.plan, rerun_stale=options.rerun_stale)
+            make_plan(
+                sweep.probe(),
+                store,
+                fetch=not options.plan,
+                rerun_stale=options.rerun_stale,
+            )
         )
+
     code = tell(sweeps, plans, store, options, display)
     if code is not None:
         return code
+
     try:
         return launched(sweeps, plans, store, options, display)
     finally:
@@ -389,11 +445,15 @@ def tell(
     asked for, or they refuse.
     """
     for sweep, plan in zip(sweeps, plans, strict=True):
-        display.say(f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}")
+        display.say(
+            f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}"
+        )
         for cells in sweep.identical_cells():
             display.say(f"the same trials: {cells}")
+
         for remark in sweep.remarks:
             display.say(f"{sweep.source}: {remark}")
+
     for plan in plans:
         for problem in plan.damaged.values():
             print(
@@ -401,13 +461,17 @@ def tell(
                 " again",
                 file=sys.stderr,
             )
+
     if len(plans) > 1:
         display.say(f"all {len(plans)} together: {together(plans)}")
+
     if options.plan:
         answer_plan(sweeps, plans, store, options, display)
+
     unfit = [plan for plan in plans if not fit(plan, display)]  # each says why
     if unfit:
         return INVALID
+
     return COMPLETE if options.plan else None
 
 
@@ -419,8 +483,11 @@ def answer_plan(
     display: Display,
 ) -> None:
     """Show what --plan asks for, and what the cluster lacks."""
-    skeletons = [skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)]
+    skeletons = [
+        skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)
+    ]
     display.answer("\n\n".join(skeletons))
+
     for text in cluster_lines(sweeps, plans, options):
         display.say(text)
 
@@ -436,11 +503,13 @@ def cluster_lines(
     ]
     if not to_launch or options.launch.launcher != "ray" or not ray_cluster.elsewhere():
         return
+
     try:
         cluster = ray_cluster.ask()
     except ResourcesError as error:
         yield f"the cluster was not looked at: {error}"
         return
+
     for sweep in to_launch:
         text = launch_line(demand_of(sweep.resources), cluster)
         if text:
@@ -464,8 +533,10 @@ def fit(plan: Plan, display: Display) -> bool:
     if plan.refused:
         print(refusal(plan.sweep.source, plan.refused), file=sys.stderr)
         return False
+
     for finding in plan.findings:
         display.say(f"audit: {finding.text}")
+
     return True
 
 
@@ -485,7 +556,9 @@ def launched(
         print(error, file=sys.stderr)
         return FAILED
     except (ResourcesError, LeaseHeldError, StoreError) as error:
-        print(f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr)
+        print(
+            f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr
+        )
         return INVALID
     except BrokenPipeError:
         raise  # most likely nobody reads the output any more, which every command ends alike
@@ -501,11 +574,21 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     if sweep.search is not None:
         lines += [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
         lines += [f"space: {parameter.text()}" for parameter in sweep.search.space]
-        lines += [f"constraint: {constraint.text}" for constraint in sweep.search.constraints]
+        lines += [
+            f"constraint: {constraint.text}" for constraint in sweep.search.constraints
+        ]
     else:
-        table = tables.build(plan.sweep.layout(), plan.records, plan.failures, plan.parameters)
-        lines += [render_here(table), plan.time_estimate(), Spending(plan, store).text()]
+        table = tables.build(
+            plan.sweep.layout(), plan.records, plan.failures, plan.parameters
+        )
+        lines += [
+            render_here(table),
+            plan.time_estimate(),
+            Spending(plan, store).text(),
+        ]
+
     lines += resolution(plan, sweep.search)
     lines += [f"used in part: {text}" for text in sweep.dropped]
     lines += [f"to fetch: {text}" for text in plan.to_fetch]
+
     return "\n".join(filter(None, lines))

@@ -19,13 +19,17 @@ def schema(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="write it there (default: standard output)"
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="write it there (default: standard output)",
         ),
     ] = None,
     path: Annotated[
         bool,
         typer.Option(
-            "--path", help="print where the schema that comes with pointsweep lies instead; stop"
+            "--path",
+            help="print where the schema that comes with pointsweep lies instead; stop",
         ),
     ] = False,
     version: Version = False,
@@ -40,14 +44,17 @@ def schema(
     if path:
         print(shipped_file())
         return 0
+
     if output is None:
         sys.stdout.write(schema_text())
         return 0
+
     try:
         Path(output).write_text(schema_text(), encoding="utf-8")
     except OSError as error:
         print(f"{output}: cannot be written: {error.strerror}", file=sys.stderr)
         return INVALID
+
     print(f"{output}: written")
     return 0
 

@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from pointsweep.cli.command import Program, StoreOption, Version, complete_sweep, whole_number
+from pointsweep.cli.command import (
+    Program,
+    StoreOption,
+    Version,
+    complete_sweep,
+    whole_number,
+)
 from pointsweep.cli.tables import html
 from pointsweep.errors import unknown
 from pointsweep.reporting.standing import sweep_names
@@ -44,13 +50,18 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            "--host", metavar="HOST", help=f"where to listen ({LOCAL}); beyond it asks for a token"
+            "--host",
+            metavar="HOST",
+            help=f"where to listen ({LOCAL}); beyond it asks for a token",
         ),
     ] = LOCAL,
     port: Annotated[
         int,
         typer.Option(
-            "--port", metavar="N", parser=whole_number, help=f"0 takes a free one (default: {PORT})"
+            "--port",
+            metavar="N",
+            parser=whole_number,
+            help=f"0 takes a free one (default: {PORT})",
         ),
     ] = PORT,
     token: Annotated[
@@ -70,7 +81,9 @@ def serve(
     return watch(ServeOptions(sweep, store, host, port, token))
 
 
-main = Program("serve", serve, examples=("", "quickstart", "--port 0 --store s3://bucket/prefix"))
+main = Program(
+    "serve", serve, examples=("", "quickstart", "--port 0 --store s3://bucket/prefix")
+)
 
 
 def watch(options: ServeOptions) -> int:
@@ -87,6 +100,7 @@ def watch(options: ServeOptions) -> int:
     except ValueError as error:  # StoreError, ConfigError and ServeError are such
         print(error, file=sys.stderr)
         return INVALID
+
     return 0
 
 
@@ -97,9 +111,11 @@ def _known_name(sweep: str, store: Store) -> str:
         from pointsweep.sweep.sweep import load
 
         name = load(sweep).name
+
     names = sweep_names(store)
     if name not in names:
         raise ValueError(unknown("sweep", name, names, f"In {store.url}"))
+
     return name
 
 

@@ -22,7 +22,9 @@ def status(
     sweep: Annotated[
         str,
         typer.Argument(
-            metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep
+            metavar="SWEEP",
+            help="a sweep's name, or its file",
+            autocompletion=complete_sweep,
         ),
     ],
     store: StoreOption = None,
@@ -35,7 +37,9 @@ def status(
     return show(sweep, store)
 
 
-main = Program("status", status, examples=("quickstart", "my.yaml --store /shared/store"))
+main = Program(
+    "status", status, examples=("quickstart", "my.yaml --store /shared/store")
+)
 
 
 def show(sweep: str, url: str | None) -> int:
@@ -47,12 +51,15 @@ def show(sweep: str, url: str | None) -> int:
             from pointsweep.sweep.sweep import load
 
             name = load(sweep).name
+
         sweep_standing = standing(store, name)
     except ValueError as error:  # StoreError and ConfigError are such
         print(error, file=sys.stderr)
         return INVALID
+
     for line in lines(sweep_standing, store):
         print(line)
+
     return 0
 
 
@@ -62,19 +69,24 @@ def lines(sweep: SweepStanding, store: Store) -> Iterator[str]:
     counts = ", ".join(f"{sweep.count(state)} {state}" for state in STATES)
     yield f"trials   {counts}; {len(sweep.trials)} in all"
     time = f"{duration(sweep.trained_s)} of training so far"
+
     if sweep.left_s:
         time += f"; about {duration(sweep.left_s)} left, one trial after the other"
+
     yield f"time     {time}"
     for trial in sweep.of("running"):
         yield one_line(f"running  {trial.label}: epoch {trial.epoch}, {trial.worker}")
+
     for trial in sweep.of("failed"):
         yield one_line(
             f"failed   {trial.label}: {trial.reason}  log:"
             f" {store.location(f'trials/{trial.key}/history.jsonl')}"
         )
+
     begun = [trial for trial in sweep.of("open") if trial.epoch]
     for trial in begun:
         yield one_line(
             f"open     {trial.label}: interrupted after epoch {trial.epoch}, continues there"
         )
+
     yield f"report   {store.location(f'sweeps/{sweep.name}/report.html')}"

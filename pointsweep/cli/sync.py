@@ -54,7 +54,9 @@ def sync(
     return mirror_store(SyncOptions(store, tracking_uri))
 
 
-main = Program("sync", sync, examples=("~/pointsweep --tracking-uri http://mlflow:5000",))
+main = Program(
+    "sync", sync, examples=("~/pointsweep --tracking-uri http://mlflow:5000",)
+)
 
 
 def mirror_store(options: SyncOptions) -> int:
@@ -65,14 +67,19 @@ def mirror_store(options: SyncOptions) -> int:
         for entry in store.list("sweeps"):
             if store.exists(f"sweeps/{entry}plan.json"):
                 names.append(entry.rstrip("/"))
+
         if not names:
-            raise StoreError(f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json")
+            raise StoreError(
+                f"{store.url} holds no sweep: it has no sweeps/NAME/plan.json"
+            )
+
         uri = tracking_uri(options.tracking_uri, store)
         if mistake := uri_mistake(uri):
             raise StoreError(mistake)
     except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
+
     return mirror_all(store, names, uri)
 
 
@@ -80,10 +87,14 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
     """Mirror the sweeps, each whatever happens to another; return the exit code."""
     code = 0
     tracker = open_tracker(uri)
+
     for name in names:
         try:
             count = mirror_sweep(store, name, uri)
-            print(f"{name}: {count} trials are in {tracker.title} at {masked(uri)}", flush=True)
+            print(
+                f"{name}: {count} trials are in {tracker.title} at {masked(uri)}",
+                flush=True,
+            )
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = max(code, INVALID)
@@ -92,8 +103,10 @@ def mirror_all(store: FileStore, names: Sequence[str], uri: str) -> int:
             code = BROKEN_OFF
             if isinstance(error, StoreUnavailableError) or tracker.problem():
                 break
+
     if code == BROKEN_OFF:
         print("what was sent is kept; the same command continues", file=sys.stderr)
+
     return code
 
 
@@ -102,16 +115,23 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     TrackerUnavailableError and ValueError.
     """
     layout, records, failures = tables.read(store, name)
-    begun = {key: tags for key, tags in trial_tags(layout).items() if store.list(f"trials/{key}")}
+    begun = {
+        key: tags
+        for key, tags in trial_tags(layout).items()
+        if store.list(f"trials/{key}")
+    }
+
     tracker = open_tracker(uri)
     target = tracker.begin(store, layout)
     missing = tracker.end(target, store, begun)
     table = tables.build(layout, records, failures)
     tracker.publish(target, tables.files_of(store, name), cell_metrics(table))
+
     if missing:
         raise TrackerUnavailableError(
             f"{tracker.title} at {masked(uri)} has all runs and metrics, but {missing}"
         )
+
     return len(begun)
 
 
@@ -129,4 +149,5 @@ def trial_tags(layout: Layout) -> dict[str, TrialTags]:
                     seed,
                 ),
             )
+
     return tags

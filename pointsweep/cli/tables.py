@@ -35,12 +35,23 @@ from pointsweep.reporting.bundle import bundle
 from pointsweep.reporting.cell_text import PROTOCOLS
 from pointsweep.reporting.compare import diff, recovered, why
 from pointsweep.reporting.formats.base import DEFAULTS, TableOptions
-from pointsweep.reporting.formats.registry import FORMATS, format_name, load, render_bytes
+from pointsweep.reporting.formats.registry import (
+    FORMATS,
+    format_name,
+    load,
+    render_bytes,
+)
 from pointsweep.reporting.formats.text import text
 from pointsweep.reporting.html.evidence import Evidence, curves, gather
 from pointsweep.reporting.html.page import page
 from pointsweep.reporting.left_out import left_out
-from pointsweep.reporting.stored import SOURCES, Stored, by_metric, compared, read_stored
+from pointsweep.reporting.stored import (
+    SOURCES,
+    Stored,
+    by_metric,
+    compared,
+    read_stored,
+)
 from pointsweep.reporting.table import Table
 from pointsweep.reporting.template import from_template
 from pointsweep.results.records import Record
@@ -65,6 +76,7 @@ def read_label(text: str) -> str:
         raise typer.BadParameter(
             f"{text!r} is no label of LaTeX; allowed are letters, digits and : . _ / -"
         )
+
     return text
 
 
@@ -101,12 +113,18 @@ class TablesOptions:
 SweepArgument = Annotated[
     str,
     typer.Argument(
-        metavar="SWEEP", help="a sweep's name, or its file", autocompletion=complete_sweep
+        metavar="SWEEP",
+        help="a sweep's name, or its file",
+        autocompletion=complete_sweep,
     ),
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", metavar="M", help="macro_f1, val/accuracy, ... (default: the file's)"),
+    typer.Option(
+        "--metric",
+        metavar="M",
+        help="macro_f1, val/accuracy, ... (default: the file's)",
+    ),
 ]
 ProtocolOption = Annotated[
     str | None,
@@ -132,7 +150,9 @@ def tables(
     sweep: SweepArgument,
     form: Annotated[
         str,
-        typer.Option("--format", metavar="F", parser=read_format, help=", ".join(FORMATS)),
+        typer.Option(
+            "--format", metavar="F", parser=read_format, help=", ".join(FORMATS)
+        ),
     ] = "text",
     metric: MetricOption = None,
     protocol: ProtocolOption = None,
@@ -151,7 +171,9 @@ def tables(
     drop: Annotated[
         list[str] | None,
         typer.Option(
-            "--drop", metavar="NAME", help="leave out a column, or params, paper; again for more"
+            "--drop",
+            metavar="NAME",
+            help="leave out a column, or params, paper; again for more",
         ),
     ] = None,
     no_notes: Annotated[
@@ -160,30 +182,44 @@ def tables(
     label: Annotated[
         str,
         typer.Option(
-            "--label", metavar="NAME", help="LaTeX's label (default: tab:SWEEP)", parser=read_label
+            "--label",
+            metavar="NAME",
+            help="LaTeX's label (default: tab:SWEEP)",
+            parser=read_label,
         ),
     ] = "",
     template: Annotated[
         str | None,
-        typer.Option("--template", metavar="FILE", help="print it by a template of Jinja2 instead"),
+        typer.Option(
+            "--template",
+            metavar="FILE",
+            help="print it by a template of Jinja2 instead",
+        ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="write it into a file")
+        str | None,
+        typer.Option("-o", "--output", metavar="FILE", help="write it into a file"),
     ] = None,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option("--diff", metavar="ROW_A ROW_B", help="what differs between two rows"),
+        typer.Option(
+            "--diff", metavar="ROW_A ROW_B", help="what differs between two rows"
+        ),
     ] = None,
     why: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            "--why", metavar="ROW COLUMN", help="why a cell failed, is missing or is not complete"
+            "--why",
+            metavar="ROW COLUMN",
+            help="why a cell failed, is missing or is not complete",
         ),
     ] = None,
     bundle: Annotated[
         str | None,
         typer.Option(
-            "--bundle", metavar="FILE", help="write the table and all that stands behind it"
+            "--bundle",
+            metavar="FILE",
+            help="write the table and all that stands behind it",
         ),
     ] = None,
     allow_plugins: AllowPluginsOption = False,
@@ -211,6 +247,7 @@ def tables(
         bundle=bundle,
         allow_plugins=allow_plugins,
     )
+
     return show(options)
 
 
@@ -230,27 +267,41 @@ def show(options: TablesOptions) -> int:
     try:
         store = open_store(options.store)
         stored = read_stored(
-            options.sweep, store, options.source, options.tracking_uri, options.allow_plugins
+            options.sweep,
+            store,
+            options.source,
+            options.tracking_uri,
+            options.allow_plugins,
         )
+
         layout, records, failures = by_metric(
             stored, options.metric, store if options.source == "store" else None
         )
         layout = replace(layout, protocol=options.protocol or layout.protocol)
+
         if options.bundle:
             # What is shown to others is compared with no machine's data.
             write_bundle(options.bundle, store, (layout, records, failures))
             return 0
+
         layout, records = compared(layout, records, store)
         table = build(layout, records, failures)
         if options.diff:
             sys.stdout.write(diff(table, recovered(store, records), *options.diff))
             return 0
+
         if options.why:
             sys.stdout.write(why(table, store, *options.why))
             return 0
+
         content = printed(table, records, store, options)
         return _written(content, options.output)
-    except (ConfigError, ValueError, StoreUnavailableError, TrackerUnavailableError) as error:
+    except (
+        ConfigError,
+        ValueError,
+        StoreUnavailableError,
+        TrackerUnavailableError,
+    ) as error:
         print(error, file=sys.stderr)
         return INVALID
 
@@ -259,19 +310,27 @@ def write_bundle(file: str, store: Store, stored: Stored) -> None:
     """Write all that stands behind a table into one file."""
     layout, records, failures = stored
     table = build(layout, records, failures)
-    write_whole(Path(file), bundle(store, layout, table, (records, failures), every_format(table)))
+    write_whole(
+        Path(file),
+        bundle(store, layout, table, (records, failures), every_format(table)),
+    )
+
     check = shlex.join(["pointsweep", "verify", file])
     print(f"{file}: written; {check} checks it")
 
 
 def html(
-    table: Table, records: Mapping[str, Record], store: Store | None, plotly_src: str = ""
+    table: Table,
+    records: Mapping[str, Record],
+    store: Store | None,
+    plotly_src: str = "",
 ) -> str:
     """Return the report page; with curves, predictions and clouds where the store of the trials is
     at hand. `plotly_src`: where the page fetches plotly.js instead of carrying it.
     """
     if store is None:
         return page(table, records, {}, Evidence(), plotly_src=plotly_src)
+
     evidence = gather(store, table, records)
     return page(table, records, curves(store, table), evidence, plotly_src=plotly_src)
 
@@ -284,8 +343,10 @@ def printed(
     """
     table, without = left_out(table, options.drop)
     look = replace(options.look, without=without)
+
     if options.template is not None:
         return from_template(table, Path(options.template), look)
+
     output_format = load(options.form)
     unheeded = output_format.unheeded(look)
     if unheeded:
@@ -294,15 +355,18 @@ def printed(
             f"{OPTION_OF[unheeded[0]]} changes nothing of {options.form}; it does of"
             f" {', '.join(others)}"
         )
+
     if options.form == "html":
         return html(table, records, store if options.source == "store" else None)
     if options.output is not None:
         return render_bytes(table, options.form, look)
     if options.form == "text":
         return text(table, columns_of(sys.stdout), encoding_of(sys.stdout), look)
+
     content = output_format.render(table, look)
     if options.form == "json" and not encoding_of(sys.stdout).lower().startswith("utf"):
         return json.dumps(json.loads(content), sort_keys=True, indent=1) + "\n"
+
     return content
 
 
@@ -312,15 +376,19 @@ def _written(content: str | bytes, file: str | None) -> int:
         if isinstance(content, str):
             sys.stdout.write(content)
             return 0
+
         if sys.stdout.isatty():
             raise ValueError("this format is no text: -o FILE writes it into a file")
+
         sys.stdout.buffer.write(content)
         return 0
+
     path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
+
     print(path)
     return 0

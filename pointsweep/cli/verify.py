@@ -96,13 +96,18 @@ def contents(data: bytes) -> Contents:
     members = unpack(data)
     manifest: Any = _parsed(members, MANIFEST, json.loads)
     version = manifest.get("format") if isinstance(manifest, dict) else None
+
     if version != FORMAT:
-        raise BundleError(f"{MANIFEST}: format {version!r}, this version reads {FORMAT}")
+        raise BundleError(
+            f"{MANIFEST}: format {version!r}, this version reads {FORMAT}"
+        )
+
     keys: list[Any] = manifest.get("trials")
     records = {}
     if isinstance(keys, list):
         for key in map(str, keys):
             records[key] = _parsed(members, f"trials/{key}/record.json", from_json)
+
     layout = _parsed(members, "layout.json", layout_from_json)
     failures = _parsed(members, "failures.json", lambda text: dict(json.loads(text)))
     return Contents(members, str(manifest.get("tree")), layout, records, failures)
@@ -123,6 +128,7 @@ def problems(content: Contents) -> list[str]:
     """Return what the predictions contradict; nothing if the bundle is verified."""
     wrong: list[str] = []
     records = {}
+
     for key, record in content.records.items():
         try:
             records[key] = _trial(content, key, record)
@@ -130,30 +136,44 @@ def problems(content: Contents) -> list[str]:
             wrong.append(f"trial {key}: {error}")
         except HOSTILE as error:
             wrong.append(f"trial {key}: {type(error).__name__}: {error}")
+
     if wrong:
         return wrong
+
     try:
         table = build(content.layout, records, content.failures)
         return [*_sizes(content), *_numbers(content, table), *_formats(content, table)]
     except HOSTILE as error:
-        return [f"layout.json: does not fit the records: {type(error).__name__}: {error}"]
+        return [
+            f"layout.json: does not fit the records: {type(error).__name__}: {error}"
+        ]
 
 
 def _trial(content: Contents, key: str, record: Record) -> Record:
     """Return one trial as its predictions have it. Raises BundleError."""
     if record.key != key:
         raise BundleError(f"its record is that of {record.key}")
+
     config = config_of(record)
     not_imported = config is None and bool(runs_plugins(record.origin))
-    if content.same_code and not not_imported and (config is None or config.key() != key):
+    if (
+        content.same_code
+        and not not_imported
+        and (config is None or config.key() != key)
+    ):
         raise BundleError("its configuration has another key: not the trial that ran")
+
     name = f"trials/{key}/predictions.npz"
     if name not in content.members:
         raise BundleError("no predictions")
+
     changed = other_code(record, from_members(content.members, ""))
     if changed:
         raise BundleError(f"the bundle holds other code than it ran: {changed}")
-    recorded = recomputed(record, arrays_of(content.members[name]), content.layout.metric)
+
+    recorded = recomputed(
+        record, arrays_of(content.members[name]), content.layout.metric
+    )
     chosen(record, _parsed(content.members, f"trials/{key}/epochs.json", json.loads))
     return recorded
 
@@ -170,10 +190,12 @@ def _sizes(content: Contents) -> list[str]:
     """
     if not content.same_code:
         return []
+
     configs = {}
     for key, record in content.records.items():
         if (config := config_of(record)) is not None:
             configs[key] = config
+
     counted = count_arms(configs)
     return [
         f"trial {key}: {dict(content.records[key].parameters)} parameters, built anew {dict(sizes)}"
@@ -187,13 +209,17 @@ def _numbers(content: Contents, table: Table) -> list[str]:
     stored = _parsed(content.members, "table.json", json.loads)["cells"]
     computed = json.loads(every_format(table)["table.json"])["cells"]
     wrong = []
-    for cell, computed_cell, stored_cell in zip(table.cells, computed, stored, strict=True):
+
+    for cell, computed_cell, stored_cell in zip(
+        table.cells, computed, stored, strict=True
+    ):
         for name in FIELDS:
             if stored_cell[name] != computed_cell[name]:
                 wrong.append(
                     f"{table.cell_name(cell)}: {name} {stored_cell[name]!r}, by its predictions"
                     f" {computed_cell[name]!r}"
                 )
+
     return wrong
 
 
@@ -203,6 +229,7 @@ def _formats(content: Contents, table: Table) -> list[str]:
     """
     if not content.same_code:
         return []
+
     return [
         f"{name}: not what the predictions print"
         for name, data in every_format(table).items()
@@ -235,11 +262,13 @@ def check(file: str, allow_plugins: bool = False) -> int:
     """Check a bundle or a store and print what is wrong; return the exit code."""
     if is_address(file) or Path(file).is_dir():
         return check_store(file)
+
     try:
         data = Path(file).read_bytes()
     except OSError as error:
         print(f"{file}: {error.strerror}", file=sys.stderr)
         return INVALID
+
     try:
         content = contents(data)
         import_plugins(file, content, allow_plugins)
@@ -249,9 +278,11 @@ def check(file: str, allow_plugins: bool = False) -> int:
         return INVALID
     except BundleError as error:
         wrong = [str(error)]
+
     if wrong:
         print("\n  ".join([f"{file}: not verified", *wrong]), file=sys.stderr)
         return 1
+
     print(summary(file, data, content))
     return 0
 
@@ -266,8 +297,11 @@ def import_plugins(file: str, content: Contents, allowed: bool) -> None:
         sources = from_members(content.members, file)
     except UnicodeDecodeError as error:
         raise BundleError(f"the code in it is no text: {error}") from error
+
     known = content.layout.metric.partition("/")[2] in METRICS
-    if sources and (not known or all(is_allowed(source, allowed) for source in sources)):
+    if sources and (
+        not known or all(is_allowed(source, allowed) for source in sources)
+    ):
         import_all(sources, file, allowed)
 
 
@@ -279,21 +313,30 @@ def check_store(url: str) -> int:
             raise StoreError(
                 f"store: {url} is no store of pointsweep: it has neither {MARKER} nor a trial"
             )
+
         verified = verify_store(store)
     except StoreError as error:
         print(error, file=sys.stderr)
         return INVALID
+
     for line in verified.unverified:
         print(f"unverified: {line}")
+
     if verified.problems:
-        print("\n  ".join([f"{url}: not verified", *verified.problems]), file=sys.stderr)
+        print(
+            "\n  ".join([f"{url}: not verified", *verified.problems]), file=sys.stderr
+        )
         return 1
+
     print(
         f"{url}: {verified.finished} finished trials: every accuracy and chosen epoch computed anew"
         " from predictions and histories"
     )
+
     print(
-        "verified" if not verified.unverified else f"verified, but for {len(verified.unverified)}"
+        "verified"
+        if not verified.unverified
+        else f"verified, but for {len(verified.unverified)}"
     )
     return 0
 
@@ -301,8 +344,10 @@ def check_store(url: str) -> int:
 def summary(file: str, data: bytes, content: Contents) -> str:
     """Describe what was verified."""
     objects = sum(
-        record.dataset["num_test"] * len(record.metrics) for record in content.records.values()
+        record.dataset["num_test"] * len(record.metrics)
+        for record in content.records.values()
     )
+
     lines = [
         (
             f"{file}: {len(content.members)} members, each with its checksum; sha256 of the file"
@@ -313,6 +358,7 @@ def summary(file: str, data: bytes, content: Contents) -> str:
             f" from {objects:,} predictions, and equal"
         ),
     ]
+
     unread = sorted(
         {
             name
@@ -321,19 +367,23 @@ def summary(file: str, data: bytes, content: Contents) -> str:
             for name in runs_plugins(record.origin)
         }
     )
+
     if unread:
         lines.append(
             f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it"
             " are not compared"
         )
+
     if content.same_code:
         others = "keys, parameter counts and the table"
         if unread:
             others = "keys and parameter counts of the other trials, and the table"
+
         lines.append(f"{others} in every format: made anew by the same code, and equal")
     else:
         lines.append(
             f"made by other code (tree {content.tree}, here {tree_digest()}): keys, parameter"
             " counts and wording not compared"
         )
+
     return "\n".join([*lines, "verified"])

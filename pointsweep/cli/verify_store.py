@@ -55,10 +55,12 @@ def verify_store(store: Store) -> Verified:
     for entry in store.list("trials"):
         if entry.endswith("/"):
             _verify_trial(store, entry.rstrip("/"), verified)
+
     for entry in store.list("sweeps"):
         name = entry.rstrip("/")
         for problem in _sweep_problems(store, name):
             verified.problems.append(f"sweep {name}: {problem}")
+
     return verified
 
 
@@ -71,6 +73,7 @@ def _verify_trial(store: Store, key: str, verified: Verified) -> None:
         verified.finished += 1
         verified.problems.append(f"trial {key}: {error}")
         return
+
     verified.finished += 1
     problems = [
         *_changed_files(store, record),
@@ -79,6 +82,7 @@ def _verify_trial(store: Store, key: str, verified: Verified) -> None:
     ]
     for problem in problems:
         verified.problems.append(f"trial {key}: {problem}")
+
     if not problems and record.schema < FIRST_WITH_CHECKSUM:
         why = _unverifiable(store, record)
         if why:
@@ -98,8 +102,12 @@ def _changed_files(store: Store, record: Record) -> Iterator[str]:
 
 def _config_problems(record: Record) -> Iterator[str]:
     # Other code may read a configuration as another trial's, and be right.
-    if record.origin.get("tree") != tree_digest() and record.schema >= FIRST_WITH_CHECKSUM:
+    if (
+        record.origin.get("tree") != tree_digest()
+        and record.schema >= FIRST_WITH_CHECKSUM
+    ):
         return
+
     config, wrong = check_trial(dict(record.config))
     if config is not None and not wrong and config.key() != record.key:
         yield f"its configuration is that of trial {config.key()}"
@@ -109,6 +117,7 @@ def _result_problems(store: Store, record: Record) -> Iterator[str]:
     """Yield the contradictions between a record and its predictions and history."""
     measure = _measure(record)
     arrays = _arrays(store, record)
+
     if isinstance(arrays, str):
         yield arrays
     elif measure and arrays and ("labels" in arrays or measure in OF_SEGMENTATION):
@@ -116,6 +125,7 @@ def _result_problems(store: Store, record: Record) -> Iterator[str]:
             recomputed(record, arrays, measure)
         except (BundleError, KeyError, TypeError, ValueError) as error:
             yield f"{PREDICTIONS}: {error}"
+
     try:
         events, _ = parse(store.read(f"trials/{record.key}/{HISTORY}"))
         chosen(record, epochs_of(events))
@@ -132,6 +142,7 @@ def _measure(record: Record) -> str:
     for name in MEASURES:
         if name in last:
             return name
+
     return ""
 
 
@@ -151,6 +162,7 @@ def _unverifiable(store: Store, record: Record) -> str:
         return f"it has no {PREDICTIONS}"
     if "labels" not in arrays and _measure(record) == PER_OBJECT:
         return f"its {PREDICTIONS} has no true classes"
+
     return ""
 
 
@@ -161,6 +173,7 @@ def _sweep_problems(store: Store, name: str) -> Iterator[str]:
         pass
     except StoreError as error:
         yield f"plan.json: {error}"
+
     try:
         json.loads(store.read(f"sweeps/{name}/search.json"))
     except FileNotFoundError:

@@ -33,10 +33,15 @@ class BackboneConfig(NamedConfig):
     architecture's own program starts it), `random` (N(0, 0.02) at any width).
     """
 
-    class_token: ClassVar[bool] = True  # false: no token stands before those of the points
-    stand_in: ClassVar[bool] = False  # for tests and smoke runs: nobody compares with it
+    class_token: ClassVar[bool] = (
+        True  # false: no token stands before those of the points
+    )
+    stand_in: ClassVar[bool] = (
+        False  # for tests and smoke runs: nobody compares with it
+    )
     max_blocks: ClassVar[int] = 12  # of the checkpoint
-    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")  # which published programs there are
+    # which published programs there are
+    compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
 
     weights: str = "pretrained"
     """pretrained, a file's path, or a control: shuffled, reinitialised, random."""
@@ -53,7 +58,10 @@ class BackboneConfig(NamedConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.num_blocks is not None and self.num_blocks > self.max_blocks:
-            yield "num_blocks", f"{self.name} has {self.max_blocks} blocks, got {self.num_blocks}"
+            yield (
+                "num_blocks",
+                f"{self.name} has {self.max_blocks} blocks, got {self.num_blocks}",
+            )
 
     @property
     def reads_files(self) -> bool:
@@ -231,7 +239,9 @@ class LibraryBackboneConfig(BackboneConfig):
     model itself.
     """
 
-    max_blocks: ClassVar[int] = 1_000_000  # how many a model has is found when it is built
+    max_blocks: ClassVar[int] = (
+        1_000_000  # how many a model has is found when it is built
+    )
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
 
     model: str = ""
@@ -260,10 +270,15 @@ class LibraryBackboneConfig(BackboneConfig):
                     f" {self.weights!r}"
                 ),
             )
+
         for entry in self.sizes:
             key, _, value = entry.partition("=")
             if not key.isidentifier() or not value:
-                yield "sizes", f"an entry is KEY=VALUE, as in num_hidden_layers=2, got {entry!r}"
+                yield (
+                    "sizes",
+                    f"an entry is KEY=VALUE, as in num_hidden_layers=2, got {entry!r}",
+                )
+
         if self.sizes and self.weights not in WITHOUT_CHECKPOINT:
             yield (
                 "sizes",
@@ -272,6 +287,7 @@ class LibraryBackboneConfig(BackboneConfig):
                     f" {' or '.join(WITHOUT_CHECKPOINT)}"
                 ),
             )
+
         if self.attention_dropout:
             yield (
                 "attention_dropout",
@@ -303,12 +319,14 @@ class TransformersConfig(LibraryBackboneConfig):
                     " library) must be set"
                 ),
             )
+
         if self.model_type and self.weights not in WITHOUT_CHECKPOINT:
             text = (
                 "an architecture has no pretrained weights; allowed with model_type:"
                 f" {', '.join(WITHOUT_CHECKPOINT)}"
             )
             yield "weights", f"{text}, got {self.weights!r}"
+
         if self.model_type and self.revision:
             yield "revision", "is one of a model on the hub; model_type has none"
 

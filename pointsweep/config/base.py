@@ -32,8 +32,11 @@ MOST_WHOLE = 2**63 - 1  # seeds and sizes are 64-bit numbers in torch and numpy
 def _in_64_bits(value: int) -> int:
     if abs(value) > MOST_WHOLE:
         raise PydanticCustomError(
-            "too_many_bits", "must be a whole number of at most {most}", {"most": MOST_WHOLE}
+            "too_many_bits",
+            "must be a whole number of at most {most}",
+            {"most": MOST_WHOLE},
         )
+
     return value
 
 
@@ -43,15 +46,21 @@ def _exact_float(value: Any) -> Any:
         return value + 0.0
     if type(value) is not int:
         return value
+
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
+
     if number != value and math.isfinite(number):
         text = (
-            "{value} has more digits than a floating-point number keeps; the nearest is {nearest}"
+            "{value} has more digits than a floating-point number keeps; "
+            "the nearest is {nearest}"
         )
-        raise PydanticCustomError("inexact", text, {"value": value, "nearest": int(number)})
+        raise PydanticCustomError(
+            "inexact", text, {"value": value, "nearest": int(number)}
+        )
+
     return number
 
 
@@ -108,13 +117,17 @@ class Config(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _check_together(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _check_together(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
         if isinstance(data, cls):
             return data  # it was checked when it was made
+
         config = handler(data)
         conflicts = [config._conflict(field, text) for field, text in config.problems()]
         if conflicts:
             raise ValidationError.from_exception_data(cls.__name__, conflicts)
+
         return config
 
     def _conflict(self, field: str, text: str) -> InitErrorDetails:
@@ -128,13 +141,16 @@ class Config(BaseModel):
         """Return a copy with other values of some fields, checked as any other configuration."""
         return type(self)(**(dict(self) | changes))
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Self:
         """Return a copy with other values, unchecked; what was computed of the old ones is
         dropped.
         """
         copied = super().model_copy(update=update, deep=deep)
         for name in ("_canonical_json", "_key"):
             vars(copied).pop(name, None)
+
         return copied
 
     @functools.cached_property
@@ -145,7 +161,9 @@ class Config(BaseModel):
         return self._json_of_key()
 
     def _json_of_key(self) -> str:
-        entries = [f'"{name}":{text}' for name, text in sorted(self.canonical().items())]
+        entries = [
+            f'"{name}":{text}' for name, text in sorted(self.canonical().items())
+        ]
         return "{" + ",".join(entries) + "}"
 
     def canonical(self) -> dict[str, str]:
@@ -159,8 +177,10 @@ class Config(BaseModel):
             value = getattr(self, name)
             if default is _ALWAYS or value != default:
                 node[name] = _json_of(value)
+
         if self.code_revision > 1:
             node["revision"] = json.dumps(self.code_revision)
+
         return node
 
     def to_dict(self, only: Collection[str] | None = None) -> dict[str, Any]:
@@ -169,7 +189,9 @@ class Config(BaseModel):
 
         `only`: of these fields.
         """
-        return {name: _plain(value) for name, value in self if only is None or name in only}
+        return {
+            name: _plain(value) for name, value in self if only is None or name in only
+        }
 
 
 _ALWAYS = object()
@@ -182,6 +204,7 @@ def _fields_of_keys(kind: type[Config]) -> tuple[tuple[str, Any], ...]:
     for name, field in kind.model_fields.items():
         added = AFTER_FIRST_KEYS in field.metadata
         fields.append((name, field.default if added else _ALWAYS))
+
     return tuple(fields)
 
 
@@ -193,10 +216,13 @@ def canonical_json(config: Config) -> str:
 def _json_of(value: Any) -> str:
     if isinstance(value, Config):
         return value._canonical_json
+
     if isinstance(value, float):
         value += 0.0  # -0.0 is 0.0
+
     if isinstance(value, tuple):
         value = [item + 0.0 if isinstance(item, float) else item for item in value]
+
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 

@@ -46,6 +46,7 @@ def kind_of(config: type[NamedConfig]) -> str:
     for kind, base in CONFIGS.items():
         if issubclass(config, base):
             return kind
+
     return ""
 
 
@@ -54,6 +55,7 @@ def stated_name(config: type[NamedConfig]) -> str:
     stated = typing.get_args(config.model_fields["name"].annotation)
     if len(stated) != 1 or not isinstance(stated[0], str):
         return ""
+
     name: str = stated[0]
     return name
 
@@ -64,6 +66,7 @@ def config_problem(config: type[NamedConfig]) -> str:
     if not kind:
         bases = ", ".join(base.__name__ for base in CONFIGS.values())
         return f"derives from none of {bases}"
+
     name = stated_name(config)
     if not name:
         return 'must state its name, as `name: Literal["mine"] = "mine"`'
@@ -71,16 +74,19 @@ def config_problem(config: type[NamedConfig]) -> str:
         return f"has the name {name!r}; a name is lower-case letters, digits and _, a letter first"
     if config.model_fields["name"].default != name:
         return f"gives its name no default: `name: Literal[{name!r}] = {name!r}`"
+
     for field, about in config.model_fields.items():
         if about.is_required():
             return (
                 f"gives its field {field} no default; every field needs one, so that `{name}` alone"
                 " is a configuration"
             )
+
     if kind in STATED:
         attribute, meaning = STATED[kind]
         if attribute not in config.model_fields and not hasattr(config, attribute):
             return f"has no {attribute}: {meaning}"
+
     return ""
 
 
@@ -88,12 +94,15 @@ def implementation_problem(kind: str, implementation: Any) -> str:
     """Return what an implementation lacks; empty if nothing. Imports torch."""
     if not isinstance(implementation, type):
         return f"is {type(implementation).__name__}, not a class"
+
     module, _, name = BASES[kind].partition(":")
     base = getattr(importlib.import_module(module), name)
     if not issubclass(implementation, base):
         return f"does not derive from {module}.{name}, as all {kind} do"
+
     for attribute in NEEDED.get(kind, ()):
         inherited = getattr(base, attribute, None)
         if getattr(implementation, attribute, inherited) is inherited:
             return f"has no {attribute}, which all {kind} have"
+
     return ""

@@ -101,12 +101,17 @@ class DatasetConfig(NamedConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.rotate_together and self.rotate == "none":
-            yield "rotate_together", "there is no turn to share with rotate: none; leave it out"
+            yield (
+                "rotate_together",
+                "there is no turn to share with rotate: none; leave it out",
+            )
+
         if self.presample < self.num_points:
             yield (
                 "presample",
                 f"must be at least num_points ({self.num_points}), got {self.presample}",
             )
+
         if self.scale[0] > self.scale[1]:
             yield (
                 "scale",
@@ -200,6 +205,7 @@ class CloudFilesConfig(DatasetConfig):
         yield from super().problems()
         if not self.root:
             yield "root", "must be set: the folder of the clouds, below POINTSWEEP_DATA"
+
         if self.num_classes < 2:
             yield (
                 "num_classes",
@@ -208,22 +214,39 @@ class CloudFilesConfig(DatasetConfig):
                     " decides the head's size; `pointsweep data add FOLDER` counts them"
                 ),
             )
+
         known = ("xyz", *FEATURE_CHANNELS)
         for name in self.features:
             if name not in known:
                 yield "features", unknown("feature", name, known, "Allowed")
-        if self.features[:1] != ("xyz",) or len(set(self.features)) < len(self.features):
+
+        if self.features[:1] != ("xyz",) or len(set(self.features)) < len(
+            self.features
+        ):
             yield (
                 "features",
                 f"must be xyz and then each of {', '.join(FEATURE_CHANNELS)} at most once, got"
                 f" {list(self.features)}",
             )
+
         if self.test is None and self.test_fraction == 0:
-            yield "test", "null leaves nothing to test on; set test, or test_fraction above 0"
+            yield (
+                "test",
+                "null leaves nothing to test on; set test, or test_fraction above 0",
+            )
+
         if self.test is not None and self.test_fraction > 0:
-            yield "test_fraction", "is taken of train where test is null; set one of the two"
+            yield (
+                "test_fraction",
+                "is taken of train where test is null; set one of the two",
+            )
+
         if self.val is not None and self.val_fraction > 0:
-            yield "val_fraction", "val names a validation split of its own; set one of the two"
+            yield (
+                "val_fraction",
+                "val names a validation split of its own; set one of the two",
+            )
+
         if self.stored_points < self.num_points:
             yield (
                 "stored_points",
@@ -318,7 +341,9 @@ class ModelNet40FewshotConfig(DatasetConfig):
     presample: Whole = 1200
 
 
-ScanObjectNNVariant = Literal["pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"]
+ScanObjectNNVariant = Literal[
+    "pb_t50_rs", "pb_t50_r", "pb_t25_r", "pb_t25", "obj_bg", "obj_only"
+]
 
 
 class ScanObjectNNConfig(DatasetConfig):
@@ -426,7 +451,10 @@ class ScanObjectNNCConfig(CorruptedConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if self.source == "published" and self.variant != "pb_t50_rs":
-            yield "variant", f"the published files are made of pb_t50_rs, got {self.variant}"
+            yield (
+                "variant",
+                f"the published files are made of pb_t50_rs, got {self.variant}",
+            )
 
 
 class ShapeNetPartConfig(PartDatasetConfig):
@@ -491,6 +519,7 @@ class S3DISConfig(SceneDatasetConfig):
                     "acts on `layout: rooms` alone; the published blocks are 1 m wide, 0.5 m apart"
                     " and of 4,096 points; leave it out",
                 )
+
         if self.stride > self.block:
             yield (
                 "stride",

@@ -31,7 +31,9 @@ class MethodConfig(NamedConfig):
 
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d", "3d")
     compats: ClassVar[tuple[str, ...]] = ("fixed",)
-    needs_blocks: ClassVar[bool] = True  # false: it can be used with `backbone.num_blocks: 0`
+    needs_blocks: ClassVar[bool] = (
+        True  # false: it can be used with `backbone.num_blocks: 0`
+    )
     # fields that count blocks, tokens or points: of which there must be so many
     counted: ClassVar[Counted] = {}
     # false: in a pack on a GPU its models do not run as one, they share the frozen weights alone
@@ -150,7 +152,9 @@ class DoRAConfig(MethodConfig):
     alpha: Real | None = None
     """null: the rank."""
     targets: Annotated[
-        tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)
+        tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...],
+        Strict(False),
+        Field(min_length=1),
     ] = ("q", "v")
     """The projections that get an update."""
     detach_norm: bool = True
@@ -181,7 +185,9 @@ class IA3Config(MethodConfig):
     """(IA)3: keys, values and hidden activations rescaled by trained vectors."""
 
     name: Literal["ia3"] = "ia3"
-    targets: Annotated[tuple[Literal["k", "v", "ffn"], ...], Strict(False), Field(min_length=1)] = (
+    targets: Annotated[
+        tuple[Literal["k", "v", "ffn"], ...], Strict(False), Field(min_length=1)
+    ] = (
         "k",
         "v",
         "ffn",
@@ -212,7 +218,9 @@ class LoRAConfig(MethodConfig):
     alpha: Real | None = None
     """null: the rank."""
     targets: Annotated[
-        tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...], Strict(False), Field(min_length=1)
+        tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...],
+        Strict(False),
+        Field(min_length=1),
     ] = ("q", "v")
     """The projections that get an update."""
 
@@ -226,6 +234,7 @@ def _tuner_that_runs(value: object) -> object:
     reason = REFUSED.get(value) if isinstance(value, str) else None
     if reason is None:
         return value
+
     text = "peft's {tuner} cannot be used here: {reason}. Allowed: {allowed}"
     raise PydanticCustomError(
         "conflict",
@@ -265,9 +274,15 @@ class PEFTConfig(MethodConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         tuner = TUNERS[self.tuner]
         if self.r is not None and tuner.size is None:
-            yield "r", f"{self.tuner} has no size, so this would have no effect; leave it out"
+            yield (
+                "r",
+                f"{self.tuner} has no size, so this would have no effect; leave it out",
+            )
+
         if self.alpha is not None and tuner.alpha is None:
-            scaled = ", ".join(name for name, other in TUNERS.items() if other.alpha is not None)
+            scaled = ", ".join(
+                name for name, other in TUNERS.items() if other.alpha is not None
+            )
             yield (
                 "alpha",
                 (
@@ -275,6 +290,7 @@ class PEFTConfig(MethodConfig):
                     f" {scaled}"
                 ),
             )
+
         target = self.target or ()
         wrong = [name for name in target if name not in tuner.allowed]
         if wrong:
@@ -282,6 +298,7 @@ class PEFTConfig(MethodConfig):
                 "target",
                 f"{self.tuner} goes into {', '.join(tuner.allowed)}, got {', '.join(wrong)}",
             )
+
         if len(set(target)) < len(target):
             yield "target", "must name nothing twice"
 
@@ -364,8 +381,13 @@ class PPTConfig(MethodConfig):
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("3d",)
-    joins: ClassVar[bool] = False  # the embedding that it trains makes tokens and prompts
-    counted: ClassVar[Counted] = {"num_prompts": "points", "prompt_neighbours": "points"}
+    joins: ClassVar[bool] = (
+        False  # the embedding that it trains makes tokens and prompts
+    )
+    counted: ClassVar[Counted] = {
+        "num_prompts": "points",
+        "prompt_neighbours": "points",
+    }
 
     name: Literal["ppt"] = "ppt"
     num_prompts: Count = 128

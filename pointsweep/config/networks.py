@@ -59,7 +59,9 @@ class PointNNConfig(NetworkConfig):
 
     trainable: ClassVar[bool] = False
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
-    code_revision: ClassVar[int] = 2  # 2: sines and cosines interleaved, as in the released program
+    code_revision: ClassVar[int] = (
+        2  # 2: sines and cosines interleaved, as in the released program
+    )
 
     name: Literal["point_nn"] = "point_nn"
     num_stages: Count = 4

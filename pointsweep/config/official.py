@@ -32,7 +32,9 @@ class Program:
     `compat: fixed`.
     """
 
-    block_eps: float | None = None  # of the blocks' layer norms; null = the backbone's own
+    block_eps: float | None = (
+        None  # of the blocks' layer norms; null = the backbone's own
+    )
     final_eps: float | None = None  # of the norm behind the blocks
     # its operator for farthest points never picks what is within 0.0316 of the origin
     skips_near_origin: bool = False
@@ -54,14 +56,17 @@ def program(config: TrialConfig) -> Program:
     """
     released = _released(config)
     own = config.tokenizer.skip_near_origin if config.tokenizer is not None else None
+
     if own is None:
         return released
+
     return dataclasses.replace(released, skips_near_origin=own)
 
 
 def _released(config: TrialConfig) -> Program:
     if config.compat != "official" or config.method is None or config.backbone is None:
         return Program()
+
     modelnet = _is_modelnet(config.dataset.name)
     if config.method.name == "appt":
         return Program(block_eps=1e-5, final_eps=1e-5)
@@ -73,6 +78,7 @@ def _released(config: TrialConfig) -> Program:
             trains_frozen_norms=True,
             norms_prompts=False,
         )
+
     if modelnet:
         flat = config.backbone.name in VISION_AND_AUDIO
         return Program(
@@ -81,6 +87,7 @@ def _released(config: TrialConfig) -> Program:
             skips_near_origin=True,
             drops_each_token=flat,
         )
+
     return Program(final_eps=1e-6)
 
 
@@ -92,24 +99,35 @@ def with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     method = _name(data.get("method"))
     backbone = _name(data.get("backbone"))
     dataset = _name(data.get("dataset"))
-    if data.get("compat") != "official" or data.get("network") is not None or not method:
+
+    if (
+        data.get("compat") != "official"
+        or data.get("network") is not None
+        or not method
+    ):
         return filled
+
     if method == "point_peft":
         _fill(filled, "positions", "injection", "each_block")
         _fill(filled, "backbone", "drop_path", 0.1)
         _fill(filled, "dataset", "skip_near_origin", True)
+
         if _rotation(data.get("dataset")) != "none":
             _fill(filled, "dataset", "rotate_together", True)
+
     if method == "any2point":
         modelnet = _is_modelnet(dataset)
         if modelnet:
             _fill(filled, "dataset", "skip_near_origin", True)
+
         on_scans, on_modelnet = INJECTIONS.get(backbone, ("once", "once"))
         _fill(filled, "positions", "injection", on_modelnet if modelnet else on_scans)
         if modelnet and backbone in VISION_AND_AUDIO:
             _fill(filled, "backbone", "drop_path", 0.1)
+
     if method == "appt" and _name(data.get("tokenizer")) == "point_pn":
         _fill(filled, "dataset", "heights", True)
+
     return filled
 
 
@@ -121,7 +139,9 @@ def _name(part: Any) -> str:
     """Return the name of a part of a trial: a text, a mapping or a configuration; empty where it
     has none.
     """
-    name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", part)
+    name = (
+        part.get("name") if isinstance(part, Mapping) else getattr(part, "name", part)
+    )
     return name if isinstance(name, str) else ""
 
 
@@ -130,6 +150,7 @@ def _rotation(dataset: Any) -> str:
     default = "gravity" if _name(dataset).startswith("scanobjectnn") else "none"
     if isinstance(dataset, Mapping):
         return dataset.get("rotate", default)
+
     return default
 
 
@@ -139,5 +160,6 @@ def _fill(data: dict[str, Any], part: str, field: str, value: Any) -> None:
         given = {}
     elif isinstance(given, str):
         given = {"name": given}
+
     if isinstance(given, Mapping) and field not in given:
         data[part] = {**given, field: value}

@@ -83,7 +83,9 @@ class HeadConfig(Config):
     last_hidden: Added[Count | None] = None
     """Of the second hidden layer; null: hidden."""
     input_dropout: Added[Share] = 0.0
-    segmentation_widths: Added[Annotated[tuple[Count, Count, Count, Count], Strict(False)]] = (
+    segmentation_widths: Added[
+        Annotated[tuple[Count, Count, Count, Count], Strict(False)]
+    ] = (
         1536,
         1024,
         512,
@@ -97,7 +99,10 @@ class HeadConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, kind in (("svm_c", "svm"), ("neighbours", "knn")):
-            if self.kind != kind and getattr(self, name) != type(self).model_fields[name].default:
+            if (
+                self.kind != kind
+                and getattr(self, name) != type(self).model_fields[name].default
+            ):
                 yield (
                     name,
                     f"has an effect with kind: {kind} alone, got kind: {self.kind}; leave it out",
@@ -160,12 +165,17 @@ class TrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_warmup(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or {"warmup_epochs", "warmup_fraction"} & data.keys():
+        if (
+            not isinstance(data, Mapping)
+            or {"warmup_epochs", "warmup_fraction"} & data.keys()
+        ):
             return data
+
         epochs = data.get("epochs")
         if isinstance(epochs, int) and epochs < PAPER_EPOCHS:
             # It is no longer the schedule of a program that steps late.
             return {**data, "warmup_fraction": SHORT_WARMUP, "lag_epochs": 0}
+
         return data
 
     @property
@@ -178,6 +188,7 @@ class TrainConfig(Config):
         """Return how many epochs there are of which a part, or all, is warm-up."""
         if self.warmup_fraction is None:
             return self.lag_epochs + self.warmup_epochs
+
         return math.ceil(self.warmup_fraction * self.epochs)
 
     def canonical(self) -> dict[str, str]:
@@ -185,17 +196,27 @@ class TrainConfig(Config):
         if self.precision == "bf16":
             # 2: places on lines and planes are worked out in single precision
             node["revision"] = "2"
+
         return node
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.min_lr > self.lr:
             yield "min_lr", f"must be from 0 to lr ({self.lr}), got {self.min_lr}"
+
         if self.decayed == "all" and not self.decay_tokens:
             yield (
                 "decay_tokens",
                 "false spares tokens, and decayed: all spares nothing; set one of the two",
             )
+
         if self.warmup_fraction is not None and self.warmup_epochs != PAPER_WARMUP:
-            yield "warmup_fraction", "takes the place of warmup_epochs; set one of the two"
+            yield (
+                "warmup_fraction",
+                "takes the place of warmup_epochs; set one of the two",
+            )
+
         if self.warmup_fraction is not None and self.lag_epochs:
-            yield "lag_epochs", "has no effect with warmup_fraction; leave one of the two out"
+            yield (
+                "lag_epochs",
+                "has no effect with warmup_fraction; leave one of the two out",
+            )

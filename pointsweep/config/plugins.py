@@ -74,6 +74,7 @@ class Source:
             return self.name
         if f"{self.name}.py" in self.texts:
             return f"{self.name}.py"
+
         return f"{self.name}/"
 
 
@@ -81,6 +82,7 @@ def _digest(files: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for path, text in sorted(files):
         digest.update(path.encode() + b"\0" + text.encode() + b"\0")
+
     return digest.hexdigest()[:DIGITS]
 
 
@@ -93,6 +95,7 @@ def read_source(path: Path) -> Source:
     """
     if path.is_file() and path.suffix != ".py":
         raise PluginError(f"{path.name} is no Python file: its name must end in .py")
+
     name = path.stem if path.suffix == ".py" else path.name
     if not name.isidentifier():
         raise PluginError(
@@ -100,34 +103,44 @@ def read_source(path: Path) -> Source:
         )
     if path.is_file() and path.suffix == ".py":
         return Source(name, ((path.name, _text(path)),), str(path.parent.resolve()))
+
     if path.is_dir() and (path / "__init__.py").is_file():
         files = []
         for file in sorted(path.rglob("*.py")):
             inner = file.relative_to(path)
             if not any(part.startswith(".") for part in inner.parts):
                 files.append((f"{name}/{inner.as_posix()}", _text(file)))
+
         size = sum(len(text) for _, text in files)
         if size > MOST_BYTES:
             raise PluginError(
                 f"{path.name}/ holds {size:,} bytes of Python; at most {MOST_BYTES:,} travel with a"
                 " launch"
             )
+
         return Source(name, tuple(files), str(path.parent.resolve()))
+
     if path.is_dir():
-        raise PluginError(f"the folder {path.name} is no package: it has no __init__.py")
+        raise PluginError(
+            f"the folder {path.name} is no package: it has no __init__.py"
+        )
+
     raise PluginError(f"no file {path}{_near(path)}")
 
 
 def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
+
     names = sorted(
         entry.name
         for entry in path.parent.iterdir()
         if entry.suffix == ".py" or (entry / "__init__.py").is_file()
     )
+
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f". Did you mean '{near[0]}'?" if near else ""
+
     return f"{hint or '.'} Python files in that folder: {', '.join(names) or 'none'}"
 
 
@@ -138,6 +151,7 @@ def _text(path: Path) -> str:
                 f"{path.name} has more than {MOST_BYTES:,} bytes, which is the most that travels"
                 " with a launch"
             )
+
         return importlib.util.decode_source(path.read_bytes())
     except OSError as error:
         raise PluginError(f"{path.name} cannot be read: {error.strerror}") from error
@@ -154,11 +168,13 @@ def locate(name: str, folder: Path) -> Source | None:
     for path in (folder / f"{name}.py", folder / name):
         if path.is_file() or (path / "__init__.py").is_file():
             return read_source(path)
+
     spec = importlib.util.find_spec(name)
     if spec is None:
         return None
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise PluginError(f"{name} is no package or file of Python code")
+
     origin = Path(spec.origin).resolve()
     if _is_below(origin, SITE):
         return Source(name)
@@ -167,11 +183,14 @@ def locate(name: str, folder: Path) -> Source | None:
             f"{name} is no plug-in: it comes with"
             f" {'pointsweep' if name == 'pointsweep' else 'Python'}"
         )
+
     return read_source(origin.parent if origin.name == "__init__.py" else origin)
 
 
 def _is_below(path: Path, names: Iterable[str]) -> bool:
-    return any(path.is_relative_to(Path(sysconfig.get_path(name)).resolve()) for name in names)
+    return any(
+        path.is_relative_to(Path(sysconfig.get_path(name)).resolve()) for name in names
+    )
 
 
 # Permission
@@ -189,12 +208,16 @@ def is_allowed(source: Source, requested: bool) -> bool:
     """
     if requested or source.is_installed:
         return True
+
     setting = os.environ.get(ALLOW_VARIABLE, "")
     if setting in ("", "0"):
         return False
     if setting == "1":
         return True
-    folders = [Path(part).expanduser().resolve() for part in setting.split(os.pathsep) if part]
+
+    folders = [
+        Path(part).expanduser().resolve() for part in setting.split(os.pathsep) if part
+    ]
     return bool(source.folder) and any(
         Path(source.folder).resolve().is_relative_to(folder) for folder in folders
     )
@@ -228,15 +251,19 @@ class _Loader(importlib.abc.ExecutionLoader):
 class _Finder(importlib.abc.MetaPathFinder):
     """Import finder of the modules of the plug-ins that are active in this process."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Any = None, target: Any = None
+    ) -> ModuleSpec | None:
         """Return where a module is, if it is a plug-in's."""
         source = _active.get(fullname.partition(".")[0])
         if source is None or source.is_installed:
             return None
+
         base = fullname.replace(".", "/")
         for file in (f"{base}/__init__.py", f"{base}.py"):
             if file in source.texts:
                 return importlib.util.spec_from_loader(fullname, _Loader(source, file))
+
         return None
 
 
@@ -253,8 +280,10 @@ def adopt(sources: Iterable[Source]) -> dict[str, ModuleType]:
     if any(_is_new(source) for source in sources):
         for source in sources:
             forget(source.name)
+
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+
     fresh = [source for source in sources if source.name not in _active]
     modules = {}
     try:
@@ -262,9 +291,11 @@ def adopt(sources: Iterable[Source]) -> dict[str, ModuleType]:
             with _naming(source):
                 _refuse_taken(source)
                 _active[source.name] = source
+
         for source in sources:
             with _naming(source):
                 modules[source.name] = imported(source, source.name)
+
         for source in fresh:
             if not source.is_installed:
                 with _naming(source):
@@ -273,6 +304,7 @@ def adopt(sources: Iterable[Source]) -> dict[str, ModuleType]:
         for source in fresh:
             forget(source.name)
         raise
+
     return modules
 
 
@@ -295,8 +327,10 @@ def forget(name: str) -> None:
     """Take out a plug-in with its components and modules, so that it can be imported anew."""
     registry.forget(name)
     source = _active.pop(name, None)
+
     if source is None or source.is_installed:
         return
+
     for module in list(sys.modules):
         if module.partition(".")[0] == name:
             del sys.modules[module]
@@ -308,6 +342,7 @@ def _refuse_taken(source: Source) -> None:
     """
     if source.is_installed:
         return
+
     loaded = sys.modules.get(source.name)
     if loaded is not None:
         loaded_file = getattr(loaded, "__file__", None)
@@ -319,9 +354,11 @@ def _refuse_taken(source: Source) -> None:
         spec = importlib.util.find_spec(source.name)
         loaded_file = spec.origin if spec is not None else None
         if loaded_file is None or not (
-            loaded_file in BUILT_INTO_PYTHON or _is_below(Path(loaded_file).resolve(), INSTALLED)
+            loaded_file in BUILT_INTO_PYTHON
+            or _is_below(Path(loaded_file).resolve(), INSTALLED)
         ):
             return
+
     raise PluginError(
         f"{source.shown}: the name {source.name} is that of another module here"
         f" ({loaded_file or 'no file'}); rename it"
@@ -338,6 +375,7 @@ def imported(source: Source, module: str) -> ModuleType:
         raise PluginError(
             f"{_where(source, error)}: {_words(error)}{_beside(source, error)}"
         ) from error
+
     for other in sorted(sys.modules.keys() - before):
         if "." not in other and other not in _active and _lies_beside(other, source):
             text = (
@@ -345,6 +383,7 @@ def imported(source: Source, module: str) -> ModuleType:
                 " under plugins: too"
             )
             raise PluginError(f"{source.shown} {text}")
+
     return loaded
 
 
@@ -352,6 +391,7 @@ def _lies_beside(module: str, source: Source) -> bool:
     file = getattr(sys.modules[module], "__file__", None)
     if not source.folder or file is None or module == "pointsweep":
         return False
+
     path = Path(file)
     folder = path.parent.parent if path.name == "__init__.py" else path.parent
     return folder.resolve() == Path(source.folder)
@@ -363,11 +403,13 @@ def _where(source: Source, error: BaseException) -> str:
         for file in source.texts:
             if str(Path(source.folder, file)) == error.filename:
                 return f"{file}, line {error.lineno}"
+
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         for other in (source, *_active.values()):
             for file in other.texts:
                 if str(Path(other.folder, file)) == frame.filename:
                     return f"{file}, line {frame.lineno}"
+
     return source.shown
 
 
@@ -381,9 +423,13 @@ def _beside(source: Source, error: BaseException) -> str:
     name = getattr(error, "name", None)
     if not isinstance(error, ModuleNotFoundError) or not name or not source.folder:
         return ""
+
     top = name.partition(".")[0]
     folder = Path(source.folder)
-    is_there = (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+    is_there = (folder / f"{top}.py").is_file() or (
+        folder / top / "__init__.py"
+    ).is_file()
+
     return f"; {top} lies beside it: list it under plugins: too" if is_there else ""
 
 
@@ -394,6 +440,7 @@ def _register(source: Source, module: ModuleType) -> None:
     """Register the components of a plug-in's own module. Raises PluginError."""
     own = list(_own_classes(source, module))
     implemented = set()
+
     for found in own:
         config = vars(found).get("Config")
         if (
@@ -403,6 +450,7 @@ def _register(source: Source, module: ModuleType) -> None:
         ):
             _register_one(source, found)
             implemented.add(config)
+
     for found in own:
         if not issubclass(found, NamedConfig) or found in implemented:
             continue
@@ -434,6 +482,7 @@ def place_of(source: Source, found: type) -> str:
             words = line.replace("(", " ").replace(":", " ").split()
             if words[:2] == ["class", found.__name__]:
                 return f"{file}, line {number}"
+
     return source.shown
 
 
@@ -443,18 +492,21 @@ def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]
     """
     loaded = imported(source, module)
     component = getattr(loaded, attribute, None)
+
     if not isinstance(component, type):
         classes = sorted(
             name
             for name, value in vars(loaded).items()
             if isinstance(value, type) and "Config" in vars(value)
         )
+
         near = difflib.get_close_matches(attribute, classes, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise PluginError(
             f"{module} has no class {attribute}.{hint} Classes with a Config:"
             f" {', '.join(classes) or 'none'}"
         )
+
     try:
         return registry.register_class(component, source.name)
     except PluginError as error:
@@ -471,6 +523,7 @@ def plugin_of(kind: str, name: str) -> Source | None:
     source = _active.get(registry.source_of(kind, name))
     if source is not None and not source.is_installed:
         return source
+
     return None
 
 
@@ -481,6 +534,7 @@ def digest_of(name: str) -> str:
     source = _active.get(name)
     if source is not None and not source.is_installed:
         return source.digest
+
     return _installed_digest(name)
 
 
@@ -488,25 +542,38 @@ def _installed_digest(name: str) -> str:
     path = Path(str(sys.modules[name].__file__))
     if path.name != "__init__.py":
         return _digest([(path.name, _text(path))])
+
     folder = path.parent
     files = sorted(folder.rglob("*.py"))
-    return _digest([(file.relative_to(folder).as_posix(), _text(file)) for file in files])
+    return _digest(
+        [(file.relative_to(folder).as_posix(), _text(file)) for file in files]
+    )
 
 
 def digests(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the digest of every plug-in behind some components, each (kind, name), and of those
     that they import.
     """
-    pending = [name for kind, component in parts if (name := registry.source_of(kind, component))]
+    pending = [
+        name
+        for kind, component in parts
+        if (name := registry.source_of(kind, component))
+    ]
+
     digest_by_name: dict[str, str] = {}
+
     while pending:
         name = pending.pop()
         if name in digest_by_name:
             continue
+
         digest_by_name[name] = digest_of(name)
         source = _active.get(name)
         if source is not None:
-            pending += [other for other in _active if other != name and _mentions(source, other)]
+            pending += [
+                other for other in _active if other != name and _mentions(source, other)
+            ]
+
     return dict(sorted(digest_by_name.items()))
 
 
@@ -522,6 +589,11 @@ def _imports(text: str) -> frozenset[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             modules |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.module is not None
+            and node.level == 0
+        ):
             modules.add(node.module.partition(".")[0])
+
     return frozenset(modules)

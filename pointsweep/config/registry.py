@@ -17,7 +17,14 @@ from typing import Annotated, Any, Union
 
 from pydantic import Field, TypeAdapter
 
-from pointsweep.config import backbones, contract, datasets, methods, networks, tokenizers
+from pointsweep.config import (
+    backbones,
+    contract,
+    datasets,
+    methods,
+    networks,
+    tokenizers,
+)
 from pointsweep.config.base import NamedConfig
 from pointsweep.errors import PluginError
 from pointsweep.utils import entry_points
@@ -48,15 +55,18 @@ def register(kind: str, config: type[NamedConfig], code: str, source: str = "") 
     """
     if kind not in _REGISTERED:
         raise ValueError(f"no kind of component {kind!r}; known: {', '.join(KINDS)}")
+
     name = contract.stated_name(config)
     if not name:
         text = 'must state its name, as `name: Literal["lora"] = "lora"`'
         raise ValueError(f"{config.__module__}.{config.__qualname__} {text}")
+
     known = _REGISTERED[kind].get(name)
     if known is not None and known.config is not config:
         raise ValueError(
             f"two components of {kind} are called {name!r}: {known.code} and {code}; rename one"
         )
+
     _REGISTERED[kind][name] = Component(config, code, source)
     union.cache_clear()
 
@@ -71,11 +81,16 @@ def register_class(component: type, source: str = "") -> tuple[str, str]:
     is_config = issubclass(component, NamedConfig)
     config = component if is_config else getattr(component, "Config", None)
     shown = f"{component.__module__}.{component.__qualname__}"
+
     if not isinstance(config, type) or not issubclass(config, NamedConfig):
-        raise PluginError(f"{shown} names no configuration class: set `Config = ...` in it")
+        raise PluginError(
+            f"{shown} names no configuration class: set `Config = ...` in it"
+        )
+
     problem = contract.config_problem(config)
     if problem:
         raise PluginError(f"{config.__module__}.{config.__qualname__} {problem}")
+
     kind = contract.kind_of(config)
     if is_config:
         code = config.implementation
@@ -90,10 +105,12 @@ def register_class(component: type, source: str = "") -> tuple[str, str]:
         problem = contract.implementation_problem(kind, component)
         if problem:
             raise PluginError(f"{shown} {problem}")
+
     try:
         register(kind, config, code, source)
     except ValueError as error:
         raise PluginError(str(error)) from error
+
     return kind, contract.stated_name(config)
 
 
@@ -101,8 +118,11 @@ def forget(source: str) -> None:
     """Take out all components that came from somebody else's module."""
     for kind, components in _REGISTERED.items():
         _REGISTERED[kind] = {
-            name: component for name, component in components.items() if component.source != source
+            name: component
+            for name, component in components.items()
+            if component.source != source
         }
+
     union.cache_clear()
 
 
@@ -121,10 +141,13 @@ def discover(kind: str, name: str) -> bool:
     for point in entry_points.offered(kind, name):
         try:
             component = point.load()
-        except Exception as error:  # whatever another package's import raises: said with its words
+        except (
+            Exception
+        ) as error:  # whatever another package's import raises: said with its words
             raise PluginError(
                 f"{kind} {name!r} of {point.value}: {type(error).__name__}: {error}"
             ) from error
+
         registered = register_class(component, source=point.module.partition(".")[0])
         if registered != (kind, name):
             text = (
@@ -132,7 +155,9 @@ def discover(kind: str, name: str) -> bool:
                 f" {registered[1]!r}; give it that name"
             )
             raise PluginError(text)
+
         return True
+
     return False
 
 
@@ -140,7 +165,9 @@ def offered(kind: str) -> list[str]:
     """Return all names of a kind: the registered ones and those that installed packages offer,
     sorted.
     """
-    return sorted({*_REGISTERED[kind], *(point.name for point in entry_points.offered(kind))})
+    return sorted(
+        {*_REGISTERED[kind], *(point.name for point in entry_points.offered(kind))}
+    )
 
 
 def names(kind: str) -> list[str]:
@@ -153,6 +180,7 @@ def load(kind: str, name: str) -> type:
     component = _REGISTERED[kind][name]
     if component.source:
         return _load_of_others(kind, component)
+
     module, _, attribute = component.code.partition(":")
     loaded: type = getattr(importlib.import_module(module), attribute)
     return loaded
@@ -165,15 +193,22 @@ def _load_of_others(kind: str, component: Component) -> type:
     module, _, attribute = component.code.partition(":")
     try:
         loaded: type | None = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # whatever somebody else's import raises: said with its words
-        raise PluginError(f"{component.code}: {type(error).__name__}: {error}") from error
+    except (
+        Exception
+    ) as error:  # whatever somebody else's import raises: said with its words
+        raise PluginError(
+            f"{component.code}: {type(error).__name__}: {error}"
+        ) from error
+
     if loaded is None:
         raise PluginError(
             f"{module} has no {attribute}, which {component.config.__name__}.implementation names"
         )
+
     problem = contract.implementation_problem(kind, loaded)
     if problem:
         raise PluginError(f"{component.code} {problem}")
+
     return loaded
 
 
@@ -184,7 +219,9 @@ def config_class(kind: str, name: str) -> Any:
 
 def config_classes(kind: str) -> Mapping[str, type[NamedConfig]]:
     """Return the configuration classes of a kind by name."""
-    return {name: component.config for name, component in sorted(_REGISTERED[kind].items())}
+    return {
+        name: component.config for name, component in sorted(_REGISTERED[kind].items())
+    }
 
 
 @functools.cache
@@ -193,6 +230,7 @@ def union(kind: str) -> TypeAdapter[Any]:
     classes: Any = Union[tuple(config_classes(kind).values())]  # noqa: UP007
     if len(config_classes(kind)) > 1:
         classes = Annotated[classes, Field(discriminator="name")]
+
     return TypeAdapter(classes)
 
 

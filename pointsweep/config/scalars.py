@@ -35,9 +35,11 @@ def kind_of(text: str) -> str:
         return "bool"
     if INT.fullmatch(text):
         return "int"
+
     fraction = FLOAT.fullmatch(text) and re.search("[.eE]", text)
     if fraction or INFINITE.fullmatch(text):
         return "float"
+
     return "str"
 
 
@@ -50,6 +52,7 @@ def value_of(text: str, kind: str | None = None) -> Any:
     text_kind = kind_of(text)
     if kind is None:
         kind = text_kind
+
     if kind == "str":
         return text
     if kind != text_kind and not (kind == "float" and text_kind == "int"):
@@ -60,30 +63,37 @@ def value_of(text: str, kind: str | None = None) -> Any:
         return text.lower() == "true"
     if kind == "int":
         return _whole(text)
+
     return _decimal(text)
 
 
 def _whole(text: str) -> int:
     if len(text) > MOST_DIGITS:
-        raise ValueError(f"a whole number of {len(text)} digits, at most {MOST_DIGITS} are read")
+        raise ValueError(
+            f"a whole number of {len(text)} digits, at most {MOST_DIGITS} are read"
+        )
     if text.startswith("0o"):
         return int(text[2:], 8)
     if text.startswith("0x"):
         return int(text[2:], 16)
+
     return int(text)
 
 
 def _decimal(text: str) -> float:
     if INFINITE.fullmatch(text):
         return float(text.replace(".", ""))
+
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"{text} is beyond the largest number, about 1.8e308")
+
     mantissa = re.split("[eE]", text)[0]
     if value == 0 and re.search("[1-9]", mantissa):
         raise ValueError(
             f"{text} is so small that it would be read as 0; write 0, or a number above 1e-307"
         )
+
     return value
 
 
@@ -97,13 +107,16 @@ def hint(value: object) -> str:
         return ""
     if kind_of(value) in ("int", "float"):
         return f" (in quotes it is a text: write {value})"
+
     zeros = LEADING_ZERO.fullmatch(value)
     if zeros:
         sign, digits = zeros[1], zeros[2]
         octal = ""
         if re.fullmatch("[1-7][0-7]*", digits) and not sign:
             octal = f", or 0o{digits} for {int(digits, 8)}"
+
         return f" (with a leading zero it is a text: write {sign}{digits}{octal})"
+
     if "_" in value and UNDERSCORES.fullmatch(value):
         return f" (with _ it is a text: write {value.replace('_', '')})"
     if BINARY.fullmatch(value):
@@ -112,6 +125,7 @@ def hint(value: object) -> str:
         return " (it is a text, not a time: write one number, such as 1.5 for an hour and a half)"
     if DECIMAL_COMMA.fullmatch(value):
         return f" (with a comma it is a text: write {value.replace(',', '.')})"
+
     return ""
 
 
@@ -126,6 +140,7 @@ def spelled(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+
     return str(value)
 
 
@@ -144,4 +159,5 @@ def whole_argument(text: str) -> int:
     value = value_of(text)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"must be a whole number from 0 on, got {text}{hint(value)}")
+
     return value

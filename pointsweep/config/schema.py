@@ -42,11 +42,14 @@ def component(kind: str, value: Any) -> Any:
     """
     if isinstance(value, NamedConfig):
         return value
+
     if isinstance(value, str):
         value = {"name": value}
+
     name = value.get("name") if isinstance(value, dict) else None
     if isinstance(name, str) and name not in registry.config_classes(kind):
         registry.discover(kind, name)
+
     return registry.union(kind).validate_python(value)
 
 
@@ -83,13 +86,16 @@ class TrialConfig(Config):
         """Add the parts that may be left out, and what `compat: official` chooses."""
         if not isinstance(data, dict):
             return data
+
         filled = official.with_defaults(data)
         if filled.get("train") is None:
             filled["train"] = _default_of(TrainConfig)
+
         if filled.get("network") is None:
             for name in ("positions", "head"):
                 if filled.get(name) is None:
                     filled[name] = _default_of(UNNAMED[name])
+
         return filled
 
     @property
@@ -102,6 +108,7 @@ class TrialConfig(Config):
         """Return whether there is anything to train; false: one look at the training clouds."""
         if self.network is not None:
             return self.network.trainable
+
         return not self.probes
 
     def key(self) -> str:
@@ -112,7 +119,9 @@ class TrialConfig(Config):
         return self._key
 
     @functools.cached_property
-    def _key(self) -> str:  # asked for again and again by whoever handles thousands of trials
+    def _key(
+        self,
+    ) -> str:  # asked for again and again by whoever handles thousands of trials
         # The text itself is not kept: with thousands of trials it is most of the memory.
         return hashlib.sha256(self._json_of_key().encode()).hexdigest()[:16]
 
@@ -120,6 +129,7 @@ class TrialConfig(Config):
         node = super().canonical()
         if self.compat == "official" and self.network is None:
             node["program"] = json.dumps(PROGRAMS)
+
         return node
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -127,6 +137,7 @@ class TrialConfig(Config):
         for part, text in missing_or_extra(dict(self)):
             parts_are_there = False
             yield part, text
+
         if parts_are_there:
             yield from self._misfits()
 
@@ -136,6 +147,7 @@ class TrialConfig(Config):
         backbone = self.backbone
         method = self.method
         network = self.network
+
         if method is not None and backbone is not None:
             modality = registry.modality(backbone)
             possible = ("1d", "2d") if modality is None else (modality,)
@@ -145,48 +157,72 @@ class TrialConfig(Config):
                     f"{method.name} needs a {needed} backbone; {backbone.name} is"
                     f" {' or '.join(possible)}"
                 )
+
                 yield "method", text
+
         if backbone is not None and backbone.num_blocks == 0:
             yield from self._without_blocks()
+
         for part in (network or method, backbone):
             if part is not None and self.compat not in part.compats:
                 allowed = ", ".join(part.compats)
-                yield "compat", f"{part.name} has no {self.compat} form here; allowed: {allowed}"
+                yield (
+                    "compat",
+                    f"{part.name} has no {self.compat} form here; allowed: {allowed}",
+                )
+
         if dataset.num_categories and network is not None:
             text = (
                 f"{network.name} classifies whole clouds; {dataset.name} needs a backbone and a"
                 " method"
             )
             yield "network", text
+
         if dataset.num_categories and self.compat != "fixed":
             text = (
                 f"the published programs are those of classification; allowed on {dataset.name}:"
                 " fixed"
             )
             yield "compat", text
-        if dataset.heights and (self.tokenizer is None or self.tokenizer.name != "point_pn"):
+
+        if dataset.heights and (
+            self.tokenizer is None or self.tokenizer.name != "point_pn"
+        ):
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
             yield "dataset.heights", text
-        if dataset.point_features and not (network is not None and network.takes_features):
+
+        if dataset.point_features and not (
+            network is not None and network.takes_features
+        ):
             model = network.name if network is not None else "the tokenizer"
             named = []
             for name, kind in registry.config_classes("networks").items():
                 if getattr(kind, "takes_features", False):
                     named.append(name)
+
             yield (
                 "dataset.features",
                 f"{', '.join(dataset.point_features)}: {model} takes coordinates alone; allowed:"
                 f" [xyz], or one of the networks {', '.join(named)}",
             )
+
         yield from self._too_many()
         scrambled = self.positions.scrambled if self.positions is not None else None
         has_plane = backbone is None or registry.modality(backbone) in ("2d", None)
+
         if scrambled is not None and not has_plane:
             text = "planes alone have encodings that can be scrambled; leave it out on 1d and 3d"
             yield "positions.scrambled", text
+
         if self.probes:
             yield from self._probe_misfits()
-        if self.head and backbone and self.head.pool == "class_max" and not backbone.class_token:
+
+        if (
+            self.head
+            and backbone
+            and self.head.pool == "class_max"
+            and not backbone.class_token
+        ):
             yield (
                 "head.pool",
                 f"{backbone.name} has no class token; allowed: mean_max, mean_plus_max",
@@ -200,6 +236,7 @@ class TrialConfig(Config):
         """
         if self.method is None or self.backbone is None or self.backbone.stand_in:
             return
+
         blocks = self.backbone.num_blocks
         available = {
             "blocks": self.backbone.max_blocks if blocks is None else blocks,
@@ -215,14 +252,23 @@ class TrialConfig(Config):
 
     def _probe_misfits(self) -> Iterator[tuple[str, str]]:
         """Yield what a probe of frozen features cannot be taken of."""
-        assert self.head and self.tokenizer and self.backbone and self.positions and self.method
+        assert (
+            self.head
+            and self.tokenizer
+            and self.backbone
+            and self.positions
+            and self.method
+        )
+
         kind = self.head.kind
+
         if self.method.name != "head_only":
             text = (
                 f"{self.method.name} trains, and head.kind: {kind} trains nothing; allowed:"
                 " head_only"
             )
             yield "method", text
+
         if registry.modality(self.backbone) != "3d" or self.tokenizer.name != "patch":
             text = (
                 f"{kind} looks at pretrained features, and the tokenizer {self.tokenizer.name}"
@@ -232,8 +278,13 @@ class TrialConfig(Config):
                 "head.kind",
                 f"{text} {self.backbone.name}; allowed: the tokenizer patch of a 3d backbone",
             )
+
         if self.positions.kind == "learnable":
-            yield "positions.kind", f"learnable needs training, and head.kind: {kind} has none"
+            yield (
+                "positions.kind",
+                f"learnable needs training, and head.kind: {kind} has none",
+            )
+
         if self.dataset.num_categories or self.compat != "fixed":
             yield "head.kind", f"{kind} classifies whole clouds under compat: fixed"
 
@@ -249,6 +300,7 @@ class TrialConfig(Config):
                     f" allowed: {', '.join(able)}"
                 ),
             )
+
         if self.dataset.num_categories:
             yield (
                 "backbone.num_blocks",
@@ -270,6 +322,7 @@ def missing_or_extra(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
         needed = ["dataset"]
     else:
         needed = ["dataset", "tokenizer", "backbone", "method"]
+
     for part in needed:
         if data.get(part) is None:
             yield part, missing(part)
@@ -284,6 +337,7 @@ def dataset_of_seed(dataset: DatasetConfig, seed: int) -> DatasetConfig:
     """Return the data set of one seed: a fold that is left open is that of the seed."""
     if getattr(dataset, "fold", 0) is None:
         return dataset.model_copy(update={"fold": seed % 10})
+
     return dataset
 
 
@@ -292,12 +346,18 @@ def with_seed(config: TrialConfig, seed: int) -> TrialConfig:
 
     A fold and a `weights_seed` that are left open are those of the seed.
     """
-    changes: dict[str, Any] = {"dataset": dataset_of_seed(config.dataset, seed), "seed": seed}
+    changes: dict[str, Any] = {
+        "dataset": dataset_of_seed(config.dataset, seed),
+        "seed": seed,
+    }
+
     backbone = config.backbone
+
     if backbone is not None and backbone.weights_seed is None:
         # Where nothing is drawn the trial is that of the default, whatever the seed.
         draw = seed if backbone.weights in DRAWN_WEIGHTS else 0
         changes["backbone"] = backbone.model_copy(update={"weights_seed": draw})
+
     return config.model_copy(update=changes)
 
 
@@ -309,7 +369,9 @@ def without_seed(config: TrialConfig) -> TrialConfig:
     changes: dict[str, Any] = {"seed": 0}
     if hasattr(config.dataset, "fold"):
         changes["dataset"] = config.dataset.model_copy(update={"fold": 0})
+
     backbone = config.backbone
     if backbone is not None and backbone.weights in DRAWN_WEIGHTS:
         changes["backbone"] = backbone.model_copy(update={"weights_seed": 0})
+
     return config.model_copy(update=changes)

@@ -27,7 +27,9 @@ from pointsweep.config.schema import (
 )
 from pointsweep.errors import ConfigError, Problem, unknown
 
-__all__ = ["MOST_WHOLE"]  # of config.base, for those who check whole numbers of a file themselves
+__all__ = [
+    "MOST_WHOLE"
+]  # of config.base, for those who check whole numbers of a file themselves
 
 PathAndText = tuple[str, str]
 # What a part is checked as, by its data as text: cells of a sweep share what is equal.
@@ -53,7 +55,10 @@ def trial_from_dict(data: Mapping[str, Any]) -> TrialConfig:
     """
     config, problems = check_trial(data)
     if config is None:
-        raise ConfigError("trial", [Problem(path, message) for path, message in problems])
+        raise ConfigError(
+            "trial", [Problem(path, message) for path, message in problems]
+        )
+
     return config
 
 
@@ -66,18 +71,27 @@ def check_trial(
     """
     problems = list(missing_or_extra(dict(data)))
     given = official.with_defaults(data)
+
     if given.get("network") is not None:
-        given = {part: value for part, value in given.items() if part not in MODEL_PARTS}
+        given = {
+            part: value for part, value in given.items() if part not in MODEL_PARTS
+        }
+
     if known is not None:
         _reuse(given, known)
+
     try:
         config = TrialConfig.model_validate(given)
     except ValidationError as error:
         reported = {path for path, _ in problems}
-        problems += [item for item in problems_of(error, TrialConfig) if item[0] not in reported]
+        problems += [
+            item for item in problems_of(error, TrialConfig) if item[0] not in reported
+        ]
         return None, problems
+
     if known is not None:
         _remember(given, config, known)
+
     return (None if problems else config), problems
 
 
@@ -96,7 +110,9 @@ def _remember(given: Mapping[str, Any], config: TrialConfig, known: KnownParts) 
             known[part, repr(value)] = part_config
 
 
-def problems_of(error: ValidationError, model: type[Config], path: str = "") -> list[PathAndText]:
+def problems_of(
+    error: ValidationError, model: type[Config], path: str = ""
+) -> list[PathAndText]:
     """Return (dotted path, message) for everything that pydantic found wrong with a model's
     data.
     """
@@ -106,10 +122,13 @@ def problems_of(error: ValidationError, model: type[Config], path: str = "") -> 
         shown = ".".join(filter(None, (path, where)))
         place = _Place(owner, shown, field)
         problems.setdefault(place.problem(item))
+
     return list(problems)
 
 
-def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], str, str]:
+def _located(
+    model: type[Config], loc: tuple[Any, ...]
+) -> tuple[type[Config], str, str]:
     """Return the configuration class that an error is about, its dotted path, and the field in that
     class.
     """
@@ -117,27 +136,33 @@ def _located(model: type[Config], loc: tuple[Any, ...]) -> tuple[type[Config], s
     owner = model
     path = ""
     field = ""
+
     while names:
         name = names.pop(0)
         if isinstance(name, int):
             path += f"[{name}]"
             continue
+
         field = name
         path += f".{name}" if path else str(name)
         nested = _nested(owner, name)
+
         if owner is not TrialConfig and names:
             if nested is not None:
                 owner, field = nested, ""
                 continue
             # A text below a field names a branch of a union; a number an entry of a list.
             names = [entry for entry in names if isinstance(entry, int)]
+
         if owner is not TrialConfig or not names:
             continue
+
         if name in UNNAMED:
             owner, field = UNNAMED[name], ""
         elif name in PARTS and names[0] in registry.names(PARTS[name]):
             # Components are told apart by their name, which pydantic puts into the path.
             owner, field = registry.config_class(PARTS[name], names.pop(0)), ""
+
     return owner, path, field
 
 
@@ -150,6 +175,7 @@ def _nested(owner: type[Config], name: str) -> type[Config] | None:
         and issubclass(field.annotation, Config)
     ):
         return field.annotation
+
     return None
 
 
@@ -164,11 +190,17 @@ class _Place:
     def problem(self, item: Any) -> PathAndText:
         """Return the path and the message of one error of pydantic's."""
         kind, value = item["type"], item["input"]
-        length_is_fixed = kind in ("too_long", "too_short") and "maxItems" in self._schema()
+        length_is_fixed = (
+            kind in ("too_long", "too_short") and "maxItems" in self._schema()
+        )
         entry_is_missing = kind == "missing" and isinstance(item["loc"][-1], int)
+
         if length_is_fixed or entry_is_missing:
             return self._wrong_length(len(value))
-        return self.path, self._of_a_name(kind, item) or self._of_a_value(kind, value, item["msg"])
+
+        return self.path, self._of_a_name(kind, item) or self._of_a_value(
+            kind, value, item["msg"]
+        )
 
     def _of_a_name(self, kind: str, item: Any) -> str:
         """Return the message for a wrong or missing name of a field or a component; empty for
@@ -176,49 +208,61 @@ class _Place:
         """
         if kind == "extra_forbidden":
             return self._no_field(str(item["loc"][-1]))
+
         if kind == "union_tag_invalid":
             names = registry.offered(PARTS[self.path])
             return unknown(self.path, item["input"]["name"], names, "Known")
+
         if self.owner is TrialConfig and self.path in PARTS and kind != "conflict":
             return self._needs_name(kind, item["input"])
+
         return ""
 
     def _of_a_value(self, kind: str, value: Any, message: str) -> str:
         if kind in ("conflict", "inexact"):
             return message
+
         if self.field and _is_union(self._schema()):
             choices = " or ".join(_choices(self._schema()))
             return f"must be {choices}, got {scalars.shown(_as_written(value))}"
+
         if kind == "literal_error":
             return unknown("value", value, map(str, self._allowed()), "Allowed")
         if kind == "too_short":
             return "must have at least one entry, got []"
         if kind == "finite_number":
             return f"must be a finite number, got {value}"
+
         nested = _nested(self.owner, self.field)
         if kind == "model_type" and nested is not None:
-            return f"must be a mapping of {', '.join(nested.model_fields)}, got {value!r}"
+            return (
+                f"must be a mapping of {', '.join(nested.model_fields)}, got {value!r}"
+            )
         if kind in TYPES:
             return f"must be {TYPES[kind]}, got {scalars.shown(_as_written(value))}"
         if kind == "too_many_bits":
             return f"{message}, got {value}"
+
         return f"{described(self._schema()) or message}, got {_as_written(value)!r}"
 
     def _needs_name(self, kind: str, value: Any) -> str:
         text = missing(self.path)
         if kind == "missing" or value is None:
             return text
+
         return f"needs a name, got {value!r}; {text.removeprefix('missing; ')}"
 
     def _wrong_length(self, length: int) -> PathAndText:
         path = self.path
         if path.endswith("]"):
             path = path[: path.rindex("[")]
+
         return path, f"must have {self._schema()['maxItems']} entries, got {length}"
 
     def _no_field(self, key: str) -> str:
         if self.owner is TrialConfig:
             return unknown("part", key, TrialConfig.model_fields, "Parts")
+
         stated = self.owner.model_fields.get("name")
         owner = stated.default if stated is not None else ""
         # a key may be empty, or have points in it
@@ -226,7 +270,10 @@ class _Place:
         owner = owner or section.rpartition(".")[2]
         names = [name for name in self.owner.model_fields if name != "name"]
         text = unknown("field", key, names, "Fields")
-        return f"{owner} has no field '{key}'." + text.removeprefix(f"unknown field '{key}'.")
+
+        return f"{owner} has no field '{key}'." + text.removeprefix(
+            f"unknown field '{key}'."
+        )
 
     def _schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the field, or of an entry of its list."""
@@ -236,7 +283,10 @@ class _Place:
         allowed: list[Any] = []
         for option in _options(self._schema()):
             option = option.get("items", option) if self.path.endswith("]") else option
-            allowed += option.get("enum", [option["const"]] if "const" in option else [])
+            allowed += option.get(
+                "enum", [option["const"]] if "const" in option else []
+            )
+
         return allowed
 
 
@@ -250,11 +300,14 @@ def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     options: list[Mapping[str, Any]] = []
     for option in schema.get("anyOf", [schema]):
         options += option.get("anyOf", [option])
+
     return options
 
 
 def _is_union(schema: Mapping[str, Any]) -> bool:
-    return len([option for option in _options(schema) if option.get("type") != "null"]) > 1
+    return (
+        len([option for option in _options(schema) if option.get("type") != "null"]) > 1
+    )
 
 
 def _choices(schema: Mapping[str, Any]) -> list[str]:
@@ -264,13 +317,19 @@ def _choices(schema: Mapping[str, Any]) -> list[str]:
     choices: dict[str, None] = {}
     options = _options(schema)
     kinds = {option.get("type") for option in options}
+
     for option in sorted(options, key=lambda option: "const" not in option):
         kind = option.get("type")
         if "const" in option:
             choices[str(option["const"])] = None
-        elif kind in ("integer", "number") and not (kind == "integer" and "number" in kinds):
+        elif kind in ("integer", "number") and not (
+            kind == "integer" and "number" in kinds
+        ):
             limit = _limit(option)
-            choices[("a whole number" if kind == "integer" else "a number") + limit] = None
+            choices[("a whole number" if kind == "integer" else "a number") + limit] = (
+                None
+            )
+
     return list(choices)
 
 
@@ -279,6 +338,7 @@ def _limit(schema: Mapping[str, Any]) -> str:
         return f" from {schema['minimum']} on"
     if "exclusiveMinimum" in schema:
         return f" above {schema['exclusiveMinimum']}"
+
     return ""
 
 
@@ -288,6 +348,7 @@ def described(schema: Mapping[str, Any]) -> str:
     """
     options = _options(schema)
     nullable = " or null" if {"type": "null"} in options else ""
+
     for option in options:
         if option.get("type") == "array":
             entries = option.get("prefixItems") or [option.get("items", {})]
@@ -295,6 +356,7 @@ def described(schema: Mapping[str, Any]) -> str:
         if option.get("type") in ("integer", "number"):
             text = _range(option)
             return f"must {text}{nullable}" if text else ""
+
     return ""
 
 
@@ -302,6 +364,7 @@ def _range(schema: Mapping[str, Any]) -> str:
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     multiple = schema.get("multipleOf")
+
     if multiple is not None:
         return f"be a multiple of {multiple}"
     if low is not None and below is not None:
@@ -316,6 +379,7 @@ def _range(schema: Mapping[str, Any]) -> str:
         return "be positive" if above == 0 else f"be above {above}"
     if high is not None:
         return f"be at most {high}"
+
     return ""
 
 
@@ -332,6 +396,7 @@ def _field_validator(cls: type[Config], name: str) -> TypeAdapter[Any]:
     hint: Any = field.annotation
     for constraint in field.metadata:
         hint = Annotated[hint, constraint]
+
     return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
@@ -345,6 +410,7 @@ def field_problems(cls: type[Config], name: str, value: Any) -> list[str]:
             _Place(cls, name, name).problem({**item, "loc": (name, *item["loc"])})[1]
             for item in items
         ]
+
     return []
 
 
@@ -383,9 +449,11 @@ def sound_parts(data: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if data.get(name) is None and name != "train":
             continue
+
         part, problems = _part(name, data.get(name))
         if part is not None and not problems:
             parts[name] = part
+
     return parts
 
 
@@ -406,4 +474,5 @@ def problems_of_part(error: ValidationError, name: str) -> list[PathAndText]:
         item["loc"] = (name, *item["loc"])
         owner, where, field = _located(TrialConfig, item["loc"])
         problems.setdefault(_Place(owner, where, field).problem(item))
+
     return list(problems)

@@ -15,7 +15,9 @@ from pointsweep.config.datasets import FEATURE_CHANNELS, DatasetConfig
 from pointsweep.ops.point_ops import to_device, with_height
 
 
-def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -> Tensor:
+def augment(
+    points: Tensor, config: DatasetConfig, generator: torch.Generator
+) -> Tensor:
     """points (B, P, 3) -> (B, P, 3): scale, centre, unit sphere, rotation, translation, each as the
     config says. Features behind the coordinates go along: normals are turned and stretched with the
     surface.
@@ -26,7 +28,9 @@ def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -
     """
     low, high = config.scale
     if (low, high) != (1.0, 1.0):
-        factors = low + (high - low) * torch.rand(len(points), 1, 3, generator=generator)
+        factors = low + (high - low) * torch.rand(
+            len(points), 1, 3, generator=generator
+        )
         if config.feature_channels:
             # A surface that is stretched along an axis turns its normals away from it.
             stretched = points[:, :, :3] * to_device(factors, points.device)
@@ -36,23 +40,32 @@ def augment(points: Tensor, config: DatasetConfig, generator: torch.Generator) -
             if points.shape[2] == 4:
                 factors = torch.cat([factors, factors[:, :, 1:2]], dim=2)
             points = points * to_device(factors, points.device)
+
     points = normalise(points, config)
     num_turns = 1 if config.rotate_together else len(points)
     turn = None
+
     if config.rotate == "gravity":
         turn = turns_about_y(num_turns, generator)
     elif config.rotate == "all":
         turn = turns(num_turns, generator)
+
     if turn is not None and config.feature_channels:
         points = with_normals(points, config, turn)
+
     heights, points = points[:, :, 3:], points[:, :, :3]
     if turn is not None:
         points = points @ to_device(turn, points.device)
+
     if config.translate:
-        shift = config.translate * (2 * torch.rand(len(points), 1, 3, generator=generator) - 1)
+        shift = config.translate * (
+            2 * torch.rand(len(points), 1, 3, generator=generator) - 1
+        )
         points = points + to_device(shift, points.device)
+
     if heights.shape[2]:
         return torch.cat([points, heights], dim=2)
+
     return points
 
 
@@ -62,12 +75,14 @@ def with_normals(points: Tensor, config: DatasetConfig, change: Tensor) -> Tenso
     """
     if "normal" not in config.point_features:
         return points
+
     before = config.point_features[: config.point_features.index("normal")]
     first = 3 + sum(FEATURE_CHANNELS[name] for name in before)
     normals = points[:, :, first : first + 3]
     change = to_device(change, points.device)
     normals = normals @ change if change.shape[1] == 3 else normals * change
     normals = torch.nn.functional.normalize(normals, dim=2)  # one of length 0 stays
+
     return torch.cat([points[:, :, :first], normals, points[:, :, first + 3 :]], dim=2)
 
 
@@ -79,13 +94,17 @@ def normalise(points: Tensor, config: DatasetConfig) -> Tensor:
     """
     if config.heights and points.shape[2] == 3:
         points = with_height(points)
+
     heights, points = points[:, :, 3:], points[:, :, :3]
     if config.center:
         points = points - points.mean(dim=1, keepdim=True)
+
     if config.unit_sphere:
         points = points / points.norm(dim=2).amax(dim=1)[:, None, None].clamp(min=1e-9)
+
     if heights.shape[2]:
         return torch.cat([points, heights], dim=2)
+
     return points
 
 
@@ -96,7 +115,10 @@ def turns_about_y(count: int, generator: torch.Generator) -> Tensor:
     sin = angle.sin()
     zero = torch.zeros(count)
     one = torch.ones(count)
-    return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(count, 3, 3)
+
+    return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(
+        count, 3, 3
+    )
 
 
 def turns(count: int, generator: torch.Generator) -> Tensor:
@@ -108,4 +130,5 @@ def turns(count: int, generator: torch.Generator) -> Tensor:
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
+
     return torch.stack(rows, dim=1).view(count, 3, 3)

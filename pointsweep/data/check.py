@@ -47,16 +47,24 @@ def check(copy: Copy) -> Report:
     except (ValueError, OSError) as error:  # MissingDataError is one
         report.wrong.append(str(error))
         return report
-    splits = [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]
+
+    splits = [
+        name.removesuffix("_labels") for name in arrays if name.endswith("_labels")
+    ]
     report.facts.append(
         ", ".join(f"{split} {len(arrays[f'{split}_labels'])}" for split in splits)
         + f"; {sizes(arrays, splits)}"
     )
+
     report.facts.append(f"digest {content_digest(arrays)}")
+
     for split in splits:
         _count(report, split, len(arrays[f"{split}_labels"]), copy)
         _classes(report, split, arrays[f"{split}_labels"], copy)
-    _overlap(report, groups_of_splits({split: clouds(arrays, split) for split in splits}))
+
+    _overlap(
+        report, groups_of_splits({split: clouds(arrays, split) for split in splits})
+    )
     return report
 
 
@@ -65,6 +73,7 @@ def sizes(arrays: Mapping[str, np.ndarray], splits: list[str]) -> str:
     counts = [len(cloud) for split in splits for cloud in clouds(arrays, split)]
     if min(counts) == max(counts):
         return f"{min(counts)} points a cloud"
+
     return f"{min(counts)} to {max(counts)} points a cloud"
 
 
@@ -72,8 +81,10 @@ def clouds(arrays: Mapping[str, np.ndarray], split: str) -> list[np.ndarray]:
     """The clouds (P, 3) of a split, stored as one array or end to end."""
     starts = arrays.get(f"{split}_starts")
     points = arrays[f"{split}_points"]
+
     if starts is None:
         return list(points)
+
     return np.split(points, starts[1:-1])
 
 
@@ -90,7 +101,11 @@ def _classes(report: Report, split: str, labels: np.ndarray, copy: Copy) -> None
     """Readers refuse labels out of range and names out of order; what is left is a class without a
     cloud.
     """
-    empty = [name for number, name in enumerate(copy.class_names) if not (labels == number).any()]
+    empty = [
+        name
+        for number, name in enumerate(copy.class_names)
+        if not (labels == number).any()
+    ]
     if empty:
         report.parts.append(
             f"{split} holds no cloud of {', '.join(empty)} ({len(copy.class_names) - len(empty)}"
@@ -106,13 +121,16 @@ def _overlap(report: Report, groups: Mapping[str, np.ndarray]) -> None:
         twice = len(numbers) - len(np.unique(numbers))
         if twice:
             report.wrong.append(f"{split} holds {twice} copies of its own clouds")
+
     for first, second in combinations(groups, 2):
         shared = shared_clouds(groups, first, second)
         text = f"{first} and {second} share {len(shared)} clouds"
         if len(shared):
             row = shared[0]
             original = np.flatnonzero(groups[first] == groups[second][row])[0]
-            report.wrong.append(f"{text}; {second} cloud {row} is {first} cloud {original}")
+            report.wrong.append(
+                f"{text}; {second} cloud {row} is {first} cloud {original}"
+            )
         else:
             report.facts.append(text)
 
@@ -133,6 +151,7 @@ def _absence(reader: type, found: Mapping[str, bool]) -> str:
     origin: str = reader.origin  # type: ignore[attr-defined]
     if made_from not in found:
         return f"made from {made_from}" if made_from else f"not here. {origin}"
+
     here = "which is here" if found[made_from] else "which is not here"
     return f"source generated: made from {made_from}, {here}; published files: not here. {origin}"
 
@@ -165,11 +184,17 @@ def unread(root: Path, locations: Iterable[str]) -> list[str]:
     taken = {location.partition("/")[0].partition(" (")[0] for location in locations}
     if "." in taken:
         return []
+
     lines: list[str] = []
     files: list[str] = []
     for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or entry.name in taken or entry.name in OTHER_FOLDERS:
+        if (
+            entry.name.startswith(".")
+            or entry.name in taken
+            or entry.name in OTHER_FOLDERS
+        ):
             continue
+
         if entry.is_dir():
             lines.append(f"{entry.name}/: {_hint(entry, root)}")
         elif entry.name.lower().endswith(ARCHIVES):
@@ -178,11 +203,18 @@ def unread(root: Path, locations: Iterable[str]) -> list[str]:
             lines.append(f"{entry.name}: a link that leads nowhere")
         else:
             files.append(entry.name)
+
     if files:
         lines.append(f"{_some(files)}: loose files")
+
     if root.name in INNER_FOLDERS or any(root.glob("*objectdataset*.h5")):
-        above = next((path for path in root.parents if path.name not in INNER_FOLDERS), root)
-        lines.append(f"this folder is the inside of a data set; give {above.parent} instead")
+        above = next(
+            (path for path in root.parents if path.name not in INNER_FOLDERS), root
+        )
+        lines.append(
+            f"this folder is the inside of a data set; give {above.parent} instead"
+        )
+
     return lines
 
 
@@ -196,14 +228,19 @@ def _hint(folder: Path, root: Path) -> str:
             f" {root / folder_name.parent} as the"
             " root"
         )
+
     names = sorted(entry.name for entry in folder.iterdir())
     archives = [name for name in names if name.lower().endswith(ARCHIVES)]
     if archives:
         return f"holds {_some(archives)}; unpack it"
+
     for name in (*names, folder.name):
-        near = difflib.get_close_matches(name, [*KNOWN_FOLDERS, *KNOWN_FILES], n=1, cutoff=0.75)
+        near = difflib.get_close_matches(
+            name, [*KNOWN_FOLDERS, *KNOWN_FILES], n=1, cutoff=0.75
+        )
         if near and near[0] != name:
             return f"no layout of a known set; should {name!r} be called {near[0]!r}?"
+
     return f"no layout of a known set; it holds {_some(names)}"
 
 
@@ -215,11 +252,13 @@ def _marker_below(folder: Path) -> Path | None:
         for name in sorted([*folders, *files]):
             if name in KNOWN_FILES or name in KNOWN_FOLDERS[:2]:
                 return Path(path, name)
+
     return None
 
 
 def _some(names: list[str]) -> str:
     if not names:
         return "nothing"
+
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -49,9 +49,15 @@ class Corrupted(Dataset):
         else:
             path = self.split_file(config)
             test_arrays, _ = arrays_of_files(
-                "corrupted", [path], lambda: read_split(path, len(self.classes)), self.name
+                "corrupted",
+                [path],
+                lambda: read_split(path, len(self.classes)),
+                self.name,
             )
-        arrays = {name: parent[name] for name in ("train_points", "train_labels")} | test_arrays
+
+        arrays = {
+            name: parent[name] for name in ("train_points", "train_labels")
+        } | test_arrays
         arrays["test_points"] = fill(test_arrays["test_points"], config.min_points)
         super().__init__(
             config,
@@ -60,6 +66,7 @@ class Corrupted(Dataset):
             content_digest(arrays),
             self.parent_objects(config, parent),
         )
+
         self.marks = (
             ("generated corruption",)
             if config.source == "generated" and config.corruption != "clean"
@@ -73,7 +80,10 @@ class Corrupted(Dataset):
         """
         data_folders = [data_folder(cls.name, config.folder, cls.origin)]
         if config.source == "published":
-            data_folders.append(data_folder(cls.name, config.corrupted_folder, cls.origin))
+            data_folders.append(
+                data_folder(cls.name, config.corrupted_folder, cls.origin)
+            )
+
         return data_folders
 
     @classmethod
@@ -83,11 +93,17 @@ class Corrupted(Dataset):
         """
         if config.source == "published":
             return super().preview(config)
+
         parent, _ = cls.parent(config)
         # refuses clouds of too few points
         corrupt(parent["test_points"][:1], config.corruption, config.severity)
-        arrays = parent | {"test_points": fill(parent["test_points"], config.min_points)}
-        return Dataset(config, cls.classes, arrays, "", cls.parent_objects(config, parent))
+        arrays = parent | {
+            "test_points": fill(parent["test_points"], config.min_points)
+        }
+
+        return Dataset(
+            config, cls.classes, arrays, "", cls.parent_objects(config, parent)
+        )
 
     @classmethod
     def parent_objects(
@@ -117,8 +133,10 @@ class Corrupted(Dataset):
         """The published file of a corruption and severity. Raises MissingDataError."""
         folder = data_folder(cls.name, config.corrupted_folder, cls.origin)
         path = folder / f"{split_name(config.corruption, config.severity)}.h5"
+
         if not path.is_file():
             raise MissingDataError(f"data set {cls.name}: no file {path}. {cls.origin}")
+
         return path
 
     @classmethod
@@ -132,7 +150,8 @@ class Corrupted(Dataset):
             ),
         ]
         for folder in (
-            above / cls.default_folder for above in folders_with(root, cls.default_folder)
+            above / cls.default_folder
+            for above in folders_with(root, cls.default_folder)
         ):
             for name in names:
                 path = folder / f"{name}.h5"
@@ -159,7 +178,12 @@ class ModelNet40C(Corrupted):
 
     augment_first = False
     shuffles = True
-    name, classes, num_test, default_folder = "modelnet40_c", modelnet40.CLASSES, 2468, "modelnet_c"
+    name, classes, num_test, default_folder = (
+        "modelnet40_c",
+        modelnet40.CLASSES,
+        2468,
+        "modelnet_c",
+    )
     origin = "ModelNet-C's files come from its authors (pointcloud-c.github.io)."
     made_from = "modelnet40"
 
@@ -169,7 +193,9 @@ class ModelNet40C(Corrupted):
 
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
-        return modelnet40.stored(data_folder(cls.name, config.folder, modelnet40.ORIGIN))
+        return modelnet40.stored(
+            data_folder(cls.name, config.folder, modelnet40.ORIGIN)
+        )
 
     @classmethod
     def available(cls, config: Any) -> None:
@@ -200,7 +226,8 @@ class ScanObjectNNC(Corrupted):
     @classmethod
     def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
         if config.source == "generated":
-            return cls.parent_sizes(config)  # as many test clouds as the variant at hand has
+            # as many test clouds as the variant at hand has
+            return cls.parent_sizes(config)
         return super().published_sizes(config)
 
     @classmethod
@@ -235,6 +262,7 @@ def fill(points: np.ndarray, count: int) -> np.ndarray:
     """Clouds (n, P, 3) -> (n, max(P, count), 3): the points repeated in order."""
     if points.shape[1] >= count:
         return points
+
     return points[:, np.arange(count) % points.shape[1]]
 
 
@@ -242,6 +270,7 @@ def split_name(corruption: str, severity: int) -> str:
     """clean, or jitter_3: the name of a published file."""
     if corruption == "clean":
         return corruption
+
     return f"{corruption}_{severity}"
 
 
@@ -251,5 +280,6 @@ def read_split(path: Path, num_classes: int) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise MissingDataError(f"no file {path}")
+
     points, labels = read_h5(path, num_classes, "file of corrupted clouds")
     return {"test_points": as_stored(points, str(path)), "test_labels": labels}

@@ -27,7 +27,9 @@ from collections.abc import Callable
 import numpy as np
 
 REVISION = 1  # of what is below; part of the caches' keys
-NUM_POINTS = 1024  # of a cloud before it is corrupted: the first ones stored, as in the program
+NUM_POINTS = (
+    1024  # of a cloud before it is corrupted: the first ones stored, as in the program
+)
 NUM_SEVERITIES = 5
 SCALES = (1.6, 1.7, 1.8, 1.9, 2.0)
 DROP_RATES = (0.25, 0.375, 0.5, 0.625, 0.75)
@@ -40,15 +42,20 @@ def scale(points: np.ndarray, severity: int, random: np.random.Generator) -> np.
     limit = SCALES[severity]
     points = points * random.uniform(1 / limit, limit, 3)
     points = points - points.mean(axis=0)
+
     return points / np.linalg.norm(points, axis=1).max()
 
 
-def jitter(points: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
+def jitter(
+    points: np.ndarray, severity: int, random: np.random.Generator
+) -> np.ndarray:
     """points (P, 3) -> (P, 3)."""
     return points + 0.01 * (severity + 1) * random.standard_normal(points.shape)
 
 
-def rotate(points: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
+def rotate(
+    points: np.ndarray, severity: int, random: np.random.Generator
+) -> np.ndarray:
     """points (P, 3) -> (P, 3)."""
     limit = math.pi / 30 * (severity + 1)
     angles = random.uniform(-limit, limit, 3)
@@ -56,31 +63,44 @@ def rotate(points: np.ndarray, severity: int, random: np.random.Generator) -> np
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+
     return points @ (about_z @ about_y @ about_x)
 
 
-def dropout_global(points: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
+def dropout_global(
+    points: np.ndarray, severity: int, random: np.random.Generator
+) -> np.ndarray:
     """points (P, 3) -> (floor(P (1 - rate)), 3), shuffled."""
     return random.permutation(points)[: int(len(points) * (1 - DROP_RATES[severity]))]
 
 
-def dropout_local(points: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
+def dropout_local(
+    points: np.ndarray, severity: int, random: np.random.Generator
+) -> np.ndarray:
     """points (P, 3) -> (P - 100 (severity + 1), 3)."""
     for size in cluster_sizes(severity, random):
         distance = ((points - points[random.integers(len(points))]) ** 2).sum(axis=1)
         points = points[np.sort(np.argsort(distance, kind="stable")[size:])]
+
     return points
 
 
-def add_global(points: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
+def add_global(
+    points: np.ndarray, severity: int, random: np.random.Generator
+) -> np.ndarray:
     """points (P, 3) -> (P + 10 (severity + 1), 3), the new ones last."""
     count = 10 * (severity + 1)
     direction = random.standard_normal((count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    return np.concatenate([points, direction * random.uniform(size=(count, 1)) ** (1 / 3)])
+
+    return np.concatenate(
+        [points, direction * random.uniform(size=(count, 1)) ** (1 / 3)]
+    )
 
 
-def add_local(points: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
+def add_local(
+    points: np.ndarray, severity: int, random: np.random.Generator
+) -> np.ndarray:
     """points (P, 3) -> (P + 100 (severity + 1), 3), the new ones last."""
     sizes = cluster_sizes(severity, random)
     centers = points[random.choice(len(points), len(sizes), replace=False)]
@@ -89,6 +109,7 @@ def add_local(points: np.ndarray, severity: int, random: np.random.Generator) ->
         :, None
     ] * random.standard_normal((sum(sizes), 3))
     squared = (added**2).sum(axis=1, keepdims=True)
+
     return np.concatenate([points, np.where(squared > 1, added / squared, added)])
 
 
@@ -98,6 +119,7 @@ def cluster_sizes(severity: int, random: np.random.Generator) -> list[int]:
     sizes: list[int] = np.bincount(
         random.integers(number, size=100 * (severity + 1)), minlength=number
     ).tolist()
+
     return sizes
 
 
@@ -123,15 +145,19 @@ def corrupt(points: np.ndarray, corruption: str, severity: int) -> np.ndarray:
         )
     if corruption == "clean":
         return np.array(points[:, :NUM_POINTS], dtype=np.float32)
+
     change = CORRUPTIONS[corruption]
     number = list(CORRUPTIONS).index(corruption)
     corrupted = []
+
     for index, stored in enumerate(points):
         cloud = np.asarray(stored, dtype=np.float64)
         center = cloud.mean(axis=0)
         radius = np.linalg.norm(cloud - center, axis=1).max()
         random = np.random.default_rng([number, severity, index])
         corrupted.append(
-            change((cloud[:NUM_POINTS] - center) / radius, severity, random) * radius + center
+            change((cloud[:NUM_POINTS] - center) / radius, severity, random) * radius
+            + center
         )
+
     return np.stack(corrupted).astype(np.float32)

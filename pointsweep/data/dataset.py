@@ -53,7 +53,11 @@ class Split:
         rows = np.sort(rows)
         groups = None if self.groups is None else self.groups[rows]
         return dataclasses.replace(
-            self, name=name, labels=self.labels[rows], index=self.index[rows], groups=groups
+            self,
+            name=name,
+            labels=self.labels[rows],
+            index=self.index[rows],
+            groups=groups,
         )
 
 
@@ -108,6 +112,7 @@ class Dataset:
         # clouds of each stored split after its limit, before validation is held out
         self.num_taken: dict[str, int] = {}
         splits = {}
+
         for name, limit in (
             ("train", config.train_limit),
             ("val", None),
@@ -115,26 +120,34 @@ class Dataset:
         ):
             if f"{name}_labels" not in arrays:
                 continue  # most sets have no validation split of their own
+
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
             whole = self._whole(name, arrays, labels)
             if groups is not None:
                 whole = dataclasses.replace(
                     whole, groups=checked_groups(groups[name], labels, name)
                 )
+
             splits[name] = whole.take(in_turn(labels)[:limit], name) if limit else whole
             if name != "val":
                 self.num_taken[name] = len(splits[name].labels)
+
         self.test = splits["test"]
         self.has_own_val = "val" in splits
         if self.has_own_val:
             self.train = splits["train"]
             self.val: Split | None = splits["val"]
             return
-        kept, held = hold_out(splits["train"].labels, config.val_fraction, splits["train"].groups)
+
+        kept, held = hold_out(
+            splits["train"].labels, config.val_fraction, splits["train"].groups
+        )
         self.train = splits["train"].take(kept, "train")
         self.val = splits["train"].take(held, "val") if len(held) else None
 
-    def _whole(self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> Split:
+    def _whole(
+        self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray
+    ) -> Split:
         return Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
 
     @classmethod
@@ -158,6 +171,7 @@ class Dataset:
         folder = getattr(config, "folder", None)
         if folder:
             return [data_folder(config.name, folder, cls.origin)]
+
         return []
 
     @classmethod
@@ -192,15 +206,21 @@ class Dataset:
         points = self._points(self.train, index)
         if self.augment_first:
             points = augment(points, self.config, generator)
+
         points = to_device(points, device)
         if self.shuffles and self.config.presample < points.shape[1]:
             points = shuffled(points, generator)
+
         points = sample(points, self.config.presample, self.config.skip_near_origin)
         # One random subset for the whole batch, as the program draws it (T19).
-        subset = torch.randperm(points.shape[1], generator=generator)[: self.config.num_points]
+        subset = torch.randperm(points.shape[1], generator=generator)[
+            : self.config.num_points
+        ]
         points = points[:, to_device(subset, device)]
+
         if not self.augment_first:
             points = augment(points, self.config, generator)
+
         return points.contiguous(), torch.from_numpy(self.train.labels[index])
 
     def evaluation_order(self, split: Split) -> np.ndarray:
@@ -212,6 +232,7 @@ class Dataset:
             return rows
         if self.config.test_order == "by_class":
             return np.argsort(split.labels, kind="stable")
+
         return np.random.default_rng(0).permutation(rows)
 
     def augmented(self, points: Tensor, generator: torch.Generator) -> Tensor:
@@ -225,11 +246,14 @@ class Dataset:
         rows = split.index[index]
         whole = self._samples(split)
         points = normalise(torch.from_numpy(np.array(whole[rows])), self.config)
+
         return points, torch.from_numpy(split.labels[index])
 
     def _points(self, split: Split, index: np.ndarray) -> Tensor:
         # a copy: the map is read-only
-        return torch.from_numpy(np.array(split.points[split.index[index]], dtype=np.float32))
+        return torch.from_numpy(
+            np.array(split.points[split.index[index]], dtype=np.float32)
+        )
 
     def _samples(self, split: Split) -> np.ndarray:
         """The farthest point samples (n, num_points, 3) of all stored clouds of a split, made once
@@ -238,14 +262,21 @@ class Dataset:
         count, skip = self.config.num_points, self.config.skip_near_origin
         if count >= split.points.shape[1]:
             return split.points
+
         is_stored = split.name == "test" or (split.name == "val" and self.has_own_val)
         stored = split.name if is_stored else "train"
 
         def make() -> dict[str, np.ndarray]:
-            parts = [split.points[at : at + CHUNK] for at in range(0, len(split.points), CHUNK)]
+            parts = [
+                split.points[at : at + CHUNK]
+                for at in range(0, len(split.points), CHUNK)
+            ]
             return {
                 "points": np.concatenate(
-                    [sample(torch.from_numpy(np.array(p)), count, skip).numpy() for p in parts]
+                    [
+                        sample(torch.from_numpy(np.array(p)), count, skip).numpy()
+                        for p in parts
+                    ]
                 )
             }
 
@@ -253,6 +284,7 @@ class Dataset:
             variant = f"{SAMPLING}-skip" if skip else SAMPLING
             key = f"samples-{variant}-{self.digest[:24]}-{stored}-{count}"
             self._sampled[stored] = cached_arrays(key, make)[0]["points"]
+
         return self._sampled[stored]
 
 
@@ -264,15 +296,18 @@ def checked_groups(groups: np.ndarray, labels: np.ndarray, split: str) -> np.nda
         raise ValueError(
             f"objects of {groups.size} {split} clouds are given, the split has {len(labels)}"
         )
+
     order = np.lexsort((labels, groups))
     same = groups[order][1:] == groups[order][:-1]
     mixed = np.flatnonzero(same & (labels[order][1:] != labels[order][:-1]))
+
     if len(mixed):
         first, second = order[mixed[0]], order[mixed[0] + 1]
         raise ValueError(
             f"{split} clouds {min(first, second)} and {max(first, second)} are given as one object"
             " and have different labels"
         )
+
     return groups
 
 
@@ -288,6 +323,7 @@ def sample(points: Tensor, count: int, skip_near_origin: bool = False) -> Tensor
     """
     if count >= points.shape[1]:
         return points
+
     return gather(points, farthest_points(points[:, :, :3], count, skip_near_origin))
 
 
@@ -302,14 +338,17 @@ def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Pat
             f"data set {name}: POINTSWEEP_DATA is not set; it must name the folder that holds"
             f" {folder}/. {origin}"
         )
+
     if is_address(root):
         root = str(_from_s3(name, root, folder, origin))
+
     # A link below the root may lead anywhere: whoever made it has said so. A name in a sweep file
     # may not.
     if Path(folder).is_absolute() or ".." in Path(folder).parts:
         raise MissingDataError(
             f"dataset.{key}: {folder!r} leads out of POINTSWEEP_DATA; allowed are names below it"
         )
+
     path = Path(root).expanduser() / folder
     if not path.is_dir():
         reason = "a broken link" if path.is_symlink() else "no folder"
@@ -317,6 +356,7 @@ def data_folder(name: str, folder: str, origin: str, key: str = "folder") -> Pat
             f"data set {name}: {reason} {path} (dataset.{key} below"
             f" POINTSWEEP_DATA).{_similar(path)} {origin}"
         )
+
     return path
 
 
@@ -324,6 +364,7 @@ def _similar(path: Path) -> str:
     """Return a hint at a folder beside `path` with almost its name; empty if there is none."""
     if not path.parent.is_dir():
         return ""
+
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
     near = difflib.get_close_matches(path.name, names, n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
@@ -348,6 +389,7 @@ def folders_with(root: Path, marker: str, depth: int = 2) -> list[Path]:
         for path in sorted(root.glob("*/" * level + marker)):
             folder = path.parents[marker.count("/")]
             folders.setdefault(folder.resolve(), folder)
+
     return sorted(folders.values())
 
 

@@ -23,7 +23,9 @@ MOMENT_TOLERANCE = 1e-4
 CHUNK = 256  # clouds whose moments are computed at once
 
 MONOMIALS = [
-    axes for degree in (2, 3) for axes in combinations_with_replacement(range(3), degree)
+    axes
+    for degree in (2, 3)
+    for axes in combinations_with_replacement(range(3), degree)
 ]  # 6 of the second and 10 of the third degree
 
 
@@ -35,31 +37,41 @@ def copy_groups(clouds: Sequence[np.ndarray]) -> np.ndarray:
     """
     sizes = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
     groups = np.arange(len(sizes))
+
     for size in np.unique(sizes):
         members = np.flatnonzero(sizes == size)
         if len(members) > 1:
             _join_copies([clouds[int(number)] for number in members], members, groups)
+
     return groups
 
 
-def shared_clouds(groups_by_split: Mapping[str, np.ndarray], first: str, second: str) -> np.ndarray:
+def shared_clouds(
+    groups_by_split: Mapping[str, np.ndarray], first: str, second: str
+) -> np.ndarray:
     """Return the rows of the split `second` whose clouds are copies of clouds of `first`."""
     return np.flatnonzero(np.isin(groups_by_split[second], groups_by_split[first]))
 
 
-def groups_of_splits(clouds_by_split: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+def groups_of_splits(
+    clouds_by_split: Mapping[str, Sequence[np.ndarray]],
+) -> dict[str, np.ndarray]:
     """Return `copy_groups` over all splits together, as one array (n,) for every split."""
     everything = [cloud for clouds in clouds_by_split.values() for cloud in clouds]
     groups = copy_groups(everything)
     result = {}
     start = 0
+
     for split, clouds in clouds_by_split.items():
         result[split] = groups[start : start + len(clouds)]
         start += len(clouds)
+
     return result
 
 
-def _join_copies(clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.ndarray) -> None:
+def _join_copies(
+    clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.ndarray
+) -> None:
     """Give copies among clouds of one size the group of the first of them; `numbers` are their
     places in `groups`.
     """
@@ -69,10 +81,13 @@ def _join_copies(clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.n
             for start in range(0, len(clouds), CHUNK)
         ]
     )
+
     tree = KDTree(moments)
+
     for row in range(len(clouds)):
         if groups[numbers[row]] != numbers[row]:
             continue  # a copy of an earlier cloud, with which its own copies were compared
+
         near = tree.query_ball_point(moments[row], MOMENT_TOLERANCE, p=np.inf)
         for other in sorted(near):
             is_open = other > row and groups[numbers[other]] == numbers[other]
@@ -86,11 +101,15 @@ def are_copies(first: np.ndarray, second: np.ndarray) -> bool:
     """
     if len(first) != len(second):
         return False
+
     one, other = _normalised([first, second])
     for points, partners in ((one, other), (other, one)):
-        distances, _ = KDTree(partners).query(points, distance_upper_bound=POINT_TOLERANCE)
+        distances, _ = KDTree(partners).query(
+            points, distance_upper_bound=POINT_TOLERANCE
+        )
         if not np.isfinite(distances).all():
             return False
+
     return True
 
 
@@ -102,6 +121,7 @@ def _normalised(clouds: Sequence[np.ndarray]) -> np.ndarray:
     points -= points.mean(axis=1, keepdims=True)
     radius = np.linalg.norm(points, axis=2).max(axis=1)
     points /= np.where(radius > 0, radius, 1.0)[:, None, None]
+
     return points
 
 
@@ -112,5 +132,7 @@ def _moments(points: np.ndarray) -> np.ndarray:
         product = points[..., axes[0]]
         for axis in axes[1:]:
             product = product * points[..., axis]
+
         columns.append(product.mean(axis=1))
+
     return np.stack(columns, axis=1)

@@ -66,10 +66,12 @@ class DataFacts:
     # of train and test, before validation is held out
     taken: Mapping[str, int] = field(default_factory=dict)
     published: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    fewest_points: Mapping[str, int] = field(default_factory=dict)  # of a cloud of the split
+    # of a cloud of the split
+    fewest_points: Mapping[str, int] = field(default_factory=dict)
     most_points: Mapping[str, int] = field(default_factory=dict)
     num_classes: int = 0  # that the split should hold
-    classes: Mapping[str, int] = field(default_factory=dict)  # with a cloud in the split
+    # with a cloud in the split
+    classes: Mapping[str, int] = field(default_factory=dict)
     # "val" and "test": how many of their clouds are training clouds, "both": how many test clouds
     # are validation clouds.
     shared: Mapping[str, int] = field(default_factory=dict)
@@ -78,7 +80,9 @@ class DataFacts:
     shared_objects: Mapping[str, int] = field(default_factory=dict)
     # of a split; empty where every cloud is one, or none is known
     objects: Mapping[str, int] = field(default_factory=dict)
-    copies_unknown: bool = False  # there are several clouds of an object, and nothing says which
+    copies_unknown: bool = (
+        False  # there are several clouds of an object, and nothing says which
+    )
 
 
 class UnreadableDataError(ValueError):
@@ -96,13 +100,19 @@ def known(section: Mapping[str, Any], digest: bool = False) -> DataFacts | None:
     """
     if section["name"] in MADE:
         return None
+
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(_path(section).read_text())
-        if any(folder_stamp(Path(folder)) != stamp for folder, stamp in kept["stamps"].items()):
+        if any(
+            folder_stamp(Path(folder)) != stamp
+            for folder, stamp in kept["stamps"].items()
+        ):
             return None
+
         facts = DataFacts(**kept["facts"])
         if facts.digest or not digest:
             return facts
+
     return None
 
 
@@ -119,28 +129,40 @@ def _folders(section: Mapping[str, Any]) -> list[Path]:
     root = os.environ.get("POINTSWEEP_DATA", "")
     if not root or is_address(root):
         return []
+
     folder = section.get("folder", section.get("root"))
     if folder is None and section["name"] == "modelnet40_fewshot":
         converted = section.get("source") == "point_bert"
         folder = "ModelNetFewshot" if converted else "modelnet40_ply_hdf5_2048"
+
     if folder is None and section["name"] == "s3dis":
         folder = S3DIS_FOLDERS[section.get("layout", "blocks")]
+
     names = [folder, section.get("corrupted_folder")]
     return [Path(root, name).resolve() for name in names if isinstance(name, str)]
 
 
-def _remember(section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str, str]) -> None:
+def _remember(
+    section: Mapping[str, Any], facts: DataFacts, stamps: Mapping[str, str]
+) -> None:
     content = json.dumps({"facts": asdict(facts), "stamps": stamps})
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         write_whole(_path(section), content.encode())
 
 
 def _path(section: Mapping[str, Any]) -> Path:
-    settings = {name: value for name, value in section.items() if name not in NOT_STORED}
+    settings = {
+        name: value for name, value in section.items() if name not in NOT_STORED
+    }
     locations = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
     code = [tree_digest(), *plugins.digests([("datasets", section["name"])]).values()]
     text = json.dumps([*code, locations, settings], sort_keys=True)
-    return cache_folder() / "facts" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+    return (
+        cache_folder()
+        / "facts"
+        / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    )
 
 
 def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
@@ -149,6 +171,7 @@ def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
     """
     if config.name in MADE or is_address(os.environ.get("POINTSWEEP_DATA")):
         return ()
+
     maker: Any = registry.load("datasets", config.name)
     return tuple(folder_stamp(folder) for folder in maker.folders(config))
 
@@ -166,24 +189,31 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
     latest = 0
     seen: set[tuple[int, int]] = set()
     pending = [folder]
+
     while pending:
         current = pending.pop()
         identity = current.stat()
         if (identity.st_dev, identity.st_ino) in seen:
             continue  # a link that leads back
+
         seen.add((identity.st_dev, identity.st_ino))
         for entry in sorted(os.scandir(current), key=lambda entry: entry.name):
             if entry.is_dir():
                 pending.append(Path(entry.path))
                 continue
+
             try:
                 stat = entry.stat()
             except FileNotFoundError:  # a link to nowhere
                 digest.update(f"{entry.path} gone;".encode())
                 continue
+
             times = (stat.st_mtime_ns, stat.st_ctime_ns)
-            digest.update(f"{entry.path} {stat.st_size} {times} {stat.st_ino};".encode())
+            digest.update(
+                f"{entry.path} {stat.st_size} {times} {stat.st_ino};".encode()
+            )
             latest = max(latest, *times)
+
     return digest.hexdigest(), latest
 
 
@@ -198,10 +228,12 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
     """
     if config.name in MADE:
         return made_facts(config)
+
     section = section_of(config)
     remembered = known(section, digest=whole)
     if remembered is not None:
         return remembered
+
     try:
         maker: Any = registry.load("datasets", config.name)
         maker.available(config)
@@ -217,12 +249,18 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
         if not registry.source_of("datasets", config.name):
             raise
         # Somebody else's code may raise anything: the sweep is refused with its words.
-        raise UnreadableDataError(f"{config.name}: {type(error).__name__}: {error}") from error
+        raise UnreadableDataError(
+            f"{config.name}: {type(error).__name__}: {error}"
+        ) from error
+
     facts = read_facts(dataset, config, overlap=True)
     facts = replace(facts, place=str(folders[0]) if folders else "")
     # A file so young could change once more without a change of its times.
     if all(latest < now - YOUNG_NS for _, latest in stamped.values()):
-        _remember(section, facts, {folder: stamp for folder, (stamp, _) in stamped.items()})
+        _remember(
+            section, facts, {folder: stamp for folder, (stamp, _) in stamped.items()}
+        )
+
     return facts
 
 
@@ -237,26 +275,33 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
     """
     maker: Any = registry.load("datasets", config.name)
     splits = {"train": dataset.train, "test": dataset.test}
+
     if dataset.val is not None:
         splits["val"] = dataset.val
+
     sizes = {}
     fewest_points = {}
     most_points = {}
     num_classes = {}
     num_objects = {}
+
     for name, split in splits.items():
         points = _num_points(split)
         sizes[name] = len(split.labels)
         fewest_points[name] = int(points.min())
         most_points[name] = int(points.max())
         num_classes[name] = len(np.unique(split.labels))
+
         if split.groups is not None:
             num_objects[name] = len(np.unique(split.groups))
+
     return DataFacts(
         digest=dataset.digest,
         sizes=sizes,
         taken=dict(dataset.num_taken),
-        published={name: list(counts) for name, counts in maker.published_sizes(config).items()},
+        published={
+            name: list(counts) for name, counts in maker.published_sizes(config).items()
+        },
         fewest_points=fewest_points,
         most_points=most_points,
         num_classes=_expected_classes(config, dataset.num_classes),
@@ -277,9 +322,11 @@ def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
     ):
         if split not in splits or other not in splits:
             continue
+
         groups, other_groups = splits[split].groups, splits[other].groups
         if groups is not None and other_groups is not None:
             shared[name] = int(np.isin(groups, other_groups).sum())
+
     return shared
 
 
@@ -293,6 +340,7 @@ def _num_points(split: Split) -> np.ndarray:
     starts: np.ndarray | None = getattr(split, "starts", None)
     if starts is None:
         return np.full(len(split.labels), split.points.shape[1])
+
     sizes: np.ndarray = np.diff(starts)[split.index]
     return sizes
 
@@ -302,6 +350,7 @@ def _clouds(split: Split) -> list[np.ndarray]:
     starts: np.ndarray | None = getattr(split, "starts", None)
     if starts is None:
         return [split.points[row][:, :3] for row in split.index]
+
     rows = dict.fromkeys(split.index.tolist())
     return [split.points[starts[row] : starts[row + 1]] for row in rows]
 
@@ -314,9 +363,11 @@ def shared_counts(splits: Mapping[str, Split]) -> dict[str, int]:
 
     groups = groups_of_splits({name: _clouds(split) for name, split in splits.items()})
     counts = {"test": len(shared_clouds(groups, "train", "test"))}
+
     if "val" in splits:
         counts["val"] = len(shared_clouds(groups, "train", "val"))
         counts["both"] = len(shared_clouds(groups, "val", "test"))
+
     return counts
 
 
@@ -324,23 +375,31 @@ def made_facts(config: Any) -> DataFacts:
     """Return the facts of a data set that is made from a seed, without making it."""
     if hasattr(config, "train_per_category"):
         num_classes = config.num_categories
-        per_class = {"train": config.train_per_category, "test": config.test_per_category}
+        per_class = {
+            "train": config.train_per_category,
+            "test": config.test_per_category,
+        }
     else:
         num_classes = config.num_classes
         per_class = {"train": config.train_per_class, "test": config.test_per_class}
+
     sizes: dict[str, int] = {}
     taken: dict[str, int] = {}
     for split, limit in (("train", config.train_limit), ("test", config.test_limit)):
         labels = np.arange(num_classes * per_class[split]) % num_classes
         if limit:
             labels = labels[np.sort(in_turn(labels)[:limit])]
+
         sizes[split] = taken[split] = len(labels)
         if split == "train" and config.val_fraction:
             train, val = hold_out(labels, config.val_fraction)
             sizes |= {"train": len(train), "val": len(val)}
+
     if config.stand_in == SceneDatasetConfig.stand_in:
-        clouds = -(-config.source_points // config.num_points)  # of a block that is evaluated
+        # of a block that is evaluated
+        clouds = -(-config.source_points // config.num_points)
         sizes |= {split: clouds * sizes[split] for split in sizes if split != "train"}
+
     points = dict.fromkeys(sizes, config.source_points)
     return DataFacts(
         sizes=sizes,
@@ -366,6 +425,7 @@ def marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> tuple[str, .
     )
     if facts.copies_unknown:
         return (*marks_of_data, COPIES_UNKNOWN)
+
     return marks_of_data
 
 
@@ -374,6 +434,7 @@ def _size_marks(facts: DataFacts) -> Iterator[str]:
         published, taken = facts.published.get(split), facts.taken.get(split)
         if not published or taken is None or taken in published:
             continue
+
         objects = f"{NAMES[split]} objects"
         if taken < min(published):
             yield f"part of the set: {taken:,} of {min(published):,} {objects}"
@@ -397,7 +458,9 @@ def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
     no table can have such a mark.
     """
     if config.allow_overlap:
-        yield from (f"{text} (allowed by dataset.allow_overlap)" for text in overlaps(facts))
+        yield from (
+            f"{text} (allowed by dataset.allow_overlap)" for text in overlaps(facts)
+        )
 
 
 def overlaps(facts: DataFacts) -> list[str]:
@@ -412,20 +475,25 @@ def overlaps(facts: DataFacts) -> list[str]:
         shared = facts.shared.get(name, 0)
         if shared:
             sentences.append(f"{shared:,} of {size:,} {of} clouds are {other} clouds")
+
         copies = facts.shared_objects.get(name, 0)
         if copies:
             sentences.append(
                 f"{copies:,} of {size:,} {of} clouds are of objects that have {other} clouds too"
             )
+
     if facts.copies_unknown and "val" in facts.sizes:
         sentences.append(
             "validation clouds may be of objects that have training clouds too, for which clouds"
             " are copies is not known"
         )
+
     return sentences
 
 
-def _point_marks(facts: DataFacts, config: DatasetConfig, trains: bool) -> Iterator[str]:
+def _point_marks(
+    facts: DataFacts, config: DatasetConfig, trains: bool
+) -> Iterator[str]:
     stored = facts.most_points.get("train")
     # points are drawn of every cloud, without a presample
     drawn = isinstance(config, PartDatasetConfig)
@@ -439,19 +507,26 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
     `batch`: the clouds of a training batch; None where no batches are trained on.
     """
     data_name = f"{data.name} in {facts.place}" if facts.place else data.name
-    problems = [*_too_few_points(facts, data, data_name), *_too_few_clouds(facts, data, data_name)]
+    problems = [
+        *_too_few_points(facts, data, data_name),
+        *_too_few_clouds(facts, data, data_name),
+    ]
+
     num_train = facts.sizes["train"]
+
     if batch is not None and batch > num_train:
         problems.append(
             f"train.batch_size: {batch} is more than the {num_train} training clouds of"
             f" {data_name}: at most {num_train} make a batch"
         )
+
     if not data.allow_overlap:
         for text in overlaps(facts):
             problems.append(
                 f"{data_name}: {text}{_what_to_do(text)}, or set dataset.allow_overlap: true, and"
                 " every table says so"
             )
+
     return problems
 
 
@@ -463,10 +538,13 @@ def _what_to_do(text: str) -> str:
         )
     if "objects" in text:
         return ": mend the data, or the files that name the objects"
+
     return ", whatever the order of their points: mend the data"
 
 
-def _too_few_points(facts: DataFacts, data: DatasetConfig, data_name: str) -> Iterator[str]:
+def _too_few_points(
+    facts: DataFacts, data: DatasetConfig, data_name: str
+) -> Iterator[str]:
     """A cloud of parts may have fewer points than are drawn of it, as in the published programs,
     but not all of them.
     """
@@ -474,6 +552,7 @@ def _too_few_points(facts: DataFacts, data: DatasetConfig, data_name: str) -> It
     splits = ["train"] if hasattr(data, "corruption") else ["train", "test"]
     counts = [facts.most_points[split] for split in splits]
     most = max(counts) if isinstance(data, PartDatasetConfig) else min(counts)
+
     if data.num_points > most:
         yield (
             f"dataset.num_points: {data.num_points} asked for, the clouds of {data_name} have"
@@ -481,7 +560,9 @@ def _too_few_points(facts: DataFacts, data: DatasetConfig, data_name: str) -> It
         )
 
 
-def _too_few_clouds(facts: DataFacts, data: DatasetConfig, data_name: str) -> Iterator[str]:
+def _too_few_clouds(
+    facts: DataFacts, data: DatasetConfig, data_name: str
+) -> Iterator[str]:
     """A limit above what is there would give rows of different labels the same clouds."""
     for split in ("train", "test"):
         limit = getattr(data, f"{split}_limit", None)
@@ -500,6 +581,7 @@ def differs(recorded: Mapping[str, Any], facts: DataFacts) -> str:
     before = str(recorded.get("digest") or "")
     if not before or not facts.digest or before == facts.digest:
         return ""
+
     return (
         f"data changed since: {recorded.get('name')} was {before[:DIGITS]}, here it is"
         f" {facts.digest[:DIGITS]}"

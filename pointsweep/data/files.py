@@ -53,8 +53,15 @@ class Files(Dataset):
     def __init__(self, config: CloudFilesConfig) -> None:
         self.found = stored(self.as_found(config), folder_of(config, self.origin))
         arrays = self.found.arrays
-        groups = {name: arrays[f"{name}_groups"] for name in SPLITS if f"{name}_groups" in arrays}
-        super().__init__(config, self.found.class_names, arrays, self.found.digest, groups or None)
+        groups = {
+            name: arrays[f"{name}_groups"]
+            for name in SPLITS
+            if f"{name}_groups" in arrays
+        }
+
+        super().__init__(
+            config, self.found.class_names, arrays, self.found.digest, groups or None
+        )
         self.marks = tuple(_marks(arrays, config))
 
     @classmethod
@@ -98,14 +105,21 @@ def files_of(config: CloudFilesConfig, root: Path) -> dict[str, SplitFiles]:
         value = getattr(config, split)
         if value is not None:
             splits[split] = split_files(
-                root, split, value, config.pattern, config.lists_folder, config.class_before
+                root,
+                split,
+                value,
+                config.pattern,
+                config.lists_folder,
+                config.class_before,
             )
+
     if len({bool(files.arrays) for files in splits.values()}) > 1:
         kinds = ", ".join(
             f"{split}: {'arrays' if files.arrays else 'a cloud a file'}"
             for split, files in splits.items()
         )
         raise ValueError(f"{root}: the splits must be of one kind, found {kinds}")
+
     one_kind(list(splits.values()), config.pattern)
     return splits
 
@@ -117,12 +131,15 @@ def stored(config: CloudFilesConfig, root: Path) -> Stored:
     files: list[Path] = []
     # A cloud's class may be its folder, which the digest of its content does not cover.
     paths, class_of_clouds = {}, {}
+
     for split, of_split in splits.items():
         files += of_split.files
         paths[split] = [str(path.relative_to(root)) for path in of_split.files]
         class_of_clouds[split] = [name for _, name in of_split.clouds]
+
     if names_file is not None:
         files.append(names_file)
+
     settings = [
         REVISION,
         config.num_classes,
@@ -132,14 +149,17 @@ def stored(config: CloudFilesConfig, root: Path) -> Stored:
         *_keys(config),
         *config.point_features,
     ]
+
     key = json.dumps([paths, settings, class_of_clouds])
 
     class_names = _class_names(config, splits, names_file)
     arrays, digest = arrays_of_files(
         "files", files, lambda: _read(config, splits, class_names), key
     )
+
     if "class_names" in arrays:  # of arrays whose labels are names
         class_names = tuple(map(str, arrays["class_names"]))
+
     return Stored(arrays, digest, class_names)
 
 
@@ -152,6 +172,7 @@ def named_copies(
     root = data_root / config.root
     if not root.is_dir():
         return []
+
     names: list[str] = []
 
     def read() -> Mapping[str, np.ndarray]:
@@ -166,9 +187,11 @@ def named_copies(
 def _names_file(config: CloudFilesConfig, root: Path) -> Path | None:
     if config.class_names is None:
         return None
+
     path = root / config.class_names
     if not path.is_file():
         raise MissingDataError(f"dataset.class_names: no file {path}; {contents(root)}")
+
     return path
 
 
@@ -190,11 +213,15 @@ def _class_names(
     """
     listed = None if names_file is None else names_of(names_file)
     arrays = [path for found in splits.values() for path in found.arrays]
+
     if arrays:
         named = (
-            listed or names_in(arrays[0], config.num_classes) or map(str, range(config.num_classes))
+            listed
+            or names_in(arrays[0], config.num_classes)
+            or map(str, range(config.num_classes))
         )
         return checked_names((), tuple(named), config.num_classes)
+
     names = sorted({name for found in splits.values() for _, name in found.clouds})
     return checked_names(names, listed, config.num_classes)
 
@@ -207,13 +234,17 @@ def checked_names(
     """
     for name in found_names:
         if listed is not None and name not in listed:
-            raise ValueError(unknown("class", name, listed, "dataset.class_names lists"))
+            raise ValueError(
+                unknown("class", name, listed, "dataset.class_names lists")
+            )
+
     names = tuple(found_names if listed is None else listed)
     if len(names) != num_classes:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         raise ValueError(
             f"dataset.num_classes: {num_classes} asked for, {len(names)} are there: {shown}"
         )
+
     return names
 
 
@@ -233,7 +264,9 @@ class _Clouds:
 
 
 def _read(
-    config: CloudFilesConfig, splits: Mapping[str, SplitFiles], class_names: tuple[str, ...]
+    config: CloudFilesConfig,
+    splits: Mapping[str, SplitFiles],
+    class_names: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
     clouds_of: dict[str, _Clouds] = {}
     for split, files in splits.items():
@@ -241,25 +274,35 @@ def _read(
             clouds_of[split] = _read_arrays(config, split, files)
         else:
             clouds_of[split] = _read_files(config, files, class_names)
+
     arrays: dict[str, np.ndarray] = {}
     if any(clouds.labels.dtype.kind == "U" for clouds in clouds_of.values()):
         clouds_of, names = _numbered(clouds_of, config, class_names)
         arrays["class_names"] = np.array(names)
+
     if config.test is None:
         train, test = _parted(clouds_of["train"], config.test_fraction)
         clouds_of |= {"train": train, "test": test}
+
     arrays |= _group_numbers(clouds_of)
 
     size = max(len(cloud) for clouds in clouds_of.values() for cloud in clouds.clouds)
     for split, clouds in clouds_of.items():
         points = np.stack([resized(cloud, size) for cloud in clouds.clouds])
         xyz, features = points[:, :, :3], points[:, :, 3:]
-        xyz = as_stored(xyz, f"dataset.{split}") if config.keep_units else unit_sphere(xyz)
+        xyz = (
+            as_stored(xyz, f"dataset.{split}")
+            if config.keep_units
+            else unit_sphere(xyz)
+        )
+
         if features.shape[2]:
             xyz = np.concatenate([xyz, features.astype(np.float32)], axis=2)
+
         arrays[f"{split}_points"] = xyz
         arrays[f"{split}_labels"] = clouds.labels.astype(np.int64)
         arrays[f"{split}_sizes"] = np.array(clouds.sizes, dtype=np.int64)
+
     return arrays
 
 
@@ -269,11 +312,16 @@ def _group_numbers(clouds_of: Mapping[str, _Clouds]) -> dict[str, np.ndarray]:
     """
     if all(clouds.groups is None for clouds in clouds_of.values()):
         return {}
-    groups_of = {split: np.asarray(clouds.groups) for split, clouds in clouds_of.items()}
+
+    groups_of = {
+        split: np.asarray(clouds.groups) for split, clouds in clouds_of.items()
+    }
     names = np.unique(np.concatenate(list(groups_of.values())))
     numbers = {}
+
     for split, groups in groups_of.items():
         numbers[f"{split}_groups"] = np.searchsorted(names, groups).astype(np.int64)
+
     return numbers
 
 
@@ -283,10 +331,14 @@ def _read_files(
     numbers = {name: number for number, name in enumerate(class_names)}
     clouds: list[np.ndarray] = []
     sizes: list[int] = []
+
     for path, _ in files.clouds:
-        cloud = read_cloud(path, config.stored_points, config.points_key, config.point_features)
+        cloud = read_cloud(
+            path, config.stored_points, config.points_key, config.point_features
+        )
         clouds.append(_at_most(cloud, config.stored_points))
         sizes.append(len(cloud))
+
     labels = np.array([numbers[name] for _, name in files.clouds], dtype=np.int64)
     return _Clouds(clouds, sizes, labels, None)
 
@@ -297,23 +349,32 @@ def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Cl
     sizes: list[int] = []
     labels: list[np.ndarray] = []
     groups: list[np.ndarray] = []
+
     for path in files.arrays:
         content = read_arrays(path, keys, split, config.point_features)
         clouds.extend(_at_most(cloud, config.stored_points) for cloud in content.clouds)
         sizes.extend(len(cloud) for cloud in content.clouds)
+
         if content.labels.dtype.kind != "U":
             labels.append(whole_labels(content.labels, config.num_classes, str(path)))
         else:
             labels.append(content.labels)
+
         if content.groups is not None:
             groups.append(content.groups)
+
     return _Clouds(
-        clouds, sizes, np.concatenate(labels), np.concatenate(groups) if groups else None
+        clouds,
+        sizes,
+        np.concatenate(labels),
+        np.concatenate(groups) if groups else None,
     )
 
 
 def _numbered(
-    clouds_of: Mapping[str, _Clouds], config: CloudFilesConfig, class_names: tuple[str, ...]
+    clouds_of: Mapping[str, _Clouds],
+    config: CloudFilesConfig,
+    class_names: tuple[str, ...],
 ) -> tuple[dict[str, _Clouds], tuple[str, ...]]:
     """Return the clouds with numbers in place of names of classes, and the names."""
     for split, clouds in clouds_of.items():
@@ -322,21 +383,34 @@ def _numbered(
                 f"dataset.{split}: labels are numbers, those of another split are names; one kind"
                 " is allowed"
             )
-    present = sorted({str(name) for clouds in clouds_of.values() for name in clouds.labels})
+
+    present = sorted(
+        {str(name) for clouds in clouds_of.values() for name in clouds.labels}
+    )
     listed = class_names if config.class_names is not None else None
     names = checked_names(present, listed, config.num_classes)
     numbers = {name: number for number, name in enumerate(names)}
     numbered = {}
+
     for split, clouds in clouds_of.items():
-        labels = np.array([numbers[str(name)] for name in clouds.labels], dtype=np.int64)
+        labels = np.array(
+            [numbers[str(name)] for name in clouds.labels], dtype=np.int64
+        )
         numbered[split] = dataclasses.replace(clouds, labels=labels)
+
     return numbered, names
 
 
 def _parted(clouds: _Clouds, fraction: float) -> tuple[_Clouds, _Clouds]:
     """Return the clouds that are kept for training, and those held out to test on."""
-    groups = None if clouds.groups is None else np.unique(clouds.groups, return_inverse=True)[1]
+    groups = (
+        None
+        if clouds.groups is None
+        else np.unique(clouds.groups, return_inverse=True)[1]
+    )
+
     kept, held = hold_out(clouds.labels, fraction, groups)
+
     return _taken(clouds, kept), _taken(clouds, held)
 
 
@@ -366,9 +440,11 @@ def resized(cloud: np.ndarray, count: int) -> np.ndarray:
     size = len(cloud)
     if size == count:
         return cloud
+
     generator = np.random.default_rng(size)
     if size < count:
         return np.concatenate([cloud, cloud[generator.choice(size, count - size)]])
+
     order = np.lexsort(cloud.T[::-1])
     rows = np.sort(generator.choice(size, count, replace=False))
     return cloud[order[rows]]

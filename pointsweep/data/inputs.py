@@ -21,7 +21,11 @@ from pointsweep.config.backbones import BackboneConfig
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.facts import MADE, DataFacts, UnreadableDataError, facts_of
-from pointsweep.errors import MissingDataError, MissingWeightsError, WeightsNotFetchedError
+from pointsweep.errors import (
+    MissingDataError,
+    MissingWeightsError,
+    WeightsNotFetchedError,
+)
 from pointsweep.storage.base import write_whole
 from pointsweep.storage.stores import is_address
 from pointsweep.utils.array_cache import cache_folder
@@ -65,6 +69,7 @@ def read_all(
     weights: dict[BackboneConfig, WeightFacts] = {}
     missing: dict[str, None] = {}
     to_fetch: dict[str, None] = {}
+
     for dataset in datasets:
         try:
             facts = _facts_for_plan(dataset)
@@ -72,6 +77,7 @@ def read_all(
                 data[dataset] = facts
         except (MissingDataError, UnreadableDataError) as error:
             missing[str(error)] = None
+
     for backbone in backbones:
         try:
             weights[backbone] = weight_facts(backbone, fetch)
@@ -81,19 +87,24 @@ def read_all(
             missing[str(error)] = None
         except ValueError as error:
             missing[f"weights of {backbone.name}: {error}"] = None
+
     return Inputs(data, weights, tuple(sorted(missing)), tuple(sorted(to_fetch)))
 
 
-def parts_of(configs: Iterable[TrialConfig]) -> tuple[list[DatasetConfig], list[BackboneConfig]]:
+def parts_of(
+    configs: Iterable[TrialConfig],
+) -> tuple[list[DatasetConfig], list[BackboneConfig]]:
     """Return the distinct data sets, and the distinct backbones that files are read for, in
     order.
     """
     datasets: dict[DatasetConfig, None] = {}
     backbones: dict[BackboneConfig, None] = {}
+
     for config in configs:
         datasets[config.dataset] = None
         if config.backbone is not None and config.backbone.reads_files:
             backbones[config.backbone] = None
+
     return list(datasets), list(backbones)
 
 
@@ -102,6 +113,7 @@ def _facts_for_plan(dataset: DatasetConfig) -> DataFacts | None:
     if on_server() and dataset.name not in MADE:
         registry.load("datasets", dataset.name).available(dataset)  # type: ignore[attr-defined]
         return None
+
     return facts_of(dataset)
 
 
@@ -121,8 +133,10 @@ def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
     """
     section = weight_section(backbone)
     remembered = known_weights(section)
+
     if remembered is not None:
         return remembered
+
     from pointsweep.utils.digests import file_sha256
 
     loader: Any = registry.load("backbones", backbone.name)
@@ -131,8 +145,10 @@ def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
     loader.check(backbone)
     facts = WeightFacts(str(path), file_sha256(path))
     content = json.dumps({"facts": asdict(facts), "stamp": stamp})
+
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         write_whole(_path(section), content.encode())
+
     return facts
 
 
@@ -145,6 +161,7 @@ def known_weights(section: Mapping[str, Any]) -> WeightFacts | None:
         facts = WeightFacts(**kept["facts"])
         if _stamp(Path(facts.path)) == kept["stamp"]:
             return facts
+
     return None
 
 
@@ -154,15 +171,29 @@ def weight_section(backbone: BackboneConfig) -> dict[str, Any]:
 
 
 def _path(section: Mapping[str, Any]) -> Path:
-    roots = [os.environ.get(name, "") for name in ("POINTSWEEP_DATA", "HF_HOME", "HF_HUB_CACHE")]
+    roots = [
+        os.environ.get(name, "")
+        for name in ("POINTSWEEP_DATA", "HF_HOME", "HF_HUB_CACHE")
+    ]
+
     where = str(Path.cwd()) if not Path(str(section["weights"])).is_absolute() else ""
     # The draws of `shuffled` have the published checkpoint in common.
     common = dict(section)
+
     if common["weights"] == "shuffled":
         common |= {"weights": "pretrained", "weights_seed": 0}
-    code = [tree_digest(), *plugins.digests([("backbones", str(section["name"]))]).values()]
+
+    code = [
+        tree_digest(),
+        *plugins.digests([("backbones", str(section["name"]))]).values(),
+    ]
+
     text = json.dumps([*code, roots, where, common], sort_keys=True)
-    return cache_folder() / "weights" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    return (
+        cache_folder()
+        / "weights"
+        / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    )
 
 
 def _stamp(path: Path) -> list[int]:

@@ -19,7 +19,13 @@ from pointsweep.config.datasets import DatasetConfig, ModelNet40Config
 from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.hdf5 import read_h5
-from pointsweep.data.readers.text import decode, files_of_list, last_part, lines_of, number_rows
+from pointsweep.data.readers.text import (
+    decode,
+    files_of_list,
+    last_part,
+    lines_of,
+    number_rows,
+)
 from pointsweep.data.readers.text import read_text as read_text_file
 from pointsweep.errors import MissingDataError
 from pointsweep.utils.array_cache import arrays_of_files
@@ -35,7 +41,8 @@ CLASSES = (
 )  # fmt: skip
 COLUMNS = (3, 6)  # of the text layout: x, y, z, and the normal
 ORIGIN = (
-    "ModelNet40 (academic research only) comes from Princeton; these two layouts from Stanford."
+    "ModelNet40 (academic research only) comes from Princeton; "
+    "these two layouts from Stanford."
 )
 NUM_TEST = 2468  # published test shapes
 # What tells a layout -> its published number of training shapes: Stanford's hdf5 files lack three
@@ -86,7 +93,9 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     return arrays_of_files("modelnet40", files(), read)
 
 
-def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[str, np.ndarray]]]:
+def layout(
+    folder: Path,
+) -> tuple[Callable[[], list[Path]], Callable[[], dict[str, np.ndarray]]]:
     """Return two functions of a folder's layout: one lists all files that are read, one reads them.
 
     Raises MissingDataError if the folder has neither layout, or if a list or one of the hdf5 files
@@ -96,10 +105,12 @@ def layout(folder: Path) -> tuple[Callable[[], list[Path]], Callable[[], dict[st
     if (folder / "train_files.txt").is_file():
         files = hdf5_files(folder)
         return lambda: files, lambda: read_hdf5(folder)
+
     if packed.is_file():
         return lambda: [packed], lambda: read_text(packed)
     if (folder / "modelnet40_train.txt").is_file():
         return lambda: text_files(folder), lambda: read_text(folder)
+
     raise MissingDataError(
         f"data set modelnet40: {folder} holds neither train_files.txt (hdf5 layout) nor"
         f" modelnet40_train.txt (text layout). {ORIGIN}"
@@ -111,8 +122,12 @@ def hdf5_files(folder: Path) -> list[Path]:
     files = []
     for name in ("shape_names.txt", "train_files.txt", "test_files.txt"):
         if not (folder / name).is_file():
-            raise MissingDataError(f"data set modelnet40: no file {folder / name}. {ORIGIN}")
+            raise MissingDataError(
+                f"data set modelnet40: no file {folder / name}. {ORIGIN}"
+            )
+
         files.append(folder / name)
+
     return [*files, *listed(folder, "train"), *listed(folder, "test")]
 
 
@@ -128,9 +143,11 @@ def text_files(folder: Path) -> list[Path]:
     for file in files[1:]:
         for name, shape in shape_ids(_text(file), str(file)):
             files.append(folder / name / f"{shape}.txt")
+
     for file in files:
         if not file.is_file():
             raise MissingDataError(f"data set modelnet40: no file {file}. {ORIGIN}")
+
     return files
 
 
@@ -140,8 +157,10 @@ def listed(folder: Path, split: str) -> list[Path]:
     """
     list_file = folder / f"{split}_files.txt"
     names = lines_of(_text(list_file))
+
     if not names:
         raise MissingDataError(f"data set modelnet40: {list_file} names no file")
+
     return files_of_list(list_file, names, "modelnet40")
 
 
@@ -151,20 +170,26 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
     """
     check_names(_text(folder / "shape_names.txt"), str(folder / "shape_names.txt"))
     arrays = {}
+
     for split in ("train", "test"):
         points: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         for file in listed(folder, split):
-            stored_points, stored_labels = read_h5(file, len(CLASSES), "ModelNet40 file")
+            stored_points, stored_labels = read_h5(
+                file, len(CLASSES), "ModelNet40 file"
+            )
             if points and stored_points.shape[1] != points[0].shape[1]:
                 size = stored_points.shape[1]
                 raise ValueError(
                     f"{file}: clouds of {size} points, those before have {points[0].shape[1]}"
                 )
+
             points.append(unit_sphere(stored_points))
             labels.append(stored_labels)
+
         arrays[f"{split}_points"] = np.concatenate(points)
         arrays[f"{split}_labels"] = np.concatenate(labels)
+
     return arrays
 
 
@@ -173,30 +198,39 @@ def read_text(source: Path) -> dict[str, np.ndarray]:
     their order.
     """
     with _open_text(source) as read:
-        check_names(read("modelnet40_shape_names.txt"), f"{source}: modelnet40_shape_names.txt")
+        check_names(
+            read("modelnet40_shape_names.txt"), f"{source}: modelnet40_shape_names.txt"
+        )
         arrays: dict[str, np.ndarray] = {}
         columns: tuple[int, ...] = COLUMNS
+
         for split in ("train", "test"):
             clouds: list[np.ndarray] = []
             labels: list[int] = []
             list_name = f"modelnet40_{split}.txt"
+
             for name, shape in shape_ids(read(list_name), f"{source}: {list_name}"):
                 file = f"{source}: {name}/{shape}.txt"
                 if source.is_dir():
                     file = f"{source / name / shape}.txt"
+
                 rows = number_rows(read(f"{name}/{shape}.txt"), file, columns)
                 columns = (rows.shape[1],)  # all files have as many as the first
                 cloud = rows[None, :, :3]
                 label = CLASSES.index(name)
                 check_clouds(cloud, np.array([label]), len(CLASSES), file)
+
                 if clouds and len(rows) != len(clouds[0]):
                     raise ValueError(
                         f"{file}: {len(rows)} points, those before have {len(clouds[0])}"
                     )
+
                 clouds.append(unit_sphere(cloud)[0])
                 labels.append(label)
+
             arrays[f"{split}_points"] = np.stack(clouds)
             arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
+
     return arrays
 
 
@@ -211,9 +245,12 @@ def shape_ids(text: str, source: str) -> list[tuple[str, str]]:
         name = shape.rpartition("_")[0]
         if name not in CLASSES:
             raise ValueError(f"{source}: {line} is of none of the 40 classes")
+
         ids.append((name, shape))
+
     if not ids:
         raise ValueError(f"{source}: lists no shape")
+
     return ids
 
 
@@ -223,6 +260,7 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
     if source.is_dir():
         yield lambda name: _text(source / name)
         return
+
     members = {}
     try:
         with tarfile.open(source, "r:xz") as tar:
@@ -230,10 +268,13 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is not None:
                     members[
-                        member.name.partition("modelnet40_normal_resampled/")[2] or member.name
+                        member.name.partition("modelnet40_normal_resampled/")[2]
+                        or member.name
                     ] = file.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise ValueError(f"{source}: not a readable .tar.xz of texts: {error}") from error
+        raise ValueError(
+            f"{source}: not a readable .tar.xz of texts: {error}"
+        ) from error
 
     def read(name: str) -> str:
         if name not in members:
@@ -259,6 +300,7 @@ def check_names(text: str, source: str) -> None:
             (i for i, (a, b) in enumerate(zip(names, CLASSES, strict=False)) if a != b),
             min(len(names), len(CLASSES)),
         )
+
         found = names[first] if first < len(names) else "nothing"
         expected = CLASSES[first] if first < len(CLASSES) else "nothing"
         raise ValueError(

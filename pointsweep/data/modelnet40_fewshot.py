@@ -28,7 +28,13 @@ from typing import Any
 import numpy as np
 
 from pointsweep.config.datasets import ModelNet40FewshotConfig
-from pointsweep.data.dataset import Copy, Dataset, data_folder, folders_with, text_digest
+from pointsweep.data.dataset import (
+    Copy,
+    Dataset,
+    data_folder,
+    folders_with,
+    text_digest,
+)
 from pointsweep.data.modelnet40 import CLASSES, ORIGIN, layout, stored
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.errors import MissingDataError
@@ -58,21 +64,32 @@ class ModelNet40Fewshot(Dataset):
         folder = source_folder(config)
         fold = config.fold
         assert fold is not None, "a trial has a fold: config.with_seed fills it in"
+
         if config.source == "generated":
             shapes, shapes_digest = stored(folder)
-            key = text_digest(f"{shapes_digest} {episode_name(config.way, config.shot, fold)}")
+            key = text_digest(
+                f"{shapes_digest} {episode_name(config.way, config.shot, fold)}"
+            )
             arrays, digest = cached_arrays(
                 f"fewshot-{key}", lambda: draw(shapes, config.way, config.shot, fold)
             )
         else:
             path = fold_file(folder, config.way, config.shot, fold)
             arrays, digest = arrays_of_files(
-                "fewshot", [path], lambda: read_npz(path, config.way, config.shot), "point_bert"
+                "fewshot",
+                [path],
+                lambda: read_npz(path, config.way, config.shot),
+                "point_bert",
             )
+
         chosen = [CLASSES[number] for number in arrays["classes"]]
         super().__init__(
-            config, [*chosen, *(name for name in CLASSES if name not in chosen)], arrays, digest
+            config,
+            [*chosen, *(name for name in CLASSES if name not in chosen)],
+            arrays,
+            digest,
         )
+
         self.marks = ("generated folds",) if config.source == "generated" else ()
 
     @classmethod
@@ -80,6 +97,7 @@ class ModelNet40Fewshot(Dataset):
         folder = source_folder(config)
         fold = config.fold
         assert fold is not None, "a trial has a fold: config.with_seed fills it in"
+
         if config.source == "generated":
             layout(folder)
         else:
@@ -91,18 +109,25 @@ class ModelNet40Fewshot(Dataset):
 
     @classmethod
     def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
-        return {"train": (config.way * config.shot,), "test": (config.way * TEST_PER_CLASS,)}
+        return {
+            "train": (config.way * config.shot,),
+            "test": (config.way * TEST_PER_CLASS,),
+        }
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         for folder in folders_with(root, "*way_*shot"):
             for way, shot in (
-                kind for kind in KINDS if (folder / "{}way_{}shot".format(*kind)).is_dir()
+                kind
+                for kind in KINDS
+                if (folder / "{}way_{}shot".format(*kind)).is_dir()
             ):
                 for fold in range(NUM_FOLDS):
                     yield Copy(
                         f"{folder.relative_to(root)}/{episode_name(way, shot, fold)}",
-                        lambda at=(folder, way, shot, fold): read_npz(fold_file(*at), *at[1:3]),  # type: ignore[misc]
+                        lambda at=(folder, way, shot, fold): read_npz(
+                            fold_file(*at), *at[1:3]
+                        ),  # type: ignore[misc]
                         CLASSES[:way],
                         {"train": (way * shot,), "test": (way * TEST_PER_CLASS,)},
                     )
@@ -114,7 +139,10 @@ def source_folder(config: ModelNet40FewshotConfig) -> Path:
         return data_folder(
             "modelnet40_fewshot", config.folder or "modelnet40_ply_hdf5_2048", ORIGIN
         )
-    return data_folder("modelnet40_fewshot", config.folder or "ModelNetFewshot", FOLDS_ORIGIN)
+
+    return data_folder(
+        "modelnet40_fewshot", config.folder or "ModelNetFewshot", FOLDS_ORIGIN
+    )
 
 
 def episode_name(way: int, shot: int, fold: int) -> str:
@@ -136,7 +164,10 @@ def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:
             f"{path.with_suffix('.pkl')} is not converted: run pointsweep data --convert-fewshot"
             f" {folder}"
         )
-    raise MissingDataError(f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}")
+
+    raise MissingDataError(
+        f"data set modelnet40_fewshot: no file {path}. {FOLDS_ORIGIN}"
+    )
 
 
 def draw(
@@ -154,6 +185,7 @@ def draw(
     """
     name = episode_name(way, shot, fold)
     drawable = range(len(class_names)) if among is None else among
+
     if len(drawable) < way:
         raise ValueError(
             f"few-shot episode {name}: {way} classes are needed that have {shot} training and"
@@ -167,14 +199,21 @@ def draw(
     needed = {"train": shot, "test": TEST_PER_CLASS}
     check_shapes_suffice(arrays, classes, name, needed, class_names)
     episode = {"classes": np.array(classes, dtype=np.int64)}
+
     for split, count in needed.items():
-        chosen: list[tuple[str, int, int]] = []  # digest, row of the stored clouds, label
+        chosen: list[
+            tuple[str, int, int]
+        ] = []  # digest, row of the stored clouds, label
         for label, number in enumerate(classes):
             candidates = []
-            for k, row in enumerate(np.flatnonzero(arrays[f"{split}_labels"] == number)):
+            for k, row in enumerate(
+                np.flatnonzero(arrays[f"{split}_labels"] == number)
+            ):
                 digest = text_digest(f"{name}/{split}/{class_names[number]}/{k}")
                 candidates.append((digest, int(row), label))
+
             chosen += sorted(candidates)[:count]
+
         # The classes are mixed, as in Point-BERT's files: a program that mixes the clouds of a
         # batch would profit from their order.
         chosen.sort()
@@ -182,6 +221,7 @@ def draw(
         labels = [label for _, _, label in chosen]
         episode[f"{split}_points"] = np.stack(clouds)
         episode[f"{split}_labels"] = np.array(labels, dtype=np.int64)
+
     return episode
 
 
@@ -200,8 +240,12 @@ def check_shapes_suffice(
         for number in classes:
             if stored[number] < count:
                 short.append(f"{class_names[number]} has {stored[number]}")
+
         if short:
-            lacking.append(f"{count} {split} shapes of a class are needed, here {', '.join(short)}")
+            lacking.append(
+                f"{count} {split} shapes of a class are needed, here {', '.join(short)}"
+            )
+
     if lacking:
         raise ValueError(f"few-shot episode {name}: {'; '.join(lacking)}")
 
@@ -225,6 +269,7 @@ def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path}: not a converted few-shot fold with {', '.join(ARRAYS)}: {error}"
         ) from error
+
     check_episode(arrays, way, shot, str(path))
     return {
         name: unit_sphere(array) if name.endswith("points") else array.astype(np.int64)
@@ -232,12 +277,18 @@ def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
     }
 
 
-def check_episode(arrays: Mapping[str, np.ndarray], way: int, shot: int, source: str) -> None:
+def check_episode(
+    arrays: Mapping[str, np.ndarray], way: int, shot: int, source: str
+) -> None:
     """Raise ValueError unless there are `way` classes of ModelNet40 with `shot` and 20 sound clouds
     each.
     """
     classes = arrays["classes"]
-    if classes.shape != (way,) or classes.dtype.kind not in "iu" or len(np.unique(classes)) != way:
+    if (
+        classes.shape != (way,)
+        or classes.dtype.kind not in "iu"
+        or len(np.unique(classes)) != way
+    ):
         raise ValueError(
             f"{source}: classes must be {way} different numbers, found {classes.dtype}"
             f" {classes.tolist()}"
@@ -246,12 +297,14 @@ def check_episode(arrays: Mapping[str, np.ndarray], way: int, shot: int, source:
         raise ValueError(
             f"{source}: classes must be from 0 to {len(CLASSES) - 1}, found {classes.tolist()}"
         )
+
     for split, count in (("train", shot), ("test", TEST_PER_CLASS)):
         labels = arrays[f"{split}_labels"]
         if labels.dtype.kind not in "iu":
             raise ValueError(
                 f"{source}: {split}_labels must be whole numbers, found {labels.dtype}"
             )
+
         check_clouds(arrays[f"{split}_points"], labels, way, f"{source}: {split}")
         counts = np.bincount(labels, minlength=way)
         if (counts != count).any():

@@ -48,6 +48,7 @@ class PartSplit(Split):
             chosen = generator.choice(size, num_points, replace=size < num_points)
             points.append(shape_points[chosen])
             parts.append(shape_parts[chosen])
+
         return np.stack(points), np.stack(parts)
 
 
@@ -71,7 +72,9 @@ class PartDataset(Dataset):
         self.parts = tuple(tuple(numbers) for numbers in parts)
         self.num_classes = max(max(numbers) for numbers in parts) + 1
 
-    def _whole(self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> PartSplit:
+    def _whole(
+        self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray
+    ) -> PartSplit:
         stored = (arrays[f"{name}_{part}"] for part in ("points", "parts", "starts"))
         points, parts, starts = stored
         return PartSplit(name, points, labels, np.arange(len(labels)), parts, starts)
@@ -87,7 +90,8 @@ class PartDataset(Dataset):
 
     def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
         generators = [
-            np.random.default_rng([int(split.index[row]), split.name == "test"]) for row in index
+            np.random.default_rng([int(split.index[row]), split.name == "test"])
+            for row in index
         ]
         points, *rest = self._drawn(split, index, generators)
         return normalise(points, self.config), *rest

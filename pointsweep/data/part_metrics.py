@@ -36,13 +36,20 @@ def shape_iou(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) ->
             f"predicted and true parts must be (P,) alike and not empty, got {predicted.shape} and"
             f" {truth.shape}"
         )
+
     if not np.isin(truth, parts).all():
         strange = sorted(set(truth.tolist()) - set(parts))
-        raise ValueError(f"the shape holds part {strange[0]}, its category has {list(parts)}")
+        raise ValueError(
+            f"the shape holds part {strange[0]}, its category has {list(parts)}"
+        )
+
     ious = []
     for part in parts:
         union = int(((predicted == part) | (truth == part)).sum())
-        ious.append(int(((predicted == part) & (truth == part)).sum()) / union if union else 1.0)
+        ious.append(
+            int(((predicted == part) & (truth == part)).sum()) / union if union else 1.0
+        )
+
     return sum(ious) / len(ious)
 
 
@@ -60,11 +67,21 @@ def part_score(
             f"{len(predicted)} predictions, {len(truth)} shapes, {len(category)} categories: must"
             " be as many, at least 1"
         )
-    ious = [shape_iou(p, t, parts[c]) for p, t, c in zip(predicted, truth, category, strict=True)]
+
+    ious = [
+        shape_iou(p, t, parts[c])
+        for p, t, c in zip(predicted, truth, category, strict=True)
+    ]
+
     numbers = np.asarray(category)
     by_category = {
-        int(c): float(np.mean(np.asarray(ious)[numbers == c])) for c in np.unique(numbers)
+        int(c): float(np.mean(np.asarray(ious)[numbers == c]))
+        for c in np.unique(numbers)
     }
+
     return PartScore(
-        float(np.mean(ious)), float(np.mean(list(by_category.values()))), by_category, tuple(ious)
+        float(np.mean(ious)),
+        float(np.mean(list(by_category.values()))),
+        by_category,
+        tuple(ious),
     )

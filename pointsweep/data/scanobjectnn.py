@@ -55,7 +55,9 @@ class ScanObjectNN(Dataset):
     def __init__(self, config: ScanObjectNNConfig) -> None:
         folder = data_folder("scanobjectnn", config.folder, ORIGIN)
         arrays, digest = stored(folder, config.variant)
-        groups = objects_of(split_files(folder, config.variant), arrays, config.copies_in_a_row)
+        groups = objects_of(
+            split_files(folder, config.variant), arrays, config.copies_in_a_row
+        )
         super().__init__(config, CLASSES, arrays, digest, groups)
 
     @classmethod
@@ -77,11 +79,15 @@ class ScanObjectNN(Dataset):
             for inner in ("", "h5_files/")
             for folder in ("main_split", "main_split_nobg")
         ]
+
         found_copies = set()
         for marker in markers:
             for path in folders_with(root, marker):
                 # The folder above h5_files/ is the one that a config names.
-                found_copies.add(path.parent if path.name == "h5_files" and path != root else path)
+                found_copies.add(
+                    path.parent if path.name == "h5_files" and path != root else path
+                )
+
         for folder in sorted(found_copies):
             for variant in VARIANTS:
                 if any(
@@ -104,6 +110,7 @@ def published_sizes(variant: str) -> dict[str, Sequence[int]]:
     counts = PUBLISHED.get(variant)
     if counts:
         return {"train": (counts[0],), "test": (counts[1],)}
+
     return {}
 
 
@@ -113,8 +120,10 @@ def stored(folder: Path, variant: str) -> tuple[dict[str, np.ndarray], str]:
     """
     files = list(split_files(folder, variant).values())
     names = folder / "shape_names.txt"
+
     if names.is_file():
         files.append(names)
+
     return arrays_of_files("scanobjectnn", files, lambda: read(folder, variant))
 
 
@@ -128,16 +137,20 @@ def read(folder: Path, variant: str) -> dict[str, np.ndarray]:
             f"{names}: not the {len(CLASSES)} classes in the order of their labels:"
             f" {', '.join(CLASSES)}"
         )
+
     arrays = {}
     for split, file in split_files(folder, variant).items():
         points, labels = read_h5(file, len(CLASSES), "ScanObjectNN file")
         arrays[f"{split}_points"] = as_stored(points, str(file))
         arrays[f"{split}_labels"] = labels
+
     return arrays
 
 
 def objects_of(
-    files: Mapping[str, Path], arrays: Mapping[str, np.ndarray], copies_in_a_row: int | None
+    files: Mapping[str, Path],
+    arrays: Mapping[str, np.ndarray],
+    copies_in_a_row: int | None,
 ) -> dict[str, np.ndarray] | None:
     """Return which object each cloud is of, by split; None where it is not known. Raises
     ValueError.
@@ -145,11 +158,14 @@ def objects_of(
     Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the
     configuration claims.
     """
-    lists = {split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()}
+    lists = {
+        split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()
+    }
     if any(path.is_file() for path in lists.values()):
         return _listed_objects(lists)
     if copies_in_a_row is None:
         return None
+
     objects: dict[str, np.ndarray] = {}
     start = 0
     for split in files:
@@ -158,6 +174,7 @@ def objects_of(
         _require_copies(points, labels, groups, copies_in_a_row, split)
         objects[split] = start + groups
         start += int(groups[-1]) + 1
+
     return objects
 
 
@@ -165,17 +182,21 @@ def _listed_objects(lists: Mapping[str, Path]) -> dict[str, np.ndarray]:
     """Return the objects' numbers by split, from a list of names beside the file of each split."""
     present = [path for path in lists.values() if path.is_file()]
     missing = [path for path in lists.values() if not path.is_file()]
+
     if missing:
         raise ValueError(
             f"{present[0]} says which clouds are of one object, {missing[0]} is not there"
         )
+
     names = {split: read_text(path).split() for split, path in lists.items()}
     distinct = sorted(set().union(*names.values()))
     number_of = {name: number for number, name in enumerate(distinct)}
     objects = {}
+
     for split, names_of_split in names.items():
         numbers = [number_of[name] for name in names_of_split]
         objects[split] = np.array(numbers, dtype=np.int64)
+
     return objects
 
 
@@ -187,7 +208,10 @@ def _require_copies(
     """
     claim = f"dataset.copies_in_a_row: {copies}, but"
     if len(labels) % copies:
-        raise ValueError(f"{claim} the {len(labels)} {split} clouds are no multiple of it")
+        raise ValueError(
+            f"{claim} the {len(labels)} {split} clouds are no multiple of it"
+        )
+
     by_row = labels.reshape(-1, copies)
     mixed_rows = np.flatnonzero((by_row != by_row[:, :1]).any(axis=1))
     if len(mixed_rows):
@@ -195,17 +219,20 @@ def _require_copies(
         raise ValueError(
             f"{claim} {split} clouds {first} to {first + copies - 1} are of different classes"
         )
+
     shapes = np.stack([_shape(cloud) for cloud in points])  # (n, 3)
     spread = _spread_in_groups(shapes, copies)
     generator = np.random.default_rng(0)
     by_class = np.argsort(labels, kind="stable")
     at_random = []
+
     for _ in range(RANDOM_ORDERS):
         # Clouds change places within their class.
         shuffled = np.lexsort((generator.random(len(labels)), labels))
         order = np.empty_like(by_class)
         order[by_class] = shuffled
         at_random.append(_spread_in_groups(shapes[order], copies))
+
     if spread >= min(at_random):
         raise ValueError(
             f"{claim} {split} clouds in a row are no more alike than others of their class"
@@ -218,6 +245,7 @@ def _shape(points: np.ndarray) -> np.ndarray:
     extents: np.ndarray = np.sqrt(
         np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(points)), 0.0)
     )
+
     return extents
 
 
@@ -232,9 +260,14 @@ def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
     """
     inner, ending = VARIANTS[variant]
     paths: dict[str, list[Path]] = {}
-    for split, stem in (("train", "training_objectdataset"), ("test", "test_objectdataset")):
+
+    for split, stem in (
+        ("train", "training_objectdataset"),
+        ("test", "test_objectdataset"),
+    ):
         file = Path(inner, f"{stem}{ending}.h5")
         paths[split] = [folder / file, folder / "h5_files" / file]
+
     return paths
 
 
@@ -248,5 +281,7 @@ def split_files(folder: Path, variant: str) -> dict[str, Path]:
                 f"data set scanobjectnn, variant {variant}: no file {paths[0]}, nor below"
                 f" h5_files/. {ORIGIN}"
             )
+
         files[split] = file
+
     return files

@@ -39,7 +39,8 @@ FIRST_PARTS = (0, 4, 6, 8, 12, 16, 19, 22, 24, 28, 30, 36, 38, 41, 44, 47)
 NUM_PARTS = 50
 # by category
 PARTS = tuple(
-    range(first, end) for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True)
+    range(first, end)
+    for first, end in zip(FIRST_PARTS, (*FIRST_PARTS[1:], NUM_PARTS), strict=True)
 )
 PUBLISHED = {"train": 12137, "val": 1870, "test": 2874}
 HDF5_LIST = "train_hdf5_file_list.txt"
@@ -67,13 +68,19 @@ class ShapeNetPart(PartDataset):
 
     @classmethod
     def published_sizes(cls, config: ShapeNetPartConfig) -> Mapping[str, Sequence[int]]:  # type: ignore[override]
-        return {"train": (PUBLISHED["train"] + PUBLISHED["val"],), "test": (PUBLISHED["test"],)}
+        return {
+            "train": (PUBLISHED["train"] + PUBLISHED["val"],),
+            "test": (PUBLISHED["test"],),
+        }
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         """See `Dataset.copies`."""
         counts = {split: (count,) for split, count in PUBLISHED.items()}
-        for marker, reader in (("synsetoffset2category.txt", read), (HDF5_LIST, read_hdf5)):
+        for marker, reader in (
+            ("synsetoffset2category.txt", read),
+            (HDF5_LIST, read_hdf5),
+        ):
             for folder in folders_with(root, marker):
                 place = str(folder.relative_to(root))
                 yield Copy(place, partial(reader, folder), CATEGORIES, counts)
@@ -85,6 +92,7 @@ def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]
     """
     if (folder / HDF5_LIST).is_file():
         return hdf5_files(folder), partial(read_hdf5, folder)
+
     lists = [
         folder / "synsetoffset2category.txt",
         *(list_file(folder, split) for split in PUBLISHED),
@@ -97,11 +105,13 @@ def listed_files(folder: Path) -> list[Path]:
     lists = split_lists(folder, synsets(folder))
     files = [folder / f"{entry}.txt" for entries in lists.values() for entry in entries]
     missing = [file for file in files if not file.is_file()]
+
     if missing:
         raise MissingDataError(
             f"data set shapenetpart: no file {missing[0]} ({len(missing)} such shapes of"
             f" {len(files)}). {ORIGIN}"
         )
+
     return files
 
 
@@ -115,11 +125,20 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 
 def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what `read` gives, with the validation shapes behind the training shapes."""
-    first = {name: arrays[f"train_{name}"] for name in ("points", "parts", "starts", "labels")}
+    first = {
+        name: arrays[f"train_{name}"]
+        for name in ("points", "parts", "starts", "labels")
+    }
+
     behind = {name: arrays[f"val_{name}"] for name in first}
     behind["starts"] = behind["starts"][1:] + first["starts"][-1]
-    joined = {f"train_{name}": np.concatenate([first[name], behind[name]]) for name in first}
-    return joined | {name: array for name, array in arrays.items() if name.startswith("test_")}
+    joined = {
+        f"train_{name}": np.concatenate([first[name], behind[name]]) for name in first
+    }
+
+    return joined | {
+        name: array for name, array in arrays.items() if name.startswith("test_")
+    }
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -130,17 +149,20 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     """
     categories = synsets(folder)
     arrays: dict[str, np.ndarray] = {}
+
     for split, entries in split_lists(folder, categories).items():
         labels = [categories[entry.partition("/")[0]] for entry in entries]
         shapes = []
         for entry, label in zip(entries, labels, strict=True):
             shapes.append(read_shape(folder / f"{entry}.txt", label))
+
         arrays |= {
             f"{split}_points": np.concatenate([points for points, _ in shapes]),
             f"{split}_parts": np.concatenate([parts for _, parts in shapes]),
             f"{split}_starts": np.cumsum([0, *(len(parts) for _, parts in shapes)]),
             f"{split}_labels": np.array(labels, dtype=np.int64),
         }
+
     return arrays
 
 
@@ -152,6 +174,7 @@ def synsets(folder: Path) -> dict[str, int]:
             f"data set shapenetpart: {folder} holds neither {path.name} (text layout) nor"
             f" {HDF5_LIST} (hdf5 layout). {ORIGIN}"
         )
+
     pairs = [line.split() for line in lines_of(read_text(path))]
     if (
         any(len(pair) != 2 for pair in pairs)
@@ -160,6 +183,7 @@ def synsets(folder: Path) -> dict[str, int]:
         raise ValueError(
             f"{path}: must give a synset to each of {', '.join(CATEGORIES)}, found {pairs}"
         )
+
     return {synset: CATEGORIES.index(name.lower()) for name, synset in pairs}
 
 
@@ -174,25 +198,39 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
     """
     lists: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
+
     for split in PUBLISHED:
         path = list_file(folder, split)
         if not path.is_file():
             raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
+
         try:
             entries = [
-                "/".join(PureWindowsPath(entry).parts[-2:]) for entry in json.loads(read_text(path))
+                "/".join(PureWindowsPath(entry).parts[-2:])
+                for entry in json.loads(read_text(path))
             ]
         except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path}: not a list of prefix/synset/id: {error}") from error
+            raise ValueError(
+                f"{path}: not a list of prefix/synset/id: {error}"
+            ) from error
+
         for entry in entries:
             if entry.partition("/")[0] not in categories:
-                raise ValueError(f"{path}: {entry} is of no known synset: {', '.join(categories)}")
+                raise ValueError(
+                    f"{path}: {entry} is of no known synset: {', '.join(categories)}"
+                )
             if entry in seen:
-                raise ValueError(f"{path}: {entry} is listed twice, first in {seen[entry]}")
+                raise ValueError(
+                    f"{path}: {entry} is listed twice, first in {seen[entry]}"
+                )
+
             seen[entry] = split
+
         if not entries:
             raise ValueError(f"{path}: lists no shape")
+
         lists[split] = entries
+
     return lists
 
 
@@ -202,15 +240,18 @@ def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if not path.is_file():
         raise MissingDataError(f"data set shapenetpart: no file {path}")
+
     rows = number_rows(read_text(path), str(path), (7,))
     check_clouds(rows[None, :, :3], np.array([category]), len(CATEGORIES), str(path))
     allowed = PARTS[category]
     bad = np.flatnonzero(~np.isin(rows[:, 6], allowed))
+
     if len(bad):
         names = f"{CATEGORIES[category]} has {allowed[0]} to {allowed[-1]}"
         raise ValueError(
             f"{path}: point {bad[0]} has part {rows[bad[0], 6]:g}, {names} ({len(bad)} such points)"
         )
+
     return unit_sphere(rows[None, :, :3])[0], rows[:, 6].astype(np.int64)
 
 
@@ -221,8 +262,10 @@ def hdf5_files(folder: Path) -> list[Path]:
     """Return all files that `read_hdf5` reads. Raises MissingDataError, ValueError."""
     names = folder / HDF5_NAMES
     files = [names] if names.is_file() else []
+
     for split in PUBLISHED:
         files += [hdf5_list(folder, split), *hdf5_listed(folder, split)]
+
     return files
 
 
@@ -238,9 +281,11 @@ def hdf5_listed(folder: Path, split: str) -> list[Path]:
     path = hdf5_list(folder, split)
     if not path.is_file():
         raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
+
     names = lines_of(read_text(path))
     if not names:
         raise ValueError(f"{path}: names no file")
+
     return files_of_list(path, names, "shapenetpart")
 
 
@@ -251,21 +296,25 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
     """
     _check_hdf5_names(folder / HDF5_NAMES)
     arrays: dict[str, np.ndarray] = {}
+
     for split in PUBLISHED:
         points: list[np.ndarray] = []
         parts: list[np.ndarray] = []
         labels: list[np.ndarray] = []
+
         for path in hdf5_listed(folder, split):
             clouds, categories = read_h5(path, len(CATEGORIES), "ShapeNetPart file")
             points += list(unit_sphere(clouds))
             parts += list(_parts_of(path, clouds.shape[:2], categories))
             labels.append(categories)
+
         arrays |= {
             f"{split}_points": np.concatenate(points),
             f"{split}_parts": np.concatenate(parts),
             f"{split}_starts": np.cumsum([0, *(len(shape) for shape in parts)]),
             f"{split}_labels": np.concatenate(labels),
         }
+
     return arrays
 
 
@@ -275,6 +324,7 @@ def _check_hdf5_names(path: Path) -> None:
     """
     if not path.is_file():
         return
+
     names = tuple(line.split()[0].lower() for line in lines_of(read_text(path)))
     if names != CATEGORIES:
         raise ValueError(
@@ -290,12 +340,16 @@ def _parts_of(path: Path, shape: tuple[int, ...], categories: np.ndarray) -> np.
         with h5py.File(path, "r") as file:
             parts = np.asarray(file["pid"][()])
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a ShapeNetPart file with pid: {error}") from error
+        raise ValueError(
+            f"{path}: not a ShapeNetPart file with pid: {error}"
+        ) from error
+
     if parts.shape != shape or parts.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: pid must be whole numbers of the shape {shape}, found {parts.dtype}"
             f" {parts.shape}"
         )
+
     for number, (own, category) in enumerate(zip(parts, categories, strict=True)):
         allowed = PARTS[category]
         bad = np.flatnonzero(~np.isin(own, allowed))
@@ -305,4 +359,5 @@ def _parts_of(path: Path, shape: tuple[int, ...], categories: np.ndarray) -> np.
                 f"{path}: point {bad[0]} of cloud {number} has part {own[bad[0]]}, {names}"
                 f" ({len(bad)} such points)"
             )
+
     return parts.astype(np.int64)

@@ -15,6 +15,7 @@ def in_turn(labels: np.ndarray) -> np.ndarray:
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rank[rows] = np.arange(len(rows))
+
     return np.lexsort((labels, rank))
 
 
@@ -28,6 +29,7 @@ def hold_out(
     """
     if fraction == 0:
         return np.arange(len(labels)), np.zeros(0, dtype=np.int64)
+
     generator = np.random.default_rng(0)
     held = []
     for label in np.unique(labels):
@@ -37,6 +39,7 @@ def hold_out(
             held.append(generator.permutation(rows)[:num_held])
         else:
             held.append(_whole_groups(rows, groups, num_held, generator))
+
     held_rows = np.concatenate(held)
     return np.setdiff1d(np.arange(len(labels)), held_rows), held_rows
 
@@ -47,10 +50,13 @@ def _whole_groups(
     """Rows of whole groups, drawn until there are at least `num_held`."""
     taken: list[np.ndarray] = []
     count = 0
+
     for group in generator.permutation(np.unique(groups[rows])):
         if count >= num_held:
             break
+
         members = rows[groups[rows] == group]
         taken.append(members)
         count += len(members)
+
     return np.concatenate(taken)

@@ -30,7 +30,9 @@ NAMES = {  # of splits, in the order in which they are looked for
     "val": ("val", "valid", "validation", "Val", "Valid", "Validation", "dev"),
     "test": ("test", "testing", "Test", "TEST", "Testing", "eval"),
 }
-NAMES_OF_CLASSES = re.compile(r"(shape|class|category|label)_?(es)?_?names?", re.IGNORECASE)
+NAMES_OF_CLASSES = re.compile(
+    r"(shape|class|category|label)_?(es)?_?names?", re.IGNORECASE
+)
 TEST_FRACTION = 0.2  # where there is no test split
 # no texts without quotes
 YAML_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
@@ -46,21 +48,26 @@ def suggest(folder: Path) -> list[str]:
     folder = folder.resolve()
     if not folder.is_dir():
         raise MissingDataError(f"{folder}: no folder")
+
     fields = _fields(folder)
     config = FilesConfig(root=folder.name, num_classes=2, **fields)
     config = config.replace(num_classes=_count_classes(config, folder))
     clouds = stored(config, folder)
     sizes = []
+
     for split in SPLITS:
         if f"{split}_sizes" in clouds.arrays:
             sizes.append(clouds.arrays[f"{split}_sizes"])
+
     # Points that a model sees: fewer than by default where the clouds are smaller.
     largest = int(max(part.max() for part in sizes))
     small: dict[str, Any] = {}
     if largest < config.presample:
         small["presample"] = largest
+
     if largest < config.num_points:
         small["num_points"] = largest
+
     section = {
         "name": "files",
         "root": folder.name,
@@ -68,13 +75,18 @@ def suggest(folder: Path) -> list[str]:
         **fields,
         **small,
     }
+
     problems = component_problems("dataset", section)
     if problems:
-        texts = [f"{path.removeprefix('dataset.')}: {message}" for path, message in problems]
+        texts = [
+            f"{path.removeprefix('dataset.')}: {message}" for path, message in problems
+        ]
         raise ValueError(f"{folder}: {'; '.join(texts)}")
+
     root, notes = _root(folder)
     section["root"] = root
     comments = [*notes, *_counts(clouds), *_not_read(config, folder)]
+
     return [
         *(f"# {line}" for line in comments),
         "dataset:",
@@ -88,8 +100,15 @@ def _features(config: FilesConfig, folder: Path) -> Iterator[str]:
     coordinates alone and refuse them.
     """
     files = split_files(folder, "train", config.train, config.pattern)
-    keys = Keys(config.points_key, config.labels_key, config.offsets_key, splits=config.split_key)
+    keys = Keys(
+        config.points_key,
+        config.labels_key,
+        config.offsets_key,
+        splits=config.split_key,
+    )
+
     found = features_in(files, keys, "train")
+
     if found:
         first = files.arrays[0] if files.arrays else files.clouds[0][0]
         networks = [
@@ -97,6 +116,7 @@ def _features(config: FilesConfig, folder: Path) -> Iterator[str]:
             for name, kind in registry.config_classes("networks").items()
             if getattr(kind, "takes_features", False)
         ]
+
         yield (
             f"  # features: [{', '.join(('xyz', *found))}]  # as {first.name} has them; for the"
             f" networks {', '.join(networks)}, other models take coordinates alone"
@@ -108,8 +128,13 @@ def _root(folder: Path) -> tuple[str, list[str]]:
     there.
     """
     base = os.environ.get("POINTSWEEP_DATA", "")
-    if base and not is_address(base) and folder.is_relative_to(Path(base).expanduser().resolve()):
+    if (
+        base
+        and not is_address(base)
+        and folder.is_relative_to(Path(base).expanduser().resolve())
+    ):
         return folder.relative_to(Path(base).expanduser().resolve()).as_posix(), []
+
     return folder.name, [
         f"export POINTSWEEP_DATA={folder.parent}  (or link {folder.name} into the folder that it"
         " names)"
@@ -120,15 +145,18 @@ def _counts(data: Stored) -> Iterator[str]:
     names = data.class_names
     more = ", ..." if len(names) > SHOWN else ""
     yield f"{len(names)} classes: {', '.join(names[:SHOWN])}{more}"
+
     for split in SPLITS:
         if f"{split}_labels" not in data.arrays:
             continue
+
         sizes = data.arrays[f"{split}_sizes"]
         span = (
             f"{sizes.min():,}"
             if sizes.min() == sizes.max()
             else f"{sizes.min():,} to {sizes.max():,}"
         )
+
         present = len(np.unique(data.arrays[f"{split}_labels"]))
         yield f"{split}: {len(sizes):,} clouds of {present} classes, {span} points each"
 
@@ -143,8 +171,19 @@ def _not_read(config: FilesConfig, folder: Path) -> Iterator[str]:
             *cloud_arrays.OFFSET_KEYS,
             *cloud_arrays.NAME_KEYS,
         )
-        asked = [key.replace("{split}", split) for split in SPLITS for key in _asked_keys(config)]
-        others = [key for key in keys_of(files[0]) if key.lower() not in usual and key not in asked]
+
+        asked = [
+            key.replace("{split}", split)
+            for split in SPLITS
+            for key in _asked_keys(config)
+        ]
+
+        others = [
+            key
+            for key in keys_of(files[0])
+            if key.lower() not in usual and key not in asked
+        ]
+
         if others:
             yield (
                 f"not read of {files[0].name}: {', '.join(others)}; groups_key may name the one"
@@ -162,11 +201,14 @@ def _yaml(value: Any) -> str:
         return "null"
     if isinstance(value, (int, float)):
         return str(value)
+
     is_plain = (
-        re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None and value.lower() not in YAML_WORDS
+        re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None
+        and value.lower() not in YAML_WORDS
     )
     if is_plain:
         return str(value)
+
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -180,6 +222,7 @@ def _fields(folder: Path) -> dict[str, Any]:
             if "test" not in fields:
                 fields |= {"test": None, "test_fraction": TEST_FRACTION}
             return fields | _pattern(folder, fields)
+
     raise MissingDataError(
         f"{folder}: no layout that is read. Looked for: lists (*train*.txt) of files, folders"
         f" train/CLASS or CLASS/train, files of arrays ({', '.join(cloud_arrays.SUFFIXES)}) called"
@@ -192,27 +235,40 @@ def _named(names: list[str], split: str) -> list[str]:
     """Return the names that hold the name of a split as a word of their own."""
     alternatives = "|".join(name.lower() for name in NAMES[split])
     return [
-        name for name in names if re.search(rf"(^|[^a-z])({alternatives})([^a-z]|$)", name.lower())
+        name
+        for name in names
+        if re.search(rf"(^|[^a-z])({alternatives})([^a-z]|$)", name.lower())
     ]
 
 
 def _lists(folder: Path) -> dict[str, Any]:
     names = sorted(
-        path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in LISTS
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix.lower() in LISTS
     )
+
     named = _named(names, "train")
     if not named:
         return {}
+
     # Of several (modelnet10_train.txt, modelnet40_train.txt) the longest, and what is called as it
     # is.
-    fields: dict[str, Any] = {"train": max(named, key=lambda name: len(names_of(folder / name)))}
+    fields: dict[str, Any] = {
+        "train": max(named, key=lambda name: len(names_of(folder / name)))
+    }
     before = fields["train"].lower().partition("train")[0]
     for split in ("test", "val"):
-        named = [name for name in _named(names, split) if name.lower().startswith(before)]
+        named = [
+            name for name in _named(names, split) if name.lower().startswith(before)
+        ]
         if named:
             fields[split] = named[0]
+
     classes = [
-        name for name in names if NAMES_OF_CLASSES.search(name) and name.lower().startswith(before)
+        name
+        for name in names
+        if NAMES_OF_CLASSES.search(name) and name.lower().startswith(before)
     ]
     return fields | ({"class_names": classes[0]} if len(classes) == 1 else {})
 
@@ -222,10 +278,13 @@ def _folders(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name.startswith("."):
             continue
+
         below = [child.name for child in path.iterdir() if child.is_dir()]
         if below:  # a class may be called train too; a split has folders of its own
             splits.append(path.name)
+
         inner.update(below)
+
     fields: dict[str, Any] = {}
     for split in ("train", "test", "val"):
         for names in (splits, sorted(inner)):
@@ -234,13 +293,17 @@ def _folders(folder: Path) -> dict[str, Any]:
             if matching:
                 fields[split] = matching[0]
                 break
+
     return fields if "train" in fields else {}
 
 
 def _arrays(folder: Path) -> dict[str, Any]:
     names = sorted(
-        path.name for path in folder.iterdir() if path.suffix.lower() in cloud_arrays.SUFFIXES
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in cloud_arrays.SUFFIXES
     )
+
     fields: dict[str, Any] = {}
     for split in ("train", "test", "val"):
         named = _named(names, split)
@@ -248,10 +311,13 @@ def _arrays(folder: Path) -> dict[str, Any]:
             fields[split] = named[0]
         elif named:
             fields[split] = _common(named)
+
     if "train" not in fields and len(names) == 1:
         fields = _one_file(folder / names[0])
+
     if "train" in fields:
         return fields | _class_list(folder)
+
     return {}
 
 
@@ -261,22 +327,31 @@ def _one_file(path: Path) -> dict[str, Any]:
     """
     keys = keys_of(path)
     fields: dict[str, Any] = {"train": path.name}
+
     for field, usual in (
         ("points_key", (*POINT_KEYS, "x")),
         ("labels_key", cloud_arrays.LABEL_KEYS),
         ("offsets_key", cloud_arrays.OFFSET_KEYS),
     ):
         for key in keys:
-            kind = re.sub(r"(^|[^a-z])train([^a-z]|$)", r"\1\2", key.lower()).strip("_-./ ")
+            kind = re.sub(r"(^|[^a-z])train([^a-z]|$)", r"\1\2", key.lower()).strip(
+                "_-./ "
+            )
             if kind != key.lower() and kind in usual:
                 fields[field] = key.replace("train", "{split}")
+
     for split in ("test", "val"):
-        if "points_key" in fields and fields["points_key"].replace("{split}", split) in keys:
+        if (
+            "points_key" in fields
+            and fields["points_key"].replace("{split}", split) in keys
+        ):
             fields[split] = path.name
+
     own = [key for key in keys if key.lower() in ("split", "splits")]
     if own and "points_key" not in fields:
         present = splits_in(path, own[0])
         fields |= dict.fromkeys(present, path.name) | {"split_key": own[0]}
+
     return fields
 
 
@@ -285,8 +360,10 @@ def _class_list(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.txt")):
         if NAMES_OF_CLASSES.search(path.name):
             names.append(path.name)
+
     if len(names) == 1:
         return {"class_names": names[0]}
+
     return {}
 
 
@@ -295,11 +372,14 @@ def _common(names: list[str]) -> str:
     length = 0
     while len({name[: length + 1] for name in names}) == 1:
         length += 1
+
     return f"{names[0][:length]}*{Path(names[0]).suffix}"
 
 
 def _classes(folder: Path) -> dict[str, Any]:
-    holds_clouds = any(path.suffix.lower() in cloud_files.SUFFIXES for path in folder.glob("*/*"))
+    holds_clouds = any(
+        path.suffix.lower() in cloud_files.SUFFIXES for path in folder.glob("*/*")
+    )
     return {"train": "."} if holds_clouds else {}
 
 
@@ -313,8 +393,10 @@ def _pattern(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
             continue
         for path, _ in split_files(folder, split, fields[split], None).clouds:
             counts[path.suffix] = counts.get(path.suffix, 0) + 1
+
     if len({suffix.lower() for suffix in counts}) < 2:
         return {}
+
     return {"pattern": f"*{max(counts, key=lambda suffix: counts[suffix])}"}
 
 
@@ -322,13 +404,18 @@ def _count_classes(config: Any, folder: Path) -> int:
     """Return the number of classes: of names, or the largest number and one more."""
     names: set[str] = set()
     largest = 0
+
     if config.class_names is not None:
         return len(names_of(folder / config.class_names))
-    keys = Keys(config.points_key, config.labels_key, config.offsets_key, None, config.split_key)
+
+    keys = Keys(
+        config.points_key, config.labels_key, config.offsets_key, None, config.split_key
+    )
     for split in SPLITS:
         value = getattr(config, split)
         if value is None:
             continue
+
         files = split_files(folder, split, value, config.pattern)
         names |= {name for _, name in files.clouds}
         for path in files.arrays:
@@ -337,4 +424,5 @@ def _count_classes(config: Any, folder: Path) -> int:
                 largest = max(largest, int(labels.max()) + 1)
             else:
                 names |= set(map(str, labels))
+
     return max(len(names), largest)

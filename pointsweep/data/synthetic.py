@@ -36,6 +36,7 @@ def make_arrays(config: SyntheticConfig) -> dict[str, np.ndarray]:
     """
     arrays: dict[str, np.ndarray] = {}
     makers = list(SHAPES.values())[: config.num_classes]
+
     for part, (split, per_class) in enumerate(
         (("train", config.train_per_class), ("test", config.test_per_class))
     ):
@@ -44,10 +45,17 @@ def make_arrays(config: SyntheticConfig) -> dict[str, np.ndarray]:
         for i, label in enumerate(labels):
             clouds.append(
                 make_cloud(
-                    makers[label], config, np.random.default_rng([config.data_seed, part, i])
+                    makers[label],
+                    config,
+                    np.random.default_rng([config.data_seed, part, i]),
                 )
             )
-        arrays |= {f"{split}_points": np.stack(clouds), f"{split}_labels": labels.astype(np.int64)}
+
+        arrays |= {
+            f"{split}_points": np.stack(clouds),
+            f"{split}_labels": labels.astype(np.int64),
+        }
+
     return arrays
 
 
@@ -55,7 +63,9 @@ Maker = Callable[[np.random.Generator, int], np.ndarray]
 Part = tuple[list[float], list[float]]  # centre and size of a box
 
 
-def make_cloud(maker: Maker, config: SyntheticConfig, random: np.random.Generator) -> np.ndarray:
+def make_cloud(
+    maker: Maker, config: SyntheticConfig, random: np.random.Generator
+) -> np.ndarray:
     """One cloud (P, 3) float32: shape, turn, one side cut away, noise, clutter, unit sphere,
     shuffled.
     """
@@ -71,14 +81,20 @@ def make_cloud(maker: Maker, config: SyntheticConfig, random: np.random.Generato
     points[:stray] = random.uniform(-1, 1, (stray, 3))
     points = points - points.mean(axis=0)
     points = points / np.linalg.norm(points, axis=1).max()
+
     return random.permutation(points).astype(np.float32)
 
 
 def turn(random: np.random.Generator) -> np.ndarray:
     """Any turn about y and a small tilt about x."""
     a, b = random.uniform(-np.pi, np.pi), random.normal(scale=0.15)
-    about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    about_y = np.array(
+        [[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]
+    )
+    about_x = np.array(
+        [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
+    )
+
     return about_y @ about_x
 
 
@@ -89,17 +105,25 @@ def box(random: np.random.Generator, count: int, size: np.ndarray) -> np.ndarray
     face = random.choice(6, count, p=areas / areas.sum())
     points = random.uniform(-0.5, 0.5, (count, 3))
     points[np.arange(count), face // 2] = face % 2 - 0.5
+
     return points * size
 
 
 def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.ndarray:
     """Several boxes (centre, size), points by surface."""
     sizes = np.array([size for _, size in parts])
-    areas = sizes[:, 0] * sizes[:, 1] + sizes[:, 1] * sizes[:, 2] + sizes[:, 0] * sizes[:, 2]
+    areas = (
+        sizes[:, 0] * sizes[:, 1]
+        + sizes[:, 1] * sizes[:, 2]
+        + sizes[:, 0] * sizes[:, 2]
+    )
+
     numbers = random.multinomial(count, areas / areas.sum())
     boxes = []
+
     for n, (center, size) in zip(numbers, parts, strict=True):
         boxes.append(box(random, n, np.array(size)) + center)
+
     return np.concatenate(boxes)
 
 
@@ -117,28 +141,40 @@ def revolved(
     t = random.choice(t, count, p=weight / weight.sum())
     angle = random.uniform(-np.pi, np.pi, count)
     r = radius(t)
+
     return np.stack([r * np.cos(angle), height * (t - 0.5), r * np.sin(angle)], axis=1)
 
 
 def _ellipsoid(random: np.random.Generator, count: int) -> np.ndarray:
     points = random.normal(size=(count, 3))
-    return points / np.linalg.norm(points, axis=1, keepdims=True) * random.uniform(0.6, 1.0, 3)
+    return (
+        points
+        / np.linalg.norm(points, axis=1, keepdims=True)
+        * random.uniform(0.6, 1.0, 3)
+    )
 
 
 def _capsule(random: np.random.Generator, count: int) -> np.ndarray:
     length, points = random.uniform(0.3, 1.0), _ellipsoid(random, count)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    points[:, 1] = points[:, 1] + np.sign(points[:, 1]) * random.uniform(0, length, count)
+    points[:, 1] = points[:, 1] + np.sign(points[:, 1]) * random.uniform(
+        0, length, count
+    )
+
     return points * [0.6, 1, 0.6]
 
 
 def _cylinder(random: np.random.Generator, count: int) -> np.ndarray:
-    return revolved(random, count, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 2.2))
+    return revolved(
+        random, count, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 2.2)
+    )
 
 
 def _cone(random: np.random.Generator, count: int) -> np.ndarray:
     top = random.uniform(0.0, 0.25)
-    return revolved(random, count, lambda t: 0.75 - (0.75 - top) * t, random.uniform(1.0, 2.0))
+    return revolved(
+        random, count, lambda t: 0.75 - (0.75 - top) * t, random.uniform(1.0, 2.0)
+    )
 
 
 def _crate(random: np.random.Generator, count: int) -> np.ndarray:
@@ -163,6 +199,7 @@ def legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
     for sx in (-1, 1):
         for sz in (-1, 1):
             corners.append((sx * (width - thick) / 2, sz * (depth - thick) / 2))
+
     return [([x, -height / 2, z], [thick, height, thick]) for x, z in corners]
 
 
@@ -171,7 +208,9 @@ def _table(random: np.random.Generator, count: int) -> np.ndarray:
     depth = random.uniform(0.8, 1.6)
     height = random.uniform(0.7, 1.2)
     return _boxes(
-        random, count, [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)]
+        random,
+        count,
+        [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)],
     )
 
 
@@ -184,6 +223,7 @@ def _chair(random: np.random.Generator, count: int) -> np.ndarray:
         ([0, 0, 0], [width, 0.1, depth]),
         ([0, back / 2, -depth / 2], [width, back, 0.1]),
     ]
+
     return _boxes(random, count, [*parts, *legs(width, depth, height, 0.15)])
 
 
@@ -194,8 +234,10 @@ def _mug(random: np.random.Generator, count: int) -> np.ndarray:
     around = random.uniform(-np.pi, np.pi, handle)
     reach = 0.4 + 0.08 * np.cos(around)
     loop = np.stack(
-        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1
+        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)],
+        axis=1,
     )
+
     return np.concatenate([wall, loop])
 
 
@@ -205,8 +247,12 @@ def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
     boards = int(random.integers(2, 5))
     sides = [([sx * width / 2, 0.0, 0.0], [0.08, height, 0.5]) for sx in (-1, 1)]
     shelves = []
+
     for i in range(boards):
-        shelves.append(([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5]))
+        shelves.append(
+            ([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5])
+        )
+
     return _boxes(random, count, [*sides, *shelves])
 
 
@@ -215,7 +261,10 @@ def _bracket(random: np.random.Generator, count: int) -> np.ndarray:
     return _boxes(
         random,
         count,
-        [([0, 0, 0], [long, 0.3, 0.6]), ([-long / 2 + 0.15, high / 2, 0], [0.3, high, 0.6])],
+        [
+            ([0, 0, 0], [long, 0.3, 0.6]),
+            ([-long / 2 + 0.15, high / 2, 0], [0.3, high, 0.6]),
+        ],
     )
 
 

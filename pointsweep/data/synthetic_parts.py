@@ -27,7 +27,9 @@ class SyntheticParts(PartDataset):
 
     def __init__(self, config: SyntheticPartsConfig) -> None:
         key = text_digest(f"{REVISION} {config}")
-        arrays, digest = cached_arrays(f"synthetic-parts-{key}", lambda: make_arrays(config))
+        arrays, digest = cached_arrays(
+            f"synthetic-parts-{key}", lambda: make_arrays(config)
+        )
         super().__init__(config, list(SHAPES), PARTS, arrays, digest)
         self.marks = ("synthetic data",)
 
@@ -44,14 +46,20 @@ def make_arrays(config: SyntheticPartsConfig) -> dict[str, np.ndarray]:
         shapes = []
         for i, label in enumerate(labels):
             shapes.append(
-                make_shape(int(label), config, np.random.default_rng([config.data_seed, number, i]))
+                make_shape(
+                    int(label),
+                    config,
+                    np.random.default_rng([config.data_seed, number, i]),
+                )
             )
+
         arrays |= {
             f"{split}_points": np.concatenate([points for points, _ in shapes]),
             f"{split}_parts": np.concatenate([parts for _, parts in shapes]),
             f"{split}_starts": np.cumsum([0, *(len(parts) for _, parts in shapes)]),
             f"{split}_labels": labels.astype(np.int64),
         }
+
     return arrays
 
 
@@ -70,10 +78,13 @@ def make_shape(
     points = points - points.mean(axis=0)
     points = points / np.linalg.norm(points, axis=1).max()
     order = random.permutation(len(points))
+
     return points[order].astype(np.float32), parts[order]
 
 
-Pieces = list[np.ndarray]  # the points of each part, in the order of the category's parts
+Pieces = list[
+    np.ndarray
+]  # the points of each part, in the order of the category's parts
 
 
 def _shares(count: int, *weights: float) -> list[int]:
@@ -83,7 +94,9 @@ def _shares(count: int, *weights: float) -> list[int]:
 
 
 def _boxes(
-    random: np.random.Generator, count: int, boxes: list[tuple[list[float], list[float]]]
+    random: np.random.Generator,
+    count: int,
+    boxes: list[tuple[list[float], list[float]]],
 ) -> np.ndarray:
     """Boxes (centre, size) of one part, with as many points each."""
     numbers = _shares(count, *[1.0] * len(boxes))
@@ -101,6 +114,7 @@ def _table(random: np.random.Generator, count: int) -> Pieces:
     height = random.uniform(0.7, 1.2)
     top, leg = _shares(count, 2, 1)
     board = box(random, top, np.array([width, 0.1, depth]))
+
     return [board, _boxes(random, leg, legs(width, depth, height, 0.15))]
 
 
@@ -110,7 +124,10 @@ def _chair(random: np.random.Generator, count: int) -> Pieces:
     height = random.uniform(0.6, 1.0)
     high = random.uniform(0.6, 1.1)
     seat, back, leg = _shares(count, 1, 1, 1)
-    rest = box(random, back, np.array([width, high, 0.1])) + np.array([0, high / 2, -depth / 2])
+    rest = box(random, back, np.array([width, high, 0.1])) + np.array(
+        [0, high / 2, -depth / 2]
+    )
+
     return [
         box(random, seat, np.array([width, 0.1, depth])),
         rest,
@@ -124,19 +141,33 @@ def _mug(random: np.random.Generator, count: int) -> Pieces:
     around = random.uniform(-np.pi, np.pi, handle)
     reach = 0.4 + 0.08 * np.cos(around)
     loop = np.stack(
-        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)], axis=1
+        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)],
+        axis=1,
     )
-    return [revolved(random, wall, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 1.8)), loop]
+
+    return [
+        revolved(
+            random, wall, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 1.8)
+        ),
+        loop,
+    ]
 
 
 def _lamp(random: np.random.Generator, count: int) -> Pieces:
     height, wide = random.uniform(1.2, 1.8), random.uniform(0.4, 0.7)
     foot, pole, shade = _shares(count, 1, 1, 2)
-    plate = revolved(random, foot, lambda t: 0.5 - 0.2 * t, 0.1) - np.array([0, height / 2, 0])
+    plate = revolved(random, foot, lambda t: 0.5 - 0.2 * t, 0.1) - np.array(
+        [0, height / 2, 0]
+    )
     cone = revolved(random, shade, lambda t: wide - (wide - 0.2) * t, 0.6) + np.array(
         [0, height / 2, 0]
     )
-    return [plate, revolved(random, pole, lambda t: np.full_like(t, 0.06), height), cone]
+
+    return [
+        plate,
+        revolved(random, pole, lambda t: np.full_like(t, 0.06), height),
+        cone,
+    ]
 
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], Pieces]] = {

@@ -19,6 +19,7 @@ def seconds_of(key: str, store: Store) -> float:
     record, epochs = _told(key, store)
     if record:
         return record.seconds.get("total", 0.0)
+
     return math.fsum(event["seconds"] for event in epochs)
 
 
@@ -32,6 +33,7 @@ def _told(key: str, store: Store) -> tuple[Record | None, Sequence[Event]]:
     record = sound_record(store, key)
     if record is not None:
         return record, ()
+
     return None, epochs_of(read_events(store, key))
 
 
@@ -47,7 +49,9 @@ class Spending:
         self.limit = self.budget.limit_hours()
         # Without a limit nobody asks, and a large sweep's histories need not be read.
         keys = plan.states if math.isfinite(self.limit) else ()
-        self.hours: dict[str, float] = {key: device_hours_of(key, store) for key in keys}
+        self.hours: dict[str, float] = {
+            key: device_hours_of(key, store) for key in keys
+        }
 
     def ended(self, key: str) -> None:
         """Read again what a trial has used, now that it has ended."""
@@ -62,6 +66,11 @@ class Spending:
         """ "1.2 of 40 GPU-hours used"; nothing where there is no limit."""
         if not math.isfinite(self.limit):
             return ""
+
         used, price = math.fsum(self.hours.values()), self.budget.per_hour
-        money = f", {used * price:.4g} of {self.limit * price:.4g} in money" if price else ""
+        money = (
+            f", {used * price:.4g} of {self.limit * price:.4g} in money"
+            if price
+            else ""
+        )
         return f"budget of {self.name}: {used:.4g} of {self.limit:.4g} {self.unit} used{money}"

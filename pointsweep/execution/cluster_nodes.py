@@ -60,18 +60,28 @@ class Demand:
 
     def share(self) -> dict[str, float]:
         """Return what one process asks for; what it does not ask for is left out."""
-        amounts_of_process = {"CPU": self.cpus / self.processes, "GPU": self.gpus / self.processes}
-        return {kind: amount for kind, amount in amounts_of_process.items() if amount > 0}
+        amounts_of_process = {
+            "CPU": self.cpus / self.processes,
+            "GPU": self.gpus / self.processes,
+        }
+        return {
+            kind: amount for kind, amount in amounts_of_process.items() if amount > 0
+        }
 
     def room(self, cluster: Cluster) -> float:
         """Return how many of a pack's processes the cluster has nodes for, if nothing else runs."""
         share = self.share()
         if not share:
             return math.inf
+
         room = 0
         for node in cluster.nodes:
-            fits = [math.floor(node.has(kind) / amount + 1e-9) for kind, amount in share.items()]
+            fits = [
+                math.floor(node.has(kind) / amount + 1e-9)
+                for kind, amount in share.items()
+            ]
             room += min(fits)
+
         return room
 
 
@@ -80,13 +90,19 @@ def demand_of(resources: Resources) -> Demand:
     GPU.
     """
     return Demand(
-        resources.cpus, 1.0 if resources.gpus == "auto" else resources.gpus, resources.processes
+        resources.cpus,
+        1.0 if resources.gpus == "auto" else resources.gpus,
+        resources.processes,
     )
 
 
 def amounts(resources: Mapping[str, float]) -> str:
     """Return "{CPU: 2, GPU: 1}"."""
-    return "{" + ", ".join(f"{kind}: {amount:g}" for kind, amount in resources.items()) + "}"
+    return (
+        "{"
+        + ", ".join(f"{kind}: {amount:g}" for kind, amount in resources.items())
+        + "}"
+    )
 
 
 def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
@@ -96,19 +112,23 @@ def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
     """
     if demand.room(cluster) >= demand.processes:
         return "", ""
+
     share = demand.share()
     lacking = {}
     for kind, amount in share.items():
         if cluster.largest(kind) + 1e-9 < amount:
             lacking[kind] = amount
+
     times = f"{demand.processes} x " if demand.processes > 1 else ""
     if not lacking and demand.processes > 1:
         room = f"the cluster has room for {demand.room(cluster):g} of the {demand.processes}"
         return times + amounts(share), room
+
     if not lacking:
         return times + amounts(share), "no node of the cluster has all of it"
     if not any(cluster.largest(kind) for kind in lacking):
         return times + amounts(lacking), "the cluster has 0"
+
     there = {kind: cluster.largest(kind) for kind in lacking}
     return times + amounts(lacking), f"the largest node has {amounts(there)}"
 
@@ -120,6 +140,7 @@ def advice(cluster: Cluster) -> str:
             "the cluster is an autoscaling one and may add such a node by itself (`ray status` on"
             " its head says whether it does); else ask for less"
         )
+
     return "ask for less or add nodes"
 
 
@@ -130,7 +151,12 @@ def waiting_line(packs: int, demand: Demand, cluster: Cluster) -> str:
     lacking, instead = shortage(demand, cluster)
     if lacking:
         return f"waiting for {packs} x {lacking}; {instead}; {advice(cluster)}"
-    more = "; it is an autoscaling one and may add nodes by itself" if cluster.autoscales else ""
+
+    more = (
+        "; it is an autoscaling one and may add nodes by itself"
+        if cluster.autoscales
+        else ""
+    )
     return (
         f"waiting for a free worker: {packs} x {amounts(demand.share())}, which the cluster has and"
         f" others use{more}"
@@ -144,6 +170,7 @@ def launch_line(demand: Demand, cluster: Cluster) -> str:
     lacking, instead = shortage(demand, cluster)
     if lacking:
         return f"a pack asks for {lacking} and {instead}; {advice(cluster)}"
+
     return ""
 
 
@@ -157,6 +184,7 @@ def joined_cluster() -> Cluster:
     from ray.experimental.internal_kv import _internal_kv_get
 
     nodes = []
+
     for node in ray.nodes():
         if node["Alive"]:
             nodes.append(
@@ -165,8 +193,11 @@ def joined_cluster() -> Cluster:
                     _counted(node["Resources"]),
                 )
             )
+
     # The second version of Ray's autoscaler writes no status.
-    return Cluster(nodes, adds_nodes(_internal_kv_get(STATUS_KEY)) or is_autoscaler_v2())
+    return Cluster(
+        nodes, adds_nodes(_internal_kv_get(STATUS_KEY)) or is_autoscaler_v2()
+    )
 
 
 def node_name(address: str, node_id: str) -> str:
@@ -185,7 +216,11 @@ def adds_nodes(status: bytes | None) -> bool:
     report = json.loads(status).get("autoscaler_report") if status else None
     if not report:
         return False
-    kinds = {*(report.get("active_nodes") or {}), *(report.get("node_type_mapping") or {}).values()}
+
+    kinds = {
+        *(report.get("active_nodes") or {}),
+        *(report.get("node_type_mapping") or {}).values(),
+    }
     return any(not kind.startswith(FIXED) for kind in kinds)
 
 
@@ -204,12 +239,15 @@ def ask(address: str) -> Cluster:
             f"something listens there and did not answer as the head of a Ray cluster within"
             f" {ASK_S:.0f} s"
         ) from None
+
     lines = answer.stdout.strip().splitlines()
     if not lines:
         raise ResourcesError(" ".join(answer.stderr.split())[-300:] or "no answer")
+
     found = json.loads(lines[-1])
     if "problem" in found:
         raise ResourcesError(found["problem"])
+
     return Cluster([Node(**node) for node in found["nodes"]], found["autoscales"])
 
 
@@ -220,14 +258,17 @@ def _ask_here(address: str) -> Cluster:
 
     raylet: Any = ray._raylet
     gcs_address = canonicalize_bootstrap_address(address)
+
     if not gcs_address:
         raise ResourcesError("no cluster runs on this machine")
+
     client = raylet.GcsClient(address=gcs_address)
     nodes = []
     for key, info in client.get_all_node_info(timeout=ASK_S).items():
         if info.state == 0:  # alive
             name = node_name(info.node_manager_address, key.hex())
             nodes.append(Node(name, _counted(dict(info.resources_total))))
+
     status = client.internal_kv_get(STATUS_KEY, namespace=None, timeout=ASK_S)
     second = client.internal_kv_get(
         raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(),
@@ -244,6 +285,7 @@ def main(address: str) -> None:
     except Exception as error:  # of many kinds; whoever asks says it in one line
         text = " ".join(str(error).split())[:400] or type(error).__name__
         answer = {"problem": text}
+
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

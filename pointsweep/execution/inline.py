@@ -42,14 +42,21 @@ class InlineLauncher:
             if not may_start():
                 outcomes += [not_started(task.config.key()) for task in pack]
                 continue
+
             for task in pack:
                 listen(Event("started", task.config.key()))
-            for outcome in run_pack(pack, job, lambda result: listen(epoch_event(result))):
+
+            for outcome in run_pack(
+                pack, job, lambda result: listen(epoch_event(result))
+            ):
                 if outcome.status != "held":
                     listen(end_event(outcome))
                 outcomes.append(outcome)
+
         return outcomes
 
-    def measure(self, function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
+    def measure(
+        self, function: Callable[[Any], Any], argument: Any, resources: Resources
+    ) -> Any:
         """Return function(argument), called here."""
         return function(argument)

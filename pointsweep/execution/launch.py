@@ -49,12 +49,16 @@ class Launch:
     options: LaunchOptions
     display: Display
     job: Job
-    on_end: Callable[[str], None] | None = None  # called with the key of each trial that has ended
+    on_end: Callable[[str], None] | None = (
+        None  # called with the key of each trial that has ended
+    )
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # the reasons, by key
 
     def __post_init__(self) -> None:
-        self.records |= {key: record for plan in self.plans for key, record in plan.records.items()}
+        self.records |= {
+            key: record for plan in self.plans for key, record in plan.records.items()
+        }
         self.keys = {key for plan in self.plans for key in plan.states}
 
     def run(
@@ -79,7 +83,10 @@ class Launch:
         finally:
             disk = folder_of(self.store)
             if disk is not None:
-                shutil.rmtree(disk.path(f"launches/{self.job.launch}"), ignore_errors=True)
+                shutil.rmtree(
+                    disk.path(f"launches/{self.job.launch}"), ignore_errors=True
+                )
+
         return outcomes
 
     def _labels(self) -> dict[str, Label]:
@@ -88,9 +95,13 @@ class Launch:
         """
         metrics = {plan.sweep.name: plan.sweep.metric for plan in self.plans}
         labels = {}
+
         for key, tags in self.tags.items():
             metric = metrics.get(tags.sweep, "")
-            labels[key] = Label(tags.cell, metric, tags.sweep, tags.row, tags.column, tags.seed)
+            labels[key] = Label(
+                tags.cell, metric, tags.sweep, tags.row, tags.column, tags.seed
+            )
+
         return labels
 
     def _value(self, key: str) -> float | None:
@@ -98,8 +109,10 @@ class Launch:
         plan = next((plan for plan in self.plans if key in plan.states), self.plans[0])
         # What is read here is not kept: there may be ten thousand.
         record = self.records.get(key) or sound_record(self.store, key)
+
         if record is None:
             return None
+
         record = with_metric(self.store, {key: record}, plan.sweep.metric)[key]
         return record.metrics.get(plan.sweep.protocol, {}).get(plan.sweep.metric)
 
@@ -115,12 +128,21 @@ class Launch:
             record = None if key in self.records else sound_record(self.store, key)
             if record is not None:
                 self.records[key] = record
+
         made = []
         for plan in self.plans:
-            own = {key: record for key, record in self.records.items() if key in plan.states}
+            own = {
+                key: record
+                for key, record in self.records.items()
+                if key in plan.states
+            }
+
             own = with_metric(self.store, own, plan.sweep.metric)
             self.records.update(own)
-            made.append(tables.build(plan.sweep.layout(), own, self.failures, plan.parameters))
+            made.append(
+                tables.build(plan.sweep.layout(), own, self.failures, plan.parameters)
+            )
+
         return made
 
     def _group(
@@ -142,8 +164,10 @@ class Launch:
         def listen(event: Event) -> None:
             if event.kind == "failed":
                 self.failures[event.key] = event.reason
+
             if event.kind in ENDS:
                 spending.ended(event.key)
+
             progress(event)
             if event.kind in ENDS and self.on_end is not None:
                 self.on_end(event.key)
@@ -161,25 +185,35 @@ class Launch:
         return run_all(packs, job, run, say)
 
     def _packs(
-        self, requested: SweepResources, configs: Sequence[TrialConfig], launcher: Launcher
+        self,
+        requested: SweepResources,
+        configs: Sequence[TrialConfig],
+        launcher: Launcher,
     ) -> tuple[Resources, list[list[Task]]]:
         # with which is measured what is to be measured
         gpus = 1.0 if requested.gpus == "auto" else requested.gpus
-        resources = Resources(requested.cpus, gpus, requested.processes, self.options.workers)
+        resources = Resources(
+            requested.cpus, gpus, requested.processes, self.options.workers
+        )
         if "auto" in (requested.pack, requested.gpus):
             self.display.phase("measuring how trials fit on this machine")
+
         size = (
             requested.pack
             if isinstance(requested.pack, int)
             else functools.partial(_pack_size, launcher, resources, self.job)
         )
+
         packs = []
         for pack in packs_of(configs, size):
             packs.append([Task(config, self.tags[config.key()]) for config in pack])
+
         if requested.gpus == "auto" and launcher.divides:
             resources = replace(
-                resources, gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say)
+                resources,
+                gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say),
             )
+
         return resources, packs
 
 
@@ -192,14 +226,19 @@ def run_all(
     """Run the packs; those that another process works on come last, when it may be done or gone."""
     outcomes = {outcome.key: outcome for outcome in run(packs, job)}
     held = []
+
     for pack in packs:
         states = {outcomes[task.config.key()].status for task in pack}
         if "held" in states:
             held.append(pack)
+
     if held:
         for pack in held:
             say(f"waiting for {outcomes[pack[0].config.key()].reason}")
-        outcomes |= {outcome.key: outcome for outcome in run(held, replace(job, wait_s=WAIT_S))}
+        outcomes |= {
+            outcome.key: outcome for outcome in run(held, replace(job, wait_s=WAIT_S))
+        }
+
     return list(outcomes.values())
 
 
@@ -219,7 +258,9 @@ class Measured:
         return trial_from_dict(self.config)
 
 
-def _pack_size(launcher: Launcher, resources: Resources, job: Job, config: TrialConfig) -> int:
+def _pack_size(
+    launcher: Launcher, resources: Resources, job: Job, config: TrialConfig
+) -> int:
     """Return the size of a pack for `pack: auto`: as it is measured, once, where packs will run."""
     size: int = launcher.measure(
         _pack_size_of, Measured(config.to_dict(), 1, job.plugins), resources
@@ -237,13 +278,23 @@ def _gpu_share(
     """Return the share of a GPU for `gpus: auto`: what the pack with the most memory needs,
     measured where packs will run.
     """
-    arms = {(without_seed(pack[0].config).key(), len(pack)): pack[0].config for pack in packs}
+    arms = {
+        (without_seed(pack[0].config).key(), len(pack)): pack[0].config
+        for pack in packs
+    }
+
     shares: list[float] = []
+
     for (_, size), config in arms.items():
         shares.append(
-            launcher.measure(_share_of, Measured(config.to_dict(), size, job.plugins), resources)
+            launcher.measure(
+                _share_of, Measured(config.to_dict(), size, job.plugins), resources
+            )
         )
-    say(f"gpus: auto: a pack gets {max(shares):g} of a GPU, by the memory of its largest arm")
+
+    say(
+        f"gpus: auto: a pack gets {max(shares):g} of a GPU, by the memory of its largest arm"
+    )
     return max(shares)
 
 

@@ -78,7 +78,9 @@ class Launcher(Protocol):
         fail.
         """
 
-    def measure(self, function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
+    def measure(
+        self, function: Callable[[Any], Any], argument: Any, resources: Resources
+    ) -> Any:
         """Return function(argument), called where a pack with these resources would run."""
 
 
@@ -116,6 +118,7 @@ def epoch_event(result: Mapping[str, Any]) -> Event:
     for name, value in result.items():
         if "/" in name and isinstance(value, (int, float)):
             metrics[name] = value
+
     return Event("epoch", result["key"], result["epoch"], result["epochs"], metrics)
 
 

@@ -20,7 +20,9 @@ LIMIT_S = 30.0  # for an answer, or for the command to end
 STATES = {0: "complete", 1: "failed", 4: "budget used up", 7: "held by another command"}
 
 
-def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: str) -> None:
+def announce(
+    targets: Iterable[str], sweep: str, code: int, counts: str, table: str
+) -> None:
     """Tell every target how a sweep has ended; who cannot be told is named on stderr.
 
     The message has `sweep`, `status` (of STATES), `exit_code`, `counts`, `table`, and `text` with
@@ -34,9 +36,11 @@ def announce(targets: Iterable[str], sweep: str, code: int, counts: str, table: 
         "counts": counts,
         "table": table,
     }
+
     body = json.dumps(
         {**message, "text": f"{sweep}: {status}, {counts}\n```\n{table}\n```"}
     ).encode()
+
     for target in targets:
         url = target.startswith(("http://", "https://"))
         problem = _post(target, body) if url else _run(target, body)
@@ -52,7 +56,9 @@ def problem_of(target: str) -> str:
             host = urlsplit(target).hostname
         except ValueError:
             host = None
+
         return "" if host else "its URL names no host"
+
     try:
         if shlex.split(target):
             return ""
@@ -70,7 +76,11 @@ def _post(url: str, body: bytes) -> str:
             return ""
     except urllib.error.HTTPError as error:
         return f"it answered {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:  # whose text may hold the URL
+    except (
+        OSError,
+        ValueError,
+        http.client.HTTPException,
+    ) as error:  # whose text may hold the URL
         return type(getattr(error, "reason", error)).__name__
 
 
@@ -81,4 +91,5 @@ def _run(command: str, body: bytes) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return type(error).__name__
+
     return f"it ended with exit code {done.returncode}" if done.returncode else ""

@@ -49,6 +49,7 @@ class WorkerReporter:
         """The end of an epoch."""
         trained = self.epochs.get(result["key"], {"trained": 0})["trained"] + 1
         self.epochs[result["key"]] = {**result, "trained": trained}
+
         if time.monotonic() - self.said_at >= REPORT_S:
             self._say()
 
@@ -106,6 +107,7 @@ class OutcomeCollector:
             )
             self.show()
             self.listen(epoch_event(epoch))
+
         for item in json.loads(result["outcomes"]):
             self.end(Outcome(**item))
 
@@ -128,8 +130,13 @@ class OutcomeCollector:
             key = task.config.key()
             if key in self.ended:
                 continue
-            failure = Failure("lost_node", f"its worker was lost {RETRIES + 1} times: {error}")
-            failure = record_loss(self.store, key, failure, self.job.launch, self.job.wait_s)
+
+            failure = Failure(
+                "lost_node", f"its worker was lost {RETRIES + 1} times: {error}"
+            )
+            failure = record_loss(
+                self.store, key, failure, self.job.launch, self.job.wait_s
+            )
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:
@@ -137,6 +144,7 @@ class OutcomeCollector:
         self.ended[outcome.key] = outcome
         self.gauges.end(outcome.key, outcome.status, outcome.reason)
         self.show()
+
         if outcome.status != "held":
             self._mirror(outcome.key)
             self.listen(end_event(outcome))
@@ -167,6 +175,7 @@ class OutcomeCollector:
         target = self.targets.get(self.tags[key].sweep)
         if target is None:
             return 0.0
+
         mirror = mirror_to(target)
         mirror.poke(work_folder(self.store, key), self.tags[key])
         return mirror.lag_s()

@@ -38,11 +38,14 @@ from pointsweep.utils.console import (
 from pointsweep.utils.numbers import percent
 
 if TYPE_CHECKING:
-    from pointsweep.execution.launchers import Event  # with torch, which a plan may not need
+    # with torch, which a plan may not need
+    from pointsweep.execution.launchers import Event
 
 DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
 HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
-LONGEST_PAUSE_S = 300.0  # between two lines that say the same of a launch in which nothing trains
+LONGEST_PAUSE_S = (
+    300.0  # between two lines that say the same of a launch in which nothing trains
+)
 PATIENCE_S = 5.0  # until a log says what a command is busy with
 TICK_S = 1.0
 MOST_RUNNING = 4  # trials that are named; the others are counted
@@ -79,6 +82,7 @@ class RunningTrial:
         """The part of its epochs that is trained."""
         if self.epochs:
             return self.epoch / self.epochs
+
         return 0.0
 
 
@@ -98,15 +102,18 @@ def duration(seconds: float) -> str:
     rounded = round(seconds)
     if rounded < 100:
         return f"{rounded} s"
+
     minutes, rest = divmod(rounded, 60)
     if minutes < 10:
         if rest:
             return f"{minutes} min {rest} s"
         return f"{minutes} min"
+
     minutes = round(rounded / 60)
     hours, rest = divmod(minutes, 60)
     if not hours:
         return f"{minutes} min"
+
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
@@ -131,11 +138,15 @@ class Display:
         self.pause_s = HEARTBEAT_S  # until that is said again: longer each time
         self.progress: Progress | None = None
         self.whole: SearchProgress | None = None  # of a search
-        self.search_begun = 0.0  # when its first batch was made, and how far it was then
+        self.search_begun = (
+            0.0  # when its first batch was made, and how far it was then
+        )
         self.search_before = SearchProgress(0, 0)
         self.lock = threading.RLock()
         self.closed = threading.Event()
-        self.best: dict[str, tuple[float, str]] = {}  # of each metric, with the trial's cell
+        self.best: dict[
+            str, tuple[float, str]
+        ] = {}  # of each metric, with the trial's cell
         self.live: Live | None = None
         self.before: TextIO | None = None
 
@@ -144,16 +155,21 @@ class Display:
             # Whatever else is printed, standard output stays JSON alone.
             self.before = sys.stdout
             sys.stdout = sys.stderr
+
         if self.quiet:
             return self
+
         if self.form == "text" and _draws(self.stream):
             self._go_live()
         elif self.clock:
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
         return self
 
     def _go_live(self) -> None:
-        file: Any = self.stream.plain() if isinstance(self.stream, SafeStream) else self.stream
+        file: Any = (
+            self.stream.plain() if isinstance(self.stream, SafeStream) else self.stream
+        )
         # A path in a message of another library stays in one piece; what is drawn here is cut
         # already.
         console = Console(file=file, highlight=False, soft_wrap=True)
@@ -164,6 +180,7 @@ class Display:
             transient=True,
             redirect_stderr=sys.stderr.isatty(),
         )
+
         self.live.start()
         console.show_cursor(True)  # a process that is killed would leave it hidden
 
@@ -177,6 +194,7 @@ class Display:
         if self.live is not None:
             self.live.stop()
             self.live = None
+
         if self.before is not None:
             sys.stdout = self.before
 
@@ -194,6 +212,7 @@ class Display:
             self.doing = activity
             self.phase_begun = time.monotonic()
             self.pause_s = HEARTBEAT_S
+
             if self.form == "json" and activity and not self.quiet:
                 self._line("", {"event": "phase", "phase": activity})
 
@@ -202,7 +221,10 @@ class Display:
         with self.lock:
             self.doing = ""
             data = json.loads(render(table, "json"))
-            self._line(text, {"event": "table", "sweep": table.name, **addresses, "table": data})
+            self._line(
+                text,
+                {"event": "table", "sweep": table.name, **addresses, "table": data},
+            )
 
     def answer(self, text: str) -> None:
         """Show what was asked for: a plan, a configuration."""
@@ -217,8 +239,16 @@ class Display:
     def _line(self, text: str, data: Mapping[str, Any]) -> None:
         self.spoken = time.monotonic()
         if self.form == "json":
-            stamped = {**data, "time": time.time(), "elapsed_s": self.spoken - self.begun}
-            print(json.dumps(_finite(stamped), allow_nan=False), file=self.stream, flush=True)
+            stamped = {
+                **data,
+                "time": time.time(),
+                "elapsed_s": self.spoken - self.begun,
+            }
+            print(
+                json.dumps(_finite(stamped), allow_nan=False),
+                file=self.stream,
+                flush=True,
+            )
         elif self.live is not None:
             shown = encodable(visible(text, keep="\n"), encoding_of(self.stream))
             self.live.console.print(Text(shown))
@@ -241,16 +271,20 @@ class Display:
         running = self.progress is not None and bool(self.progress.running)
         # A new phase is named soon, and then as seldom as all else.
         new = not running and self.spoken < self.phase_begun < now - PATIENCE_S
+
         if quiet_s < (HEARTBEAT_S if running else self.pause_s) and not new:
             return
+
         if not running and not new:
             self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
+
         activity, count = self.doing, ""
         numbers: Mapping[str, Any] = {}
         if self.progress is not None:
             count, numbers = self.progress.count(), self.progress.numbers()
             if running:
                 activity = self.progress.running_line()
+
         if activity:
             data = {"event": "heartbeat", "doing": activity, **numbers}
             self._line(f"{count}{activity}  ({self.times()})", data)
@@ -259,14 +293,17 @@ class Display:
         """Return how much time is left of the whole, if that can be told."""
         if self.progress is not None:
             return self.progress.left_s()
+
         return None
 
     def times(self) -> str:
         """Return "1 min 10 s so far, about 2 min left"."""
         left = self.left_s()
         so_far = f"{duration(time.monotonic() - self.begun)} so far"
+
         if left is None:
             return so_far
+
         return f"{so_far}, about {duration(left)} left"
 
     # A search
@@ -278,6 +315,7 @@ class Display:
             if self.whole is None:
                 self.search_begun = time.monotonic()
                 self.search_before = now
+
             self.whole = now
 
     # The screen
@@ -286,7 +324,9 @@ class Display:
         """Compose what stands on the terminal; in the thread of rich, without the lock, which its
         own lock might wait for.
         """
-        columns, lines = self.live.console.size if self.live is not None else (USUAL, 24)
+        columns, lines = (
+            self.live.console.size if self.live is not None else (USUAL, 24)
+        )
         encoding = encoding_of(self.stream)
 
         def fitted(text: str) -> str:
@@ -295,20 +335,28 @@ class Display:
         progress = self.progress
         if progress is None:
             if self.doing:
-                return Group(Text(fitted(f"{self.doing}  ({self.times()})"), style="bold"))
+                return Group(
+                    Text(fitted(f"{self.doing}  ({self.times()})"), style="bold")
+                )
+
             return Group()
+
         below = [Text(fitted(text), style=style) for text, style in progress.status()][
             : max(lines - 2, 1)
         ]
         above = progress.drawn(columns, encoding)
         room = max(lines - 2 - len(below), 0)
+
         if len(above) > room:
             cut = len(above) - room + 1
             above = [
                 *above[: max(room - 1, 0)],
                 f"... {cut} more lines; the whole table comes at the end",
             ][:room]
-        return Group(*[Text(line, no_wrap=True, overflow="crop") for line in above], *below)
+
+        return Group(
+            *[Text(line, no_wrap=True, overflow="crop") for line in above], *below
+        )
 
 
 def _draws(stream: TextIO) -> bool:
@@ -324,6 +372,7 @@ def _finite(value: Any) -> Any:
         return [_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+
     return value
 
 
@@ -362,9 +411,11 @@ class Progress:
         if search is not None:
             self.ended = search.ended
             self.total = search.total
+
         with self.display.lock:
             self.display.progress = self
             self._draw()
+
         return self
 
     def __exit__(
@@ -401,6 +452,7 @@ class Progress:
         now = time.monotonic()
         self.begun = self.begun or now
         self.running.setdefault(event.key, RunningTrial(now))
+
         if self.display.verbose or self.display.form == "json":
             self._say("started", event.key, "")
 
@@ -411,11 +463,15 @@ class Progress:
         trial.epoch = event.epoch
         trial.epochs = event.epochs
         trial.metrics = dict(event.metrics or {})
+
         for name, value in trial.metrics.items():
             trial.best[name] = max(value, trial.best.get(name, value))
+
         if self.display.verbose or self.display.form == "json":
             numbers = self._told(self._label(event.key), trial)
-            self._say("epoch", event.key, f": epoch {event.epoch} of {event.epochs}{numbers}")
+            self._say(
+                "epoch", event.key, f": epoch {event.epoch} of {event.epochs}{numbers}"
+            )
 
     def _end(self, event: Event) -> None:
         now = time.monotonic()
@@ -425,23 +481,29 @@ class Progress:
         self.ended += 1
         self.waiting -= 1
         self.done_here += 1
+
         if event.kind == "failed":
             self.failures.append(f"{label.cell}: {event.reason}")
+
         value, ranked = None, ""
         if event.kind == "finished" and not self.display.quiet:
             value = self.value(event.key)
+
         if value is not None:
             ranked = f"  {self._ranked(label, value)}"
+
         reason = f": {event.reason}" if event.reason else ""
         took_s, metrics = None, None
         if trial is not None:
             took_s, metrics = now - trial.begun, trial.metrics
+
         data = {
             "value": value,
             "trial_s": took_s,
             "reason": event.reason or None,
             "metrics": metrics,
         }
+
         self._say(event.kind, event.key, f"{reason}{ranked}", took_s, data)
         if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
             self._draw()
@@ -453,11 +515,14 @@ class Progress:
         before = self.display.best.get(label.metric)
         self._rank(label, value)
         shown = f"{label.metric} {percent(value)} %"
+
         if before is None:
             return shown
+
         best, cell = self.display.best[label.metric]
         if value > before[0]:
             return f"{shown}, the best so far"
+
         return f"{shown}, best so far {percent(best)} % ({cell})"
 
     def _rank(self, label: Label, value: float) -> None:
@@ -470,6 +535,7 @@ class Progress:
         value = trial.metrics.get(label.metric)
         if value is None or not math.isfinite(value):
             return ""
+
         best = trial.best[label.metric]
         return f", {label.metric} {percent(value)} %" + (
             f", best {percent(best)} %" if best > value else ""
@@ -486,6 +552,7 @@ class Progress:
         shown = self.display
         if shown.quiet or (shown.live is not None and not shown.verbose):
             return
+
         label, trial = self._label(key), self.running.get(key)
         took = f"{duration(took_s)}; " if took_s is not None else ""
         data: dict[str, Any] = {
@@ -495,9 +562,16 @@ class Progress:
             "sweep": label.sweep,
             "row": label.row,
         }
+
         data |= {"column": label.column, "seed": label.seed, "metric": label.metric}
+
         if trial is not None:
-            data |= {"epoch": trial.epoch, "epochs": trial.epochs, "metrics": trial.metrics}
+            data |= {
+                "epoch": trial.epoch,
+                "epochs": trial.epochs,
+                "metrics": trial.metrics,
+            }
+
         shown._line(
             f"{self.count()}{kind}  {label.cell}{text}  ({took}{shown.times()})",
             data | dict(more or {}) | self.numbers(),
@@ -507,12 +581,18 @@ class Progress:
         """Return "[3/9] "."""
         if self.total:
             return f"[{self.ended}/{self.total}] "
+
         return f"[{self.ended}] "
 
     def numbers(self) -> dict[str, Any]:
         """Return what every event of a launch has."""
         best = {metric: value for metric, (value, _) in self.display.best.items()}
-        return {"ended": self.ended, "total": self.total, "best": best, "left_s": self.left_s()}
+        return {
+            "ended": self.ended,
+            "total": self.total,
+            "best": best,
+            "left_s": self.left_s(),
+        }
 
     def left_s(self) -> float | None:
         """Return the time left of the whole sweep or search; None where nothing tells it yet."""
@@ -520,19 +600,24 @@ class Progress:
         done = self.done_here + started
         search = self.display.whole
         now = time.monotonic()
+
         if search is None:
             rest = self.waiting - started
             if self.begun is None or done < 0.5 or rest <= 0:
                 return None
+
             return (now - self.begun) * rest / done
+
         before = self.display.search_before
         took_s = now - self.display.search_begun
         done = self.ended - before.ended + started
         rest = self.total - self.ended - started
         ways = [took_s * rest / done] if done >= 0.5 and rest > 0 else []
         used = search.hours_share - before.hours_share
+
         if used > 0:
             ways.append(took_s * max(1 - search.hours_share, 0) / used)
+
         return min(ways, default=None)
 
     def running_line(self) -> str:
@@ -540,15 +625,18 @@ class Progress:
         named = []
         for key, trial in list(self.running.items())[:MOST_RUNNING]:
             named.append(self._running(key, trial))
+
         more = len(self.running) - len(named)
-        return f"running  {'; '.join(named)}" + (f"; and {more} more" if more > 0 else "")
+        return f"running  {'; '.join(named)}" + (
+            f"; and {more} more" if more > 0 else ""
+        )
 
     def _running(self, key: str, trial: RunningTrial) -> str:
         label = self._label(key)
         if not trial.epoch:
-            return (
-                f"{label.cell}: no epoch finished yet, {duration(time.monotonic() - trial.begun)}"
-            )
+            elapsed = duration(time.monotonic() - trial.begun)
+            return f"{label.cell}: no epoch finished yet, {elapsed}"
+
         return f"{label.cell}: epoch {trial.epoch} of {trial.epochs}{self._told(label, trial)}"
 
     # On a terminal
@@ -559,6 +647,7 @@ class Progress:
         """
         if self.display.live is None:
             return
+
         started = time.monotonic()
         self.made = self.tables()
         self.display.live.refresh()
@@ -570,6 +659,7 @@ class Progress:
         lines: list[str] = []
         for table in self.made:
             lines += [*half_filled(table, columns - 1, encoding), ""]
+
         return lines
 
     def status(self) -> list[tuple[str, str]]:
@@ -577,11 +667,17 @@ class Progress:
         lines = [(f"{self.count()}{self.display.times()}", "bold")]
         for metric, (value, cell) in list(self.display.best.items()):
             lines.append((f"best so far: {metric} {percent(value)} % ({cell})", ""))
+
         if not self.running and self.waiting > 0:
             lines.append((self.display.doing, ""))
+
         for key, trial in list(self.running.items())[:MOST_RUNNING]:
             lines.append((f"running  {self._running(key, trial)}", ""))
+
         if len(self.running) > MOST_RUNNING:
             lines.append((f"and {len(self.running) - MOST_RUNNING} more", ""))
-        lines += [(f"failed: {failure}", "red") for failure in self.failures[-MOST_FAILED:]]
+
+        lines += [
+            (f"failed: {failure}", "red") for failure in self.failures[-MOST_FAILED:]
+        ]
         return lines

@@ -12,11 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Values = dict[tuple[str, str, str], float]  # (name, sweep, value of its other label) -> number
+Values = dict[
+    tuple[str, str, str], float
+]  # (name, sweep, value of its other label) -> number
 
 GAUGES: Mapping[str, tuple[str, str]] = {  # name -> label beside `sweep`, description
-    "pointsweep_trials": ("state", "trials of this launch: waiting, running, finished, failed"),
-    "pointsweep_cells": ("state", "cells of the table with trials in this launch: complete, open"),
+    "pointsweep_trials": (
+        "state",
+        "trials of this launch: waiting, running, finished, failed",
+    ),
+    "pointsweep_cells": (
+        "state",
+        "cells of the table with trials in this launch: complete, open",
+    ),
     "pointsweep_epochs": ("", "epochs trained since the launch began"),
     "pointsweep_clouds_per_second": (
         "",
@@ -70,7 +78,10 @@ class Gauges:
         cells: dict[str, dict[str, str]] = {}
         for key, cell in trials.items():
             cells.setdefault(cell.sweep, {})[key] = cell.cell
-        self.sweeps = {sweep: SweepGauges(cells[sweep], clock, began) for sweep in cells}
+
+        self.sweeps = {
+            sweep: SweepGauges(cells[sweep], clock, began) for sweep in cells
+        }
         self._of = {key: self.sweeps[cell.sweep] for key, cell in trials.items()}
 
     def start(self, key: str) -> None:
@@ -103,6 +114,7 @@ class Gauges:
         for sweep, gauges in self.sweeps.items():
             for (name, label), number in gauges.values().items():
                 gauge_values[name, sweep, label] = number
+
         return gauge_values
 
 
@@ -112,22 +124,31 @@ class SweepGauges:
     `cells` maps the key of every trial to its cell.
     """
 
-    def __init__(self, cells: Mapping[str, str], clock: Callable[[], float], began: float) -> None:
+    def __init__(
+        self, cells: Mapping[str, str], clock: Callable[[], float], began: float
+    ) -> None:
         self.cells = cells
         self.clock = clock
         self.begun = clock()
         self.began = began
         self.closed = False
         self.progress_at = self.begun
-        self.epoch_s: dict[str, float] = {}  # key of a running trial -> its longest epoch
-        self.heard_at: dict[str, float] = {}  # key of a running trial -> its start or last result
-        self.running: dict[str, Mapping[str, Any]] = {}  # key -> its last result, empty before
+        self.epoch_s: dict[
+            str, float
+        ] = {}  # key of a running trial -> its longest epoch
+        self.heard_at: dict[
+            str, float
+        ] = {}  # key of a running trial -> its start or last result
+        self.running: dict[
+            str, Mapping[str, Any]
+        ] = {}  # key -> its last result, empty before
         self.ended: dict[str, str] = {}  # key -> finished or failed
         self.failures: Counter[str] = Counter()
         self.epochs = 0
         # Trials' worth of epochs trained by this launch, without what earlier ones had trained.
         self.work = 0.0
-        self.left = dict.fromkeys(cells, 1.0)  # share of every trial that is not trained yet
+        # share of every trial that is not trained yet
+        self.left = dict.fromkeys(cells, 1.0)
         self.all_left = float(len(cells))  # their sum
         self.states: Counter[str] = Counter()  # of what has ended
         self.unfinished = Counter(cells.values())  # trials of every cell
@@ -136,6 +157,7 @@ class SweepGauges:
     def start(self, key: str) -> None:
         if key in self.ended:
             return
+
         self.progress_at = self.heard_at[key] = self.clock()
         self.running.setdefault(key, {})
 
@@ -149,6 +171,7 @@ class SweepGauges:
         if key in self.heard_at:
             took = (now - self.heard_at[key]) / trained
             self.epoch_s[key] = max(took, self.epoch_s.get(key, 0.0))
+
         self.progress_at = self.heard_at[key] = now
         self.epochs += trained
         self.work += trained / result["epochs"]
@@ -160,11 +183,16 @@ class SweepGauges:
         self.progress_at = self.clock()
         self._set_left(key, 0.0)
         before = self.ended.get(key)
+
         if before is not None:
             self.states[before] -= 1
+
         self.states[status] += 1
         self.ended[key] = status
-        self._count_cell(self.cells[key], (before == "finished") - (status == "finished"))
+        self._count_cell(
+            self.cells[key], (before == "finished") - (status == "finished")
+        )
+
         if status == "failed":
             self.failures[reason.partition(":")[0].strip()[:60] or "unknown"] += 1
 
@@ -186,8 +214,11 @@ class SweepGauges:
         """One trial of a cell more or less that is not finished."""
         if not more:
             return
+
         self.unfinished[cell] += more
-        self.open_cells += (self.unfinished[cell] > 0) - (self.unfinished[cell] - more > 0)
+        self.open_cells += (self.unfinished[cell] > 0) - (
+            self.unfinished[cell] - more > 0
+        )
 
     def values(self) -> dict[tuple[str, str], float]:
         """Every gauge as it stands, by its name and the value of its label."""
@@ -204,19 +235,26 @@ class SweepGauges:
             ("pointsweep_clouds_per_second", ""): pace,
             ("pointsweep_epoch_seconds", ""): self._longest_epoch(),
         }
+
         progress_at = self.began + (self.progress_at - self.begun)
         gauge_values["pointsweep_progress_timestamp_seconds", ""] = progress_at
+
         for field, name in LAGS.items():
             lags = (result.get(field, 0.0) for result in self.running.values())
             gauge_values[name, ""] = max(lags, default=0.0)
+
         gauge_values |= {
-            ("pointsweep_failures", kind): count for kind, count in self.failures.items()
+            ("pointsweep_failures", kind): count
+            for kind, count in self.failures.items()
         }
         if self.closed:
             gauge_values["pointsweep_eta_seconds", ""] = 0.0
         elif self.work:
             spent = self.clock() - self.begun
-            gauge_values["pointsweep_eta_seconds", ""] = spent * self.all_left / self.work
+            gauge_values["pointsweep_eta_seconds", ""] = (
+                spent * self.all_left / self.work
+            )
+
         return gauge_values
 
 
@@ -226,5 +264,8 @@ def cells_of(packs: Sequence[Sequence[Any]]) -> dict[str, TrialCell]:
     for pack in packs:
         for task in pack:
             tags = task.tags
-            cells[task.config.key()] = TrialCell(tags.sweep, f"{tags.row} / {tags.column}")
+            cells[task.config.key()] = TrialCell(
+                tags.sweep, f"{tags.row} / {tags.column}"
+            )
+
     return cells

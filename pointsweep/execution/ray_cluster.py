@@ -75,11 +75,13 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
+
     interruption.check()
     if elsewhere():
         _join(os.environ["RAY_ADDRESS"].strip())
     else:
         _start()
+
     _joined_here = True
     interruption.check()
 
@@ -89,6 +91,7 @@ def leave() -> None:
     global _joined_here
     if not _joined_here or _lost:
         return
+
     import ray
 
     _joined_here = False
@@ -101,6 +104,7 @@ def leave() -> None:
         # SIGTERM.
         gc.disable()
         gc.freeze()
+
     with interruption.handlers_kept():
         ray.shutdown()
 
@@ -136,6 +140,7 @@ def _start() -> None:
 
     started = time.monotonic()
     attempt = 1
+
     while True:
         try:
             _init(
@@ -144,10 +149,13 @@ def _start() -> None:
                 runtime_env={"worker_process_setup_hook": look_less_for_garbage},
             )
             return
-        except Exception as error:  # Ray raises bare Exceptions here; each ends in ResourcesError
+        except (
+            Exception
+        ) as error:  # Ray raises bare Exceptions here; each ends in ResourcesError
             ray.shutdown()
             interruption.check()
             why = _one_line(error)
+
         took_s = time.monotonic() - started
         if attempt >= 2 and took_s >= _wait_s(default=0.0):
             raise ResourcesError(
@@ -155,6 +163,7 @@ def _start() -> None:
                 f" {why}. If the machine is busy, {WAIT_VARIABLE}=300 goes on trying for 300 s;"
                 f" {WITHOUT}"
             )
+
         print(f"Ray did not start: {why}; trying again", file=sys.stderr, flush=True)
         attempt += 1
         time.sleep(PAUSE_S)
@@ -167,8 +176,11 @@ def _join(address: str) -> None:
     if address != "auto":
         host, port = _host_and_port(address)
         _wait_for(host, port)
+
     print(
-        f"joining the Ray cluster at {masked(address)} (RAY_ADDRESS)", file=sys.stderr, flush=True
+        f"joining the Ray cluster at {masked(address)} (RAY_ADDRESS)",
+        file=sys.stderr,
+        flush=True,
     )
     try:
         _init()
@@ -197,7 +209,9 @@ def ask() -> Cluster:
     except ResourcesError as error:
         if str(error).startswith("RAY_ADDRESS"):
             raise
-        raise ResourcesError(f"RAY_ADDRESS={masked(address)}: {_reason(error)}") from error
+        raise ResourcesError(
+            f"RAY_ADDRESS={masked(address)}: {_reason(error)}"
+        ) from error
 
 
 def _init(**options: Any) -> None:
@@ -207,6 +221,7 @@ def _init(**options: Any) -> None:
     # Ray would print the last lines of a lost node's log, some 20 of them, into the output.
     # ray_tune.py says in a sentence what was lost.
     worker._worker_logs_enabled = False
+
     with interruption.handlers_kept():
         ray.init(log_to_driver=False, logging_level="ERROR", **options)
 
@@ -215,6 +230,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     """Split HOST:PORT. Raises ResourcesError if the address is something else."""
     shown = masked(address)
     scheme, separator, _ = address.partition("://")
+
     if separator and scheme in ("http", "https"):
         raise ResourcesError(
             f"RAY_ADDRESS={shown} is the address of the dashboard, which `ray job submit` takes;"
@@ -225,10 +241,14 @@ def _host_and_port(address: str) -> tuple[str, int]:
             f"RAY_ADDRESS={shown}: a launch runs on a node of the cluster or as a job (`ray job"
             f" submit`), not through {scheme}://; {ALLOWED}; {WITHOUT}"
         )
+
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ResourcesError(f"RAY_ADDRESS={shown} is not HOST:PORT; {ALLOWED}; {WITHOUT}")
+        raise ResourcesError(
+            f"RAY_ADDRESS={shown} is not HOST:PORT; {ALLOWED}; {WITHOUT}"
+        )
+
     return host, int(port)
 
 
@@ -239,6 +259,7 @@ def _wait_for(host: str, port: int) -> None:
     wait_s = _wait_s()
     deadline = time.monotonic() + wait_s
     announced = False
+
     while True:
         left_s = deadline - time.monotonic()
         try:
@@ -246,12 +267,14 @@ def _wait_for(host: str, port: int) -> None:
             return
         except OSError as error:
             why = _one_line(error)
+
         interruption.check()
         if time.monotonic() + PAUSE_S > deadline:
             raise ResourcesError(
                 f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why});"
                 f" {ALLOWED}; {WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
             )
+
         if not announced:
             announced = True
             print(
@@ -260,6 +283,7 @@ def _wait_for(host: str, port: int) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+
         time.sleep(PAUSE_S)
 
 
@@ -270,10 +294,13 @@ def _wait_s(default: float = WAIT_S) -> float:
     text = os.environ.get(WAIT_VARIABLE, "")
     if not text:
         return default
+
     try:
         return float(text)
     except ValueError:
-        raise ResourcesError(f"{WAIT_VARIABLE}={text} is not a number of seconds") from None
+        raise ResourcesError(
+            f"{WAIT_VARIABLE}={text} is not a number of seconds"
+        ) from None
 
 
 def _reason(error: BaseException) -> str:
@@ -283,6 +310,7 @@ def _reason(error: BaseException) -> str:
         cause := causes[-1].__cause__ or causes[-1].__context__
     ) is not None and cause not in causes:
         causes.append(cause)
+
     text = ": ".join(dict.fromkeys(_one_line(each) for each in causes))
     if "authentication token" in text.lower():
         mode = os.environ.get("RAY_AUTH_MODE") or "not set"
@@ -290,6 +318,7 @@ def _reason(error: BaseException) -> str:
             f"the cluster's token is missing or wrong. RAY_AUTH_MODE=token (it is {mode}) and "
             "RAY_AUTH_TOKEN_PATH=FILE, the file with the token of the cluster, are both needed"
         )
+
     return text
 
 
@@ -300,6 +329,7 @@ def _one_line(error: BaseException) -> str:
     text, traced, trace = str(error).partition("Traceback (most recent call last)")
     if traced:
         text = f"{text} {trace.strip().splitlines()[-1]}"
+
     return " ".join(text.split()).rstrip(".")[:400] or type(error).__name__
 
 
@@ -318,10 +348,12 @@ class Watch:
         """
         if time.monotonic() - self.looked_at < LOOK_S:
             return
+
         self.looked_at = time.monotonic()
         if elsewhere():
             self._check_head()
             return
+
         import ray
 
         node = ray._private.worker._global_node
@@ -330,6 +362,7 @@ class Watch:
             if node is not None
             else ["connection"]
         )
+
         if dead:
             raise lost(f"Ray's {' and '.join(dead)} ended while trials ran")
 
@@ -341,6 +374,7 @@ class Watch:
 
         address = ray.get_runtime_context().gcs_address
         host, port = _host_and_port(address)
+
         try:
             socket.create_connection((host, port), timeout=1.0).close()
         except OSError as error:
@@ -361,6 +395,7 @@ def check_fits(cpus: float, gpus: float) -> None:
 
     if elsewhere():
         return
+
     there = ray.cluster_resources()
     for name, amount in (("cpus", cpus), ("gpus", gpus)):
         has = there.get(name.removesuffix("s").upper(), 0)
@@ -368,6 +403,7 @@ def check_fits(cpus: float, gpus: float) -> None:
             hint = "use another machine"
             if has or name == "gpus":
                 hint = f"set resources.{name}={has:g}"
+
             raise ResourcesError(
                 f"resources.{name}: a trial asks for {amount:g}, this machine has {has:g}; {hint},"
                 " or name a cluster by RAY_ADDRESS"
@@ -398,13 +434,20 @@ def on_every_node(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     options, started = {}, {}
+
     for node in ray.nodes():
         if node["Alive"]:
             name = node_name(node["NodeManagerAddress"], node["NodeID"])
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             # Without a CPU, so that a busy node answers too.
-            options[name] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
+            options[name] = {
+                "num_cpus": 0,
+                "max_retries": 0,
+                "scheduling_strategy": strategy,
+            }
+
             started[name] = ray.remote(**options[name])(function).remote(argument)
+
     deadline = time.monotonic() + wait_s
     answers = {}
     for name, task in started.items():
@@ -412,10 +455,13 @@ def on_every_node(
             value = ray.get(task, timeout=max(deadline - time.monotonic(), 1.0))
             # One node after the other, as the time of an answer says how well a clock is known.
             asked_at = time.time()
-            clock = ray.get(ray.remote(**options[name])(_read_clock).remote(), timeout=wait_s)
+            clock = ray.get(
+                ray.remote(**options[name])(_read_clock).remote(), timeout=wait_s
+            )
             answers[name] = Answer(value, asked_at, clock, time.time())
         except (ray.exceptions.RayError, OSError) as error:
             answers[name] = Answer(error)
+
     return answers
 
 
@@ -423,7 +469,9 @@ def _read_clock() -> float:
     return time.time()
 
 
-def on_worker(function: Callable[[Any], Any], argument: Any, cpus: float, gpus: float) -> Any:
+def on_worker(
+    function: Callable[[Any], Any], argument: Any, cpus: float, gpus: float
+) -> Any:
     """function(argument) in a worker that has what a pack gets."""
     connect()
     check_fits(cpus, gpus)

@@ -38,7 +38,14 @@ from pointsweep.execution.cluster_nodes import (
     launch_line,
     waiting_line,
 )
-from pointsweep.execution.launchers import Listener, Pack, Resources, always, notice, phase
+from pointsweep.execution.launchers import (
+    Listener,
+    Pack,
+    Resources,
+    always,
+    notice,
+    phase,
+)
 from pointsweep.execution.outcomes import RETRIES, OutcomeCollector, WorkerReporter
 from pointsweep.execution.prometheus import GAUGES, Gauges, cells_of
 from pointsweep.execution.waiting import GATHER_S, Lost, PackCount, cause_of, lost_lines
@@ -79,7 +86,9 @@ class RayLauncher:
         """Run the packs, as many at once as the cluster has room for."""
         return run_ray(packs, job, resources, listen, may_start)
 
-    def measure(self, function: Callable[[Any], Any], argument: Any, resources: Resources) -> Any:
+    def measure(
+        self, function: Callable[[Any], Any], argument: Any, resources: Resources
+    ) -> Any:
         """Return function(argument), called by a worker that has what a pack gets."""
         return ray_cluster.on_worker(function, argument, resources.cpus, resources.gpus)
 
@@ -101,18 +110,25 @@ def run_ray(
     ray_cluster.connect()
     ray_cluster.check_fits(resources.cpus, resources.gpus)
     demand = Demand(resources.cpus, resources.gpus, resources.processes)
+
     if ray_cluster.elsewhere() and (text := launch_line(demand, joined_cluster())):
         listen(notice(text))
+
     store = open_store(job.store)
     job, here = _with_one_writer(job, store)
     exported = _Exported(Gauges(cells_of(packs)))
     exported()  # who waits for workers is seen from here on
-    collector = OutcomeCollector(packs, job, listen, exported.gauges, exported.soon, here)
+    collector = OutcomeCollector(
+        packs, job, listen, exported.gauges, exported.soon, here
+    )
     # Tune wants a folder; nothing in it is read again.
     name = uuid.uuid4().hex[:12]
     disk = folder_of(store)
     folder = (disk.path("ray") if disk is not None else cache_folder() / "ray") / name
-    running = _running[name] = _Running(collector, may_start, demand, PackCount(len(packs)))
+    running = _running[name] = _Running(
+        collector, may_start, demand, PackCount(len(packs))
+    )
+
     try:
         tuner = _tuner(name, folder, packs, job, resources)
         listen(phase("starting workers"))
@@ -129,12 +145,16 @@ def run_ray(
             raise ray_cluster.lost(
                 f"Ray Tune failed while trials ran: {_last_line(error)}"
             ) from error
+
         raise running.error from None
     except ray.exceptions.RayError as error:
-        raise ray_cluster.lost(f"Ray failed while trials ran: {_last_line(error)}") from error
+        raise ray_cluster.lost(
+            f"Ray failed while trials ran: {_last_line(error)}"
+        ) from error
     finally:
         del _running[name]
         shutil.rmtree(folder, ignore_errors=True)
+
     exported.close()
     return collector.outcomes(may_start)
 
@@ -147,8 +167,10 @@ def _tuner(
         "CPU": resources.cpus / resources.processes,
         "GPU": resources.gpus / resources.processes,
     }
+
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
+
     return tune.Tuner(
         trainable,
         param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
@@ -182,16 +204,21 @@ def _end_workers(collector: OutcomeCollector, store: Store) -> None:
     disk = folder_of(store)
     if disk is None:
         return
+
     pids = set()
     for key in collector.running():
         holder = read_holder(disk.path(f"trials/{key}/lease.json"))
         if holder is not None and holder.machine == machine():
             pids.add(holder.pid)
+
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
+
     deadline = time.monotonic() + SAVE_S
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while time.monotonic() < deadline and any(
+        Path(f"/proc/{pid}").exists() for pid in pids
+    ):
         time.sleep(0.02)
 
 
@@ -201,6 +228,7 @@ def _with_one_writer(job: Job, store: Store) -> tuple[Job, dict[str, Target]]:
     """
     if folder_of(store) is not None and not ray_cluster.elsewhere():
         return replace(job, tracking={}), dict(job.tracking)
+
     return job, {}
 
 
@@ -212,6 +240,7 @@ def _queued_ahead(not_at_all: bool) -> Iterator[None]:
     queued = {"TUNE_MAX_PENDING_TRIALS_PG": "1"} if not_at_all else {}
     before = {name: os.environ.get(name, "auto") for name in queued}
     os.environ.update(queued)
+
     try:
         yield
     finally:
@@ -230,7 +259,8 @@ class _Running:
     packs: PackCount
     error: Exception | None = None
     waits_for: str = ""  # what was said last of packs that wait
-    lost: list[Lost] = field(default_factory=list)  # workers of which nothing was said yet
+    # workers of which nothing was said yet
+    lost: list[Lost] = field(default_factory=list)
     lost_at: float = 0.0
 
     @contextmanager
@@ -248,6 +278,7 @@ class _Running:
         if self.waits_for:
             self.waits_for = ""
             self.ends.listen(phase("starting workers"))
+
         for task in _decode(trial.config["pack"]):
             self.ends.start(task.config.key())
 
@@ -255,12 +286,15 @@ class _Running:
         """A pack has lost its worker and waits for another."""
         self.packs.stop(trial.trial_id, ended=False)
         node, cause = cause_of(_last_failure(trial.error_file))
+
         if not self.lost:
             self.lost_at = time.monotonic()
+
         for task in _decode(trial.config["pack"]):
             key = task.config.key()
             if key in self.ends.ended:
                 continue
+
             self.ends.wait(key)
             epochs = epochs_of(read_events(self.ends.store, key))
             epoch = int(epochs[-1]["epoch"]) if epochs else 0
@@ -272,6 +306,7 @@ class _Running:
             for line in lost_lines(self.lost):
                 self.ends.listen(notice(line))
             self.lost.clear()
+
         # Ray waits long for a head that is away.
         if head_answers and ray_cluster.elsewhere() and self.packs.is_stuck():
             text = waiting_line(self.packs.waiting, self.demand, joined_cluster())
@@ -287,8 +322,10 @@ def _last_failure(path: str | None) -> str:
         text = Path(path or "").read_text(errors="replace")
     except OSError:
         return ""
+
     if "Failure #" in text:
         return text[text.rfind("Failure #") :]
+
     return text
 
 
@@ -309,6 +346,7 @@ class _Queue(tune.search.BasicVariantGenerator):  # type: ignore[misc]
         with running.keeping_errors():
             if not running.may_start():
                 self.set_finished()
+
         return super().next_trial()
 
 
@@ -337,36 +375,52 @@ class _Callback(tune.Callback):  # type: ignore[misc]
             self.watch.check()
         except RayLostError as error:
             raise _TuneAbandonedError(error) from error
+
         running = _running[self.launch]
         with running.keeping_errors():
             running.say(head_answers=self.watch.silent_since is None)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Any], trial: Any, **_: Any
+    ) -> None:
         running = _running[self.launch]
         with running.keeping_errors():
             running.start(trial)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_recover(
+        self, iteration: int, trials: list[Any], trial: Any, **_: Any
+    ) -> None:
         running = _running[self.launch]
         with running.keeping_errors():
             running.recover(trial)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **_: Any
+    ) -> None:
         _running[self.launch].packs.stop(trial.trial_id, ended=True)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,
+        result: dict[str, Any],
+        **_: Any,
     ) -> None:
         interruption.check()
         running = _running[self.launch]
         with running.keeping_errors():
             running.ends.result(result)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Any], trial: Any, **_: Any
+    ) -> None:
         running = _running[self.launch]
         running.packs.stop(trial.trial_id, ended=True)
         with running.keeping_errors():
-            running.ends.lost(_decode(trial.config["pack"]), str(trial.error_file or "unknown"))
+            running.ends.lost(
+                _decode(trial.config["pack"]), str(trial.error_file or "unknown")
+            )
 
 
 def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
@@ -376,11 +430,15 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     _settled()
     reporter = WorkerReporter(tune.report)
     reporter.end(
-        run_encoded(config["pack"], job, reporter, _gather if job.processes > 1 else alone)
+        run_encoded(
+            config["pack"], job, reporter, _gather if job.processes > 1 else alone
+        )
     )
 
 
-def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> list[Outcome]:
+def run_encoded(
+    pack: str, job: Job, report: Report, gather: Gather = alone
+) -> list[Outcome]:
     """Run a pack that `_encode` has made, and return how its trials ended.
 
     An exception beside those of a trial, such as a setting that this worker's code does not know,
@@ -396,9 +454,13 @@ def run_encoded(pack: str, job: Job, report: Report, gather: Gather = alone) -> 
         failure = failure_of(error)
         store = open_store(job.store)
         outcomes = []
+
         for item in _items(pack):
             recorded = record_loss(store, item["key"], failure, job.launch, job.wait_s)
-            outcomes.append(Outcome(item["key"], "failed", recorded.reason, recorded.kind))
+            outcomes.append(
+                Outcome(item["key"], "failed", recorded.reason, recorded.kind)
+            )
+
         return outcomes
 
 
@@ -419,13 +481,19 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
     host = ray.util.get_node_ip_address()
     store = meeting(host, job.processes)
     started = []
+
     for rank, bundle in enumerate(reserved.bundle_specs[1:], start=1):
         task = ray.remote(
             num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), max_retries=0
         )(follow)
-        strategy = PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=rank)
+        strategy = PlacementGroupSchedulingStrategy(
+            reserved, placement_group_bundle_index=rank
+        )
         options = task.options(scheduling_strategy=strategy)
-        started.append(options.remote(config.to_dict(), job, rank, job.processes, host, store.port))
+        started.append(
+            options.remote(config.to_dict(), job, rank, job.processes, host, store.port)
+        )
+
     try:
         with joined(store, 0, job.processes) as group:
             yield group
@@ -440,14 +508,20 @@ def _encode(pack: Pack) -> str:
     tasks = []
     for task in pack:
         tasks.append(
-            {"key": task.config.key(), "config": task.config.to_dict(), "tags": vars(task.tags)}
+            {
+                "key": task.config.key(),
+                "config": task.config.to_dict(),
+                "tags": vars(task.tags),
+            }
         )
+
     return f"{pack[0].config.key()} {json.dumps(tasks)}"
 
 
 def _decode(text: str) -> list[Task]:
     return [
-        Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])) for item in _items(text)
+        Task(trial_from_dict(item["config"]), TrialTags(**item["tags"]))
+        for item in _items(text)
     ]
 
 
@@ -467,6 +541,7 @@ class _Exported:
         self.gauges = gauges
         self.shown_at = -math.inf
         self.made = {}
+
         for name, (label, text) in GAUGES.items():
             tags = ("sweep", label) if label else ("sweep",)
             self.made[name] = Gauge(name, text, tag_keys=tags)
@@ -485,6 +560,7 @@ class _Exported:
             label = GAUGES[name][0]
             if label:
                 tags[label] = value
+
             self.made[name].set(number, tags)
 
     def close(self) -> None:

@@ -75,8 +75,10 @@ def execute(
     # A trial that several sweeps show is seen live in the first one's experiment; the others have
     # it at the end.
     tags: dict[str, TrialTags] = {}
+
     for sweep_tags in reversed(tags_by_sweep.values()):
         tags |= sweep_tags
+
     with ExitStack() as stack:
         mirrors: dict[str, Mirroring] = {}
         targets = {}
@@ -89,32 +91,45 @@ def execute(
                 mirrored(uri, store, layout, tags_by_sweep[name], bool(plan.to_run))
             )
             mirrors[name] = mirror
+
             if mirror.target is not None:
                 targets[name] = mirror.target
+
         outcomes = launch_all(plans, store, targets, tags, options, display)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
-            checked = [_further(plan, store, tried[plan.sweep.name], display) for plan in plans]
+            checked = [
+                _further(plan, store, tried[plan.sweep.name], display) for plan in plans
+            ]
             further = [plan for plan in checked if plan is not None]
             if not further:
                 break
+
             for fresh in further:
                 fresh_tags = _requested_tags(fresh)
                 tags_by_sweep[fresh.sweep.name].update(fresh_tags)
                 tags = fresh_tags | tags
+
             outcomes += launch_all(further, store, targets, tags, options, display)
+
         display.phase(f"bringing {tracker} level" if targets else "ending the launch")
         ray_cluster.leave()
+
     conclusions = []
     with after_launch():
         for plan in plans:
             mirror_lines = mirrors[plan.sweep.name].lines()
-            concluded = conclude(plan.sweep, store, mirror_lines, outcomes, options, display)
+            concluded = conclude(
+                plan.sweep, store, mirror_lines, outcomes, options, display
+            )
             conclusions.append(concluded)
+
             if plan.sweep.full_sweep is None:
                 mirrors[plan.sweep.name].publish(
-                    tables.files_of(store, plan.sweep.name), cell_metrics(concluded.table)
+                    tables.files_of(store, plan.sweep.name),
+                    cell_metrics(concluded.table),
                 )
+
     return conclusions
 
 
@@ -127,27 +142,37 @@ def _requested_tags(plan: Plan) -> dict[str, TrialTags]:
     """Return the tags of those of a sweep's trials that are asked for as yet: with adaptive seeds
     not of all.
     """
-    return {key: tags for key, tags in trial_tags_of(plan.sweep).items() if key in plan.states}
+    return {
+        key: tags
+        for key, tags in trial_tags_of(plan.sweep).items()
+        if key in plan.states
+    }
 
 
-def _further(plan: Plan, store: Store, tried: set[str], display: Display) -> Plan | None:
+def _further(
+    plan: Plan, store: Store, tried: set[str], display: Display
+) -> Plan | None:
     """Return what the records now ask for, of a sweep with adaptive seeds; None if nothing new.
     Adds to `tried`.
     """
     if plan.sweep.adaptive is None:
         return None
+
     states, records = trial_states(plan.sweep, store)
     if not states.keys() - tried:  # what failed in this launch is left to the next one
         return None
+
     fresh = replace(
         plan,
         states={k: s for k, s in states.items() if s == "finished" or k not in tried},
         records=records,
     )
+
     tried.update(states)
     display.say(
         f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open"
     )
+
     return fresh
 
 
@@ -177,13 +202,20 @@ def launch_all(
     groups = to_run(plans)
     if not groups:
         return []
+
     from pointsweep.execution.launch import Launch
     from pointsweep.training.runner import Job
 
     job = Job(
-        store.url, targets, threads=options.threads, limits=limits or {}, plugins=sources_of(plans)
+        store.url,
+        targets,
+        threads=options.threads,
+        limits=limits or {},
+        plugins=sources_of(plans),
     )
+
     launch = Launch(plans, store, tags, options, display, job, on_end)
+
     with after_launch():
         return launch.run(groups)
 
@@ -203,17 +235,26 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
     groups: dict[tuple[Resources, str], list[TrialConfig]] = {}
     names: dict[Resources, str] = {}
     seen: set[str] = set()
+
     for plan in plans:
         fresh = [config for config in plan.to_run if config.key() not in seen]
         seen |= {config.key() for config in fresh}
         if fresh:
             own, name = plan.sweep.resources, plan.sweep.name
-            name = names.setdefault(own, name) if math.isinf(own.budget.limit_hours()) else name
+            name = (
+                names.setdefault(own, name)
+                if math.isinf(own.budget.limit_hours())
+                else name
+            )
+
             groups.setdefault((own, name), []).extend(fresh)
+
     return groups
 
 
-def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool) -> None:
+def _show(
+    table: Table, store: Store, mirror: Sequence[str], display: Display, part: bool
+) -> None:
     """Show a table at its end, and where everything lies.
 
     `mirror`: what is said of the tracker; `part`: of a larger table.
@@ -222,7 +263,9 @@ def _show(table: Table, store: Store, mirror: Sequence[str], display: Display, p
     full_table = [f"whole    pointsweep tables {table.name}"] if part else []
     lines = ["", f"report   {report}", f"store    {store.url}", *full_table, *mirror]
     text = render_for(display.stream, table) + "\n".join(lines)
-    display.result(table, text, report=report, store=store.url, mlflow="\n".join(mirror))
+    display.result(
+        table, text, report=report, store=store.url, mlflow="\n".join(mirror)
+    )
 
 
 def conclude(
@@ -240,12 +283,14 @@ def conclude(
     display.phase("computing the table and the report")
     plan = make_plan(sweep, store)
     failed, failures = {}, {}
+
     for outcome in outcomes:
         # A trial whose folder cannot be written has no failure in its history.
         is_own = outcome.key in plan.states and outcome.key not in plan.records
         if is_own and outcome.status == "failed":
             failed[outcome.key] = outcome
             failures[outcome.key] = outcome.reason
+
     failures |= plan.failures
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
     if sweep.full_sweep is None:
@@ -253,23 +298,32 @@ def conclude(
     else:
         layout, records, full_failures = tables.read(store, sweep.name)
         tables.write_all(store, tables.build(layout, records, full_failures), records)
+
     text = tables.render(table, "text")
     _show(table, store, mirror, display, part=sweep.full_sweep is not None)
 
     missing = [key for key, state in plan.states.items() if state != "finished"]
-    held = {outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"}
+    held = {
+        outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"
+    }
     beyond_budget = waiting(outcomes).intersection(missing)
-    held_elsewhere = {key for key in missing if key in held and key not in plan.failures}
+    held_elsewhere = {
+        key for key in missing if key in held and key not in plan.failures
+    }
+
     for key in missing:
         if key in beyond_budget:
             continue
+
         if key in held_elsewhere:
             line = f"held: {key} {held[key]}; the same command, run again, goes on"
         else:
             log = store.location(f"trials/{key}/history.jsonl")
             kind = _failure_kind(store, key, plan, failed.get(key))
             line = f"failed: {key} {kind} {failures.get(key, 'no record')}  log: {log}"
+
         print(line, file=sys.stderr)
+
     if beyond_budget:
         used = Spending(plan, store).text()
         print(
@@ -277,9 +331,11 @@ def conclude(
             " one continues",
             file=sys.stderr,
         )
+
     code = COMPLETE
     if missing:
         code = _exit_code(set(missing) - beyond_budget - held_elsewhere, held_elsewhere)
+
     announce(options.notify, sweep.name, code, plan.counts(), text)
     return Conclusion(table, code)
 
@@ -288,6 +344,7 @@ def _exit_code(failed: Collection[str], held: Collection[str]) -> int:
     """Return the exit code of a launch that left trials unfinished, by the worst reason."""
     if failed:
         return FAILED
+
     return HELD if held else SPENT
 
 
@@ -298,4 +355,5 @@ def _failure_kind(store: Store, key: str, plan: Plan, outcome: Outcome | None) -
     kind = read_failure_kind(store, key) if key in plan.failures else ""
     if kind:
         return kind
+
     return outcome.kind if outcome is not None else "lost_node"

@@ -41,6 +41,7 @@ class PackCount:
         self.running.discard(trial)
         if ended:
             self.ended.add(trial)
+
         if not self.running:
             self.idle_since = time.monotonic()
 
@@ -52,9 +53,15 @@ class PackCount:
     def is_stuck(self) -> bool:
         """Tell, every half a minute, whether no pack has run for that long while some wait."""
         now = time.monotonic()
-        stuck = not self.running and self.waiting > 0 and now - self.idle_since >= PATIENCE_S
+        stuck = (
+            not self.running
+            and self.waiting > 0
+            and now - self.idle_since >= PATIENCE_S
+        )
+
         if not stuck or now - self.looked_at < AGAIN_S:
             return False
+
         self.looked_at = now
         return True
 
@@ -78,10 +85,12 @@ def cause_of(text: str) -> tuple[str, str]:
     address, number = NODE_IP.search(text), NODE_ID.search(text)
     parts = [address[1] if address else "", number[1][:6] if number else ""]
     node = " ".join(part for part in parts if part) or "unknown"
+
     if NODE_DIED.search(text):
         return node, f"node {node} was lost"
     if OUT_OF_MEMORY.search(text):
         return node, f"a worker on node {node} was ended, as the node ran out of memory"
+
     return node, f"a worker on node {node} was lost"
 
 
@@ -93,6 +102,7 @@ def lost_lines(lost: Iterable[Lost]) -> Iterator[str]:
     by_cause: dict[str, list[Lost]] = {}
     for worker in lost:
         by_cause.setdefault(worker.cause, []).append(worker)
+
     for cause, trials in by_cause.items():
         texts = [
             f"{worker.cell} goes on after epoch {worker.epoch}"
@@ -102,5 +112,6 @@ def lost_lines(lost: Iterable[Lost]) -> Iterator[str]:
         ]
         if len(trials) > len(texts):
             texts.append(f"{len(trials) - len(texts)} more too")
+
         where = "on another worker" if len(trials) == 1 else "on other workers"
         yield f"{cause}: {', '.join(texts)}, {where}"

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pointsweep.hpo.pruners import LETS_WAIT, Curve, Limits, bracket_of, limits_of, promotable
+from pointsweep.hpo.pruners import (
+    LETS_WAIT,
+    Curve,
+    Limits,
+    bracket_of,
+    limits_of,
+    promotable,
+)
 from pointsweep.hpo.study import Study
 from pointsweep.hpo.suggestion import Suggestion
 
@@ -31,29 +38,37 @@ class Batches:
         num_begun = sum(not item.known and item.batch < batch for item in items)
         fresh = max(0, self.search.trials - num_begun)
         promoted = self._promoted(items, batch)
+
         if spent:
             any_complete = any(item.before(batch)[0] == "complete" for item in items)
             fresh, promoted = 0, [] if any_complete else promoted[:1]
+
         return self.study.ask(self.search.batch, fresh, promoted)
 
     def _promoted(self, items: Sequence[Suggestion], batch: int) -> list[int]:
         """Return who goes on, those of the highest rungs first."""
         if self.search.scheduler not in LETS_WAIT:
             return []
+
         curves: dict[int, dict[int, Curve]] = {}
         waiting = set()
         for item in items:
             state, curve = item.before(batch)
             if state != "failed":
                 curves.setdefault(self._bracket(item), {})[item.number] = curve
+
             if state == "waiting":
                 waiting.add(item.number)
+
         candidates = [
             candidate
             for bracket, bracket_curves in curves.items()
             for candidate in promotable(bracket_curves, waiting, self.search, bracket)
         ]
-        return [number for _, number in sorted(candidates, key=lambda candidate: -candidate[0])]
+        return [
+            number
+            for _, number in sorted(candidates, key=lambda candidate: -candidate[0])
+        ]
 
     def limits(self, item: Suggestion) -> Limits:
         """Return where the trials of a suggestion of the open batch halt; where it halted before it
@@ -61,11 +76,13 @@ class Batches:
         """
         if self.search.scheduler is None:
             return {}
+
         batch, bracket = item.batches[-1], self._bracket(item)
         rivals = []
         for other in self.study.suggestions():
             if other.number != item.number and self._bracket(other) == bracket:
                 rivals.append(other)
+
         states = [other.before(batch) for other in rivals]
         limits = limits_of(
             [curve for state, curve in states if state != "failed"],
@@ -73,7 +90,9 @@ class Batches:
             self._epochs(item),
             bracket,
         )
+
         passed = max(item.before(batch)[1], default=0)
+
         return {epoch: limit for epoch, limit in limits.items() if epoch > passed}
 
     def _bracket(self, item: Suggestion) -> int:

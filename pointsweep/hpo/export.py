@@ -30,6 +30,7 @@ def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> Non
         ],
         "arms": [{"name": name, **_arm(study)} for name, study in studies.items()],
     }
+
     store.write(f"sweeps/{sweep.name}/search.json", json.dumps(data).encode())
 
 
@@ -38,6 +39,7 @@ def _arm(study: Study) -> dict[str, Any]:
     for item in study.suggestions():
         if item.state in ("complete", "stopped", "failed"):
             ended.append(item)
+
     return {
         "study": study.name,
         "importances": study.importances(),

@@ -49,8 +49,10 @@ def launch(
     establish(store)
     if rerun_stale:
         put_aside(plans, store, tracking_uri(options.tracking_uri, store))
+
     if sweeps[0].search is None:
         return execute(plans, store, options, display)
+
     disk = on_disk(store, "a search keeps its study in a database")
     return [search(sweeps[0], plans[0], disk, options, display)]
 
@@ -66,6 +68,7 @@ def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
                     f"{error}\nthe runs of stale trials there keep their old epochs",
                     file=sys.stderr,
                 )
+
     set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
 
 
@@ -81,6 +84,7 @@ def search(
 
     uri = tracking_uri(options.tracking_uri, store)
     tags: dict[str, TrialTags] = {}
+
     # One process at a time may add to a study.
     with (
         TrialFolder(store.path(f"sweeps/{sweep.name}")).lock(),
@@ -97,11 +101,19 @@ def search(
             states = {}
             for trial in batch.trials():
                 states[trial.config.key()] = trial_status(store, trial.config.key())
+
             display.expect(*tuning.extent())
             batch_plan = Plan(batch, states, {}, {}, {}, ())
             targets = {batch.name: target} if target is not None else {}
             launch_all(
-                [batch_plan], store, targets, trial_tags_of(batch), options, display, limits, on_end
+                [batch_plan],
+                store,
+                targets,
+                trial_tags_of(batch),
+                options,
+                display,
+                limits,
+                on_end,
             )
 
         tuning = Tuning(sweep, store)
@@ -110,18 +122,23 @@ def search(
             tuning.run(train, display.say)
             tags.update(trial_tags_of(tuning.everything()))
             winners = tuning.found()
+
         if winners is None:
             raise SearchFailedError(
                 f"{sweep.name}: every suggestion failed; {store.path('trials')} says why"
             )
+
         write_definition(winners, store)
         with working(tuning.url):
             write_searched(sweep, tuning.by_arm(), store)
+
         train(winners, {})
         ray_cluster.leave()
         mirror.layout = winners.layout()
+
     conclusion = conclude(winners, store, mirror.lines(), (), options, display)
     mirror.publish(files_of(store, winners.name), cell_metrics(conclusion.table))
     if tuning.failed():
         return Conclusion(conclusion.table, max(conclusion.code, FAILED))
+
     return conclusion

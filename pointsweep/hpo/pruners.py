@@ -23,7 +23,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pointsweep.sweep.search_space import WARMUP, Search
 
 Curve = Mapping[int, float]  # epoch -> validation accuracy
-Limits = Mapping[int, float]  # epoch -> the validation accuracy below which a trial does not go on
+Limits = Mapping[
+    int, float
+]  # epoch -> the validation accuracy below which a trial does not go on
 LETS_WAIT = ("asha", "hyperband")
 
 
@@ -35,16 +37,24 @@ def limits_of(
     """
     if search.scheduler == "median":
         return dict(_medians(curves, search.schedule))
+
     limits = {}
     for rung in rungs(search, epochs, bracket) if search.scheduler in LETS_WAIT else ():
-        accuracies = sorted((curve[rung] for curve in curves if rung in curve), reverse=True)
+        accuracies = sorted(
+            (curve[rung] for curve in curves if rung in curve), reverse=True
+        )
         # the new one is one of those that are there; of equal ones the first is the better
         best = _best(len(accuracies) + 1, search)
-        limits[rung] = math.nextafter(accuracies[best - 1], math.inf) if accuracies else math.inf
+        limits[rung] = (
+            math.nextafter(accuracies[best - 1], math.inf) if accuracies else math.inf
+        )
+
     return limits
 
 
-def _medians(curves: Sequence[Curve], options: Mapping[str, int]) -> Iterator[tuple[int, float]]:
+def _medians(
+    curves: Sequence[Curve], options: Mapping[str, int]
+) -> Iterator[tuple[int, float]]:
     for epoch in sorted(set().union(*curves)):
         accuracies = [curve[epoch] for curve in curves if epoch in curve]
         if (
@@ -56,14 +66,19 @@ def _medians(curves: Sequence[Curve], options: Mapping[str, int]) -> Iterator[tu
 
 
 def promotable(
-    curves: Mapping[int, Curve], waiting: Collection[int], search: Search, bracket: int = 0
+    curves: Mapping[int, Curve],
+    waiting: Collection[int],
+    search: Search,
+    bracket: int = 0,
 ) -> Iterator[tuple[int, int]]:
     """Rung and number of those `waiting` that are among the best of their rung, the best first.
 
     `curves`: of all trials of the bracket, by number; of equal ones the lower number is the better.
     """
     for rung in rungs(search, _end(curves.values()), bracket):
-        ranked = sorted((-curve[rung], number) for number, curve in curves.items() if rung in curve)
+        ranked = sorted(
+            (-curve[rung], number) for number, curve in curves.items() if rung in curve
+        )
         for _, number in ranked[: _best(len(ranked), search)]:
             if number in waiting and max(curves[number]) == rung:
                 yield rung, number
@@ -83,6 +98,7 @@ def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> in
     for rung in sorted(rungs(search, _end(curves)), reverse=True):
         if sum(rung in curve for curve in curves) >= enough:
             return rung
+
     return search.schedule.get(WARMUP, 0) + search.schedule["min_epochs"]
 
 
@@ -97,9 +113,11 @@ def rungs(search: Search, epochs: int, bracket: int = 0) -> list[int]:
     epochs_of_rungs, reduction = [], search.schedule["reduction"]
     warmup = search.schedule.get(WARMUP, 0)
     length = search.schedule["min_epochs"] * reduction**bracket
+
     while warmup + length < epochs:
         epochs_of_rungs.append(warmup + length)
         length *= reduction
+
     return epochs_of_rungs
 
 
@@ -109,16 +127,27 @@ def bracket_of(number: int, search: Search, epochs: int) -> int:
     """
     if search.scheduler != "hyperband":
         return 0
+
     min_epochs = search.schedule["min_epochs"]
     reduction = search.schedule["reduction"]
     last_bracket = 0
-    while min_epochs * reduction ** (last_bracket + 1) <= epochs - search.schedule.get(WARMUP, 0):
+
+    while min_epochs * reduction ** (last_bracket + 1) <= epochs - search.schedule.get(
+        WARMUP, 0
+    ):
         last_bracket += 1
+
     # Algorithm 1 of the paper: n = ceil((s_max + 1) / (s + 1) * eta^s), where s = s_max is our
     # bracket 0.
-    sizes = [-(-(last_bracket + 1) * reduction**s // (s + 1)) for s in range(last_bracket, -1, -1)]
+    sizes = [
+        -(-(last_bracket + 1) * reduction**s // (s + 1))
+        for s in range(last_bracket, -1, -1)
+    ]
+
     # Spread evenly over the suggestions, so that a search of any length has its share of each.
     order = sorted(
-        ((i + 0.5) / size, bracket) for bracket, size in enumerate(sizes) for i in range(size)
+        ((i + 0.5) / size, bracket)
+        for bracket, size in enumerate(sizes)
+        for i in range(size)
     )
     return order[number % len(order)][1]

@@ -14,6 +14,7 @@ def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:
     """A value for a parameter, by the call that a define-by-run program would make."""
     if parameter.kind == "choice":
         return trial.suggest_categorical(parameter.key, parameter.labels)
+
     if parameter.kind == "int":
         step = int(parameter.step or 1)
         return trial.suggest_int(
@@ -23,8 +24,13 @@ def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:
             log=parameter.log,
             step=step,
         )
+
     value = trial.suggest_float(
-        parameter.key, parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step
+        parameter.key,
+        parameter.low,
+        parameter.ends()[1],
+        log=parameter.log,
+        step=parameter.step,
     )
     return parameter.nearest(value)
 
@@ -33,11 +39,13 @@ def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
     """The same as Optuna keeps it."""
     if parameter.kind == "choice":
         return optuna.distributions.CategoricalDistribution(parameter.labels)
+
     if parameter.kind == "int":
         step = int(parameter.step or 1)
         return optuna.distributions.IntDistribution(
             int(parameter.low), int(parameter.ends()[1]), log=parameter.log, step=step
         )
+
     return optuna.distributions.FloatDistribution(
         parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step
     )
@@ -60,7 +68,10 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
         "grid": optuna.samplers.RandomSampler,
     }
     try:
-        created: optuna.samplers.BaseSampler = classes[search.sampler](seed=seed, **search.options)
+        created: optuna.samplers.BaseSampler = classes[search.sampler](
+            seed=seed, **search.options
+        )
     except ValueError as error:
         raise ResourcesError(f"sampler {search.sampler}: {error}") from None
+
     return created

@@ -35,7 +35,9 @@ from pointsweep.utils.masking import masked, scrubbed
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
 
 NOTHING: Mapping[int, Any] = MappingProxyType({})
-REJECTIONS = 1000  # suggestions in a row that break a constraint, before the search gives up
+REJECTIONS = (
+    1000  # suggestions in a row that break a constraint, before the search gives up
+)
 # of a finished trial: drawn, values, keys, curve
 Found = tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]
 # number of a suggestion -> its values, if it has any
@@ -61,6 +63,7 @@ def require_sound(path: Path) -> None:
     problem = sqlite_problem(path)
     if not problem:
         return
+
     if "locked" in problem:
         remedy = "end that process, or wait, then run the same command again"
     elif "read-only" in problem or "cannot be" in problem:
@@ -70,6 +73,7 @@ def require_sound(path: Path) -> None:
             "its trials are in the store; set it aside and the same command makes it anew: mv"
             f" {_aside(path)}"
         )
+
     raise StoreError(f"the search's study {path} {problem}; {remedy}")
 
 
@@ -85,11 +89,13 @@ def opening(url: str | None) -> Iterator[None]:
         location = str(path) if path is not None else masked(url or "")
         message = " ".join(scrubbed(str(error), url or "").split())[:300]
         remedy = "if another version of Optuna made it, use that version"
+
         if path is not None:
             remedy += (
                 "; or set it aside, and the same command makes it anew from the trials: mv"
                 f" {_aside(path)}"
             )
+
         raise StoreError(
             f"the search's study {location} cannot be opened: {type(error).__name__}:"
             f" {message}; {remedy}"
@@ -109,11 +115,13 @@ def working(url: str | None) -> Iterator[None]:
         cause = error.__cause__ or error
         message = " ".join(scrubbed(str(cause), url or "").split())[:300]
         remedy = ""
+
         if path is not None and "locked" not in message:
             remedy = (
                 "; if that stays so, set it aside, and it is made anew from the trials: mv"
                 f" {_aside(path)}"
             )
+
         raise StoreUnavailableError(
             f"the search's study {location} cannot be read or written: {message}{remedy}"
         ) from error
@@ -127,7 +135,9 @@ def _storage(url: str | None) -> optuna.storages.BaseStorage | str | None:
     if url is None or not url.startswith("sqlite"):
         return url
     # Dashboards and backups lock it for a while.
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}})
+    return optuna.storages.RDBStorage(
+        url, engine_kwargs={"connect_args": {"timeout": LOCK_WAIT_S}}
+    )
 
 
 class Study:
@@ -137,10 +147,13 @@ class Study:
         self.arm = arm
         self.search = search
         self.name = name
-        sampler(search, search.seed)  # its options are looked at before anything is launched
+        # its options are looked at before anything is launched
+        sampler(search, search.seed)
         self.directions = [
-            StudyDirection[direction.upper()] for direction in search.objectives.values()
+            StudyDirection[direction.upper()]
+            for direction in search.objectives.values()
         ]
+
         with opening(url):
             self.log = optuna.create_study(
                 storage=_storage(url),
@@ -150,6 +163,7 @@ class Study:
             )
             if self.log.metric_names != list(search.objectives):
                 self.log.set_metric_names(list(search.objectives))
+
         self.note = ""
         self.live: optuna.Study | None = None
         # number in the log -> the trial in memory that is not told yet
@@ -171,9 +185,11 @@ class Study:
         """
         if self.started:
             return
+
         stored_keys = set()
         for trial in self.log.get_trials(deepcopy=False):
             stored_keys.add(tuple(trial.user_attrs["keys"]))
+
         for drawn, values, keys, curve in known:
             if tuple(keys) not in stored_keys:
                 self._add(
@@ -182,6 +198,7 @@ class Study:
                     values,
                     curve if self.search.has_curves else NOTHING,
                 )
+
         self.log.set_user_attr("objectives", list(self.search.objectives))
         self.log.set_user_attr("started", True)
 
@@ -205,19 +222,23 @@ class Study:
         self._replay()
         batch, suggestions = self.next_batch(), self.suggestions()
         promoted = promoted[:count]
+
         for number in promoted:
             if batch not in suggestions[number].batches:
                 self._writer(number).set_user_attr(
                     "promoted", [*suggestions[number].batches[1:], batch]
                 )
+
         num_new = min(count - len(promoted), count if fresh is None else fresh)
         for _ in range(num_new - sum(item.batch == batch for item in suggestions)):
             suggestion = self._draw()
             if suggestion is None:
                 break
+
             trial, drawn, config = suggestion
             keys = [trial_config.key() for trial_config in self.arm.trials(config)]
             self._open(self._add(drawn, {"batch": batch, "keys": keys}), trial)
+
         return [item for item in self.suggestions() if item.open]
 
     def tell(
@@ -240,10 +261,14 @@ class Study:
             writer = self._writer(number)
             for name, value in facts.get(number, {}).items():
                 writer.set_user_attr(name, value)
+
             for epoch in sorted(curve.keys() - items[number].curve.keys()):
                 writer.report(curve[epoch], epoch)
+
             if number in stopped and self.search.scheduler in LETS_WAIT:
-                writer.set_user_attr("waits", {**items[number].waits, batch: max(curve)})
+                writer.set_user_attr(
+                    "waits", {**items[number].waits, batch: max(curve)}
+                )
             else:
                 state = (
                     TrialState.COMPLETE
@@ -253,6 +278,7 @@ class Study:
                     else TrialState.FAIL
                 )
                 self.log.tell(number, values=values, state=state)
+
         self._tell_live(batch)
 
     def close(self) -> None:
@@ -267,17 +293,20 @@ class Study:
         """
         complete = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         found = {}
+
         for index, (name, direction) in enumerate(self.search.objectives.items()):
             # of what it is given, the least counts as the best
             sign = -1.0 if direction == "maximize" else 1.0
             costs = {trial.number: sign * trial.values[index] for trial in complete}
             if len(complete) >= LEAST_TRIALS and len(set(costs.values())) > 1:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-                with warnings.catch_warnings():  # it warns that the least counts as the best
+                # it warns that the least counts as the best
+                with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     found[name] = optuna.importance.get_param_importances(
                         self.log, evaluator=evaluator, target=_costs_of(costs)
                     )
+
         return found
 
     # The log
@@ -298,14 +327,18 @@ class Study:
             user_attrs=dict(attributes),
             intermediate_values=dict(curve),
         )
+
         # The count before is the new trial's number: no other process can add one in between, as
         # the sweep's folder is locked.
         number = len(self.log.get_trials(deepcopy=False))
         self.log.add_trial(trial)
+
         return number
 
     def _writer(self, number: int) -> optuna.trial.Trial:
-        return optuna.trial.Trial(self.log, self.log.get_trials(deepcopy=False)[number]._trial_id)
+        return optuna.trial.Trial(
+            self.log, self.log.get_trials(deepcopy=False)[number]._trial_id
+        )
 
     # The sampler's study
 
@@ -325,11 +358,13 @@ class Study:
         self.live = optuna.create_study(
             sampler=sampler(self.search, seed), directions=self.directions
         )
+
         for item in items:
             self.position_of[item.number] = len(self.position_of)
             self.live.add_trial(
                 self._frozen(item, item.values if item.state == "complete" else None)
             )
+
         used = [self.arm.settled(item.drawn) for item in items if not item.known]
         for point in self.arm.enqueue:
             if not any(point.items() <= drawn.items() for drawn in used):
@@ -359,22 +394,30 @@ class Study:
         """Bring the sampler's study to where the log is."""
         if self.live is not None:
             return
+
         items = self.suggestions()
         self._fresh(self.search.seed, [item for item in items if item.known])
         searched = [item for item in items if not item.known]
+
         for batch in sorted({batch for item in searched for batch in item.batches}):
             for item in (item for item in searched if item.batch == batch):
                 suggestion = self._draw()
                 if suggestion is None or suggestion[1] != self.arm.settled(item.drawn):
                     # Another version of Optuna drew the log: the sampler is given its trials, and a
                     # seed of its own.
+                    first = len(searched)
                     consequence = (
-                        f"so from suggestion {len(searched)} on it has another random state"
+                        f"so from suggestion {first} on it has another random state"
                     )
-                    self.note = f"{self.name}: the sampler could not be replayed, {consequence}"
+                    self.note = (
+                        f"{self.name}: the sampler could not be replayed, {consequence}"
+                    )
                     self._fresh(self.search.seed + len(searched), items)
+
                     return
+
                 self._open(item.number, suggestion[0])
+
             self._tell_live(batch)
 
     def _tell_live(self, batch: int) -> None:
@@ -383,8 +426,10 @@ class Study:
         """
         assert self.live is not None
         items = self.suggestions()
+
         if any(item.open and item.batches[-1] == batch for item in items):
             return
+
         for number in sorted(self.open):
             item, trial = items[number], self.open.pop(number)
             state, curve = item.before(batch + 1)
@@ -399,6 +444,7 @@ class Study:
                     list(item.values) if complete else None,
                     state=None if complete else TrialState.FAIL,
                 )
+
         if self.search.scheduler in LETS_WAIT and self.search.sampler not in BLIND:
             self._tell_again(items, batch)
 
@@ -414,13 +460,16 @@ class Study:
         states: dict[int, tuple[str, Mapping[int, float]]] = {}
         curves = []
         num_complete = 0
+
         for number in self.position_of:
             state, curve = items[number].before(batch + 1)
             states[number] = state, curve
             if state != "failed":
                 curves.append(curve)
+
             if state == "complete":
                 num_complete += 1
+
         enough = self.search.options.get("n_startup_trials", STARTUP)
         rung = rung_that_counts(curves, self.search, enough)
         for number, position in self.position_of.items():
@@ -431,8 +480,14 @@ class Study:
                     values = items[number].values
             elif rung in curve and state != "failed":
                 values = (curve[rung],)
-            trials[position] = self._frozen(items[number], values, trials[position].system_attrs)
-        self.live = optuna.create_study(sampler=self.live.sampler, directions=self.directions)
+
+            trials[position] = self._frozen(
+                items[number], values, trials[position].system_attrs
+            )
+
+        self.live = optuna.create_study(
+            sampler=self.live.sampler, directions=self.directions
+        )
         self.live.add_trials(trials)
 
     def _draw(self) -> tuple[optuna.trial.Trial, dict[str, Any], TrialConfig] | None:
@@ -445,15 +500,19 @@ class Study:
                 deepcopy=False, states=(TrialState.WAITING,)
             ):
                 return None
+
             trial = self.live.ask()
             drawn: dict[str, Any] = {}
             for parameter in self.arm.parameters:
                 if self.arm.applies(parameter, drawn):
                     drawn[parameter.key] = suggest(trial, parameter)
+
             config = self.arm.config(drawn)
             if config is not None:
                 return trial, drawn, config
+
             self.live.tell(trial, state=TrialState.FAIL)
+
         raise ResourcesError(
             f"{self.name}: {REJECTIONS} suggestions in a row break a constraint; widen the space or"
             " the constraints"
@@ -474,6 +533,7 @@ def _suggestion(trial: FrozenTrial) -> Suggestion:
     waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}
     # A trial that was found finished in the store was not trained by the search.
     times = () if known else (trial.datetime_start, trial.datetime_complete)
+
     return Suggestion(
         trial.number,
         trial.params,

@@ -65,16 +65,20 @@ class Tuning:
         # the page of a trial's run in MLflow, where there is one
         self.trial_page: Callable[[str], str] = lambda key: ""
         path = store.path(f"sweeps/{sweep.name}/study.db")
+
         if not self.search.storage:
             require_sound(path)
+
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self.search.storage and not path.exists():
                 # SQLite itself would leave a group's right to write out, whatever the umask
                 open_append(path).close()
+
         self.url = url = self.search.storage or sqlite_uri(path)
         self.studies = [
-            Study(url, study_name(sweep, cell), arm_of(cell), self.search) for cell in self.cells
+            Study(url, study_name(sweep, cell), arm_of(cell), self.search)
+            for cell in self.cells
         ]
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
@@ -84,17 +88,22 @@ class Tuning:
         for study in self.studies:
             if not study.started:
                 study.start(self._starting_trials(study))
+
         batches = [Batches(study) for study in self.studies]
         while True:
             asked_batches = []
             for arm_batches in batches:
                 asked_batches.append(arm_batches.ask(self._spent(arm_batches.study)))
+
             for note in {study.note for study in self.studies if study.note}:
                 say(note)
+
             if not any(asked_batches):
                 break
+
             self._train_batches(batches, asked_batches, train)
             say(self.progress())
+
         for study in self.studies:
             study.close()
 
@@ -107,20 +116,31 @@ class Tuning:
         """Train the batches of all arms in one launch, so that the cluster is full."""
         limits: dict[str, Limits] = {}
         open_suggestions = []
+
         for arm_batches, batch in zip(batches, asked_batches, strict=True):
             for item in batch:
                 keys = self._keys(arm_batches.study, item)
                 limits |= dict.fromkeys(keys, arm_batches.limits(item))
-                unfinished = {key for key in keys if sound_record(self.store, key) is None}
-                open_suggestions.append(_OpenSuggestion(arm_batches.study, item, unfinished))
+                unfinished = {
+                    key for key in keys if sound_record(self.store, key) is None
+                }
+                open_suggestions.append(
+                    _OpenSuggestion(arm_batches.study, item, unfinished)
+                )
+
         self._tell_ended(open_suggestions)
-        train(self._batch(asked_batches), limits, partial(self._tell_ended, open_suggestions))
+        train(
+            self._batch(asked_batches),
+            limits,
+            partial(self._tell_ended, open_suggestions),
+        )
         # A trial that another process holds has no end in this launch.
         for study in self.studies:
             unended = []
             for suggestion in open_suggestions:
                 if suggestion.study is study:
                     unended.append(suggestion.item)
+
             if unended:
                 self._tell(study, unended)
 
@@ -132,14 +152,18 @@ class Tuning:
         """
         if not self.search.use_finished:
             return []
+
         finished = list(known(study.arm, self.search, self.sweep.protocol, self.store))
         name = f"sweeps/{self.sweep.name}/told_first.json"
         key_lists = self._read_key_lists(name)
+
         if study.name in key_lists:
             by_keys = {}
             for drawn, values, keys, curve in finished:
                 by_keys[" ".join(keys)] = (drawn, values, keys, curve)
+
             return [by_keys[keys] for keys in key_lists[study.name] if keys in by_keys]
+
         key_lists[study.name] = [" ".join(keys) for _, _, keys, _ in finished]
         self.store.write(name, json.dumps(key_lists, indent=1).encode())
         return finished
@@ -147,6 +171,7 @@ class Tuning:
     def _read_key_lists(self, name: str) -> dict[str, list[str]]:
         if not self.store.exists(name):
             return {}
+
         key_lists = {}
         try:
             for study, lists in json.loads(self.store.read(name)).items():
@@ -157,9 +182,12 @@ class Tuning:
                 f"{path} is damaged: {error}; set it aside and the same command goes on: "
                 f"mv {shlex.quote(str(path))} {shlex.quote(str(set_aside_name(path)))}"
             ) from error
+
         return key_lists
 
-    def _tell_ended(self, open_suggestions: list[_OpenSuggestion], key: str = "") -> None:
+    def _tell_ended(
+        self, open_suggestions: list[_OpenSuggestion], key: str = ""
+    ) -> None:
         """Write a suggestion to its study as soon as the last of its trials has ended, and take it
         off the list. `key` is that of the trial that ended just now.
 
@@ -179,20 +207,31 @@ class Tuning:
             results[number] = values_of(
                 suggestion_keys, self.search, self.sweep.protocol, self.store
             )
+
         stopped = [
             number
             for number, values in results.items()
             if values is None and self._stopped(keys[number])
         ]
+
         with_curves = [
-            number for number, values in results.items() if values is not None or number in stopped
+            number
+            for number, values in results.items()
+            if values is not None or number in stopped
         ]
+
         curves = {}
+
         if self.search.has_curves:
-            curves = {number: curve_of(keys[number], self.store) for number in with_curves}
+            curves = {
+                number: curve_of(keys[number], self.store) for number in with_curves
+            }
+
         facts = {
-            number: self._facts(study, suggestion_keys) for number, suggestion_keys in keys.items()
+            number: self._facts(study, suggestion_keys)
+            for number, suggestion_keys in keys.items()
         }
+
         study.tell(results, curves, stopped, facts)
 
     def _facts(self, study: Study, keys: Sequence[str]) -> dict[str, Any]:
@@ -206,9 +245,12 @@ class Tuning:
             "cell": names[id(study)],
             "seconds": math.fsum(seconds_of(key, self.store) for key in keys),
         }
+
         pages = [page for key in keys if (page := self.trial_page(key))]
+
         if pages:
             facts["mlflow"] = pages
+
         return facts
 
     def _stopped(self, keys: Sequence[str]) -> bool:
@@ -217,15 +259,19 @@ class Tuning:
         """
         lacking = [key for key in keys if sound_record(self.store, key) is None]
         return bool(lacking) and all(
-            TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None for key in lacking
+            TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None
+            for key in lacking
         )
 
     def progress(self) -> str:
         """One line: "5 of 12 suggestions finished, 3 waiting"."""
         num_finished = sum(self._done(study) for study in self.studies)
-        num_waiting = sum(item.waiting for study in self.studies for item in study.suggestions())
+        num_waiting = sum(
+            item.waiting for study in self.studies for item in study.suggestions()
+        )
         waiting = f", {num_waiting} waiting" if num_waiting else ""
         spent = "" if self.search.hours is None else f", {self._hours()}"
+
         return (
             f"{self.sweep.name}: {num_finished} of {self.search.trials * len(self.studies)}"
             f" suggestions finished{waiting}{spent}"
@@ -240,16 +286,26 @@ class Tuning:
             seeds = len(study.arm.seeds)
             ended += seeds * self._done(study)
             total += seeds * self.search.trials + (self.search.then_seeds or 0)
+
         if self.search.trials >= MOST_TRIALS:  # the hours alone end it
             total = 0
+
         hours = self.search.hours
-        return ended, total, max(map(self._hours_of, self.studies)) / hours if hours else 0.0
+        return (
+            ended,
+            total,
+            max(map(self._hours_of, self.studies)) / hours if hours else 0.0,
+        )
 
     def _done(self, study: Study) -> int:
-        return sum(item.state != "running" and not item.known for item in study.suggestions())
+        return sum(
+            item.state != "running" and not item.known for item in study.suggestions()
+        )
 
     def _spent(self, study: Study) -> bool:
-        return self.search.hours is not None and self._hours_of(study) >= self.search.hours
+        return (
+            self.search.hours is not None and self._hours_of(study) >= self.search.hours
+        )
 
     def _hours_of(self, study: Study) -> float:
         """Hours of the trials that a study was told of."""
@@ -257,8 +313,13 @@ class Tuning:
         for item in study.suggestions():
             if not item.known and (item.state != "running" or item.curve):
                 trained.append(item)
+
         return (
-            sum(seconds_of(key, self.store) for item in trained for key in self._keys(study, item))
+            sum(
+                seconds_of(key, self.store)
+                for item in trained
+                for key in self._keys(study, item)
+            )
             / 3600
         )
 
@@ -277,11 +338,16 @@ class Tuning:
         rows: list[tuple[str, ...]] = []
         cells = []
         for cell, study, batch in zip(self.cells, self.studies, batches, strict=True):
-            prefix = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)} / "
+            prefix = (
+                ""
+                if self.search.then_seeds is None
+                else f"{self.sweep.cell_name(cell)} / "
+            )
             for item in batch:
                 if (config := study.arm.config(item.drawn)) is not None:
                     cells.append(Cell(len(rows), 0, tuple(study.arm.trials(config))))
                     rows.append((f"{prefix}trial {item.number}",))
+
         return replace(
             self.sweep,
             row_headers=("",),
@@ -297,8 +363,11 @@ class Tuning:
         names = []
         for cell in self.cells:
             names.append(
-                self.sweep.name if self.search.then_seeds is None else self.sweep.cell_name(cell)
+                self.sweep.name
+                if self.search.then_seeds is None
+                else self.sweep.cell_name(cell)
             )
+
         return dict(zip(names, self.studies, strict=True))
 
     def failed(self) -> bool:
@@ -309,6 +378,7 @@ class Tuning:
         config = study.arm.config(item.drawn)
         if config is not None:
             return [trial.key() for trial in study.arm.trials(config)]
+
         return []
 
     # What was found
@@ -320,21 +390,26 @@ class Tuning:
         finished = [_finished(study) for study in self.studies]
         if self.search.then_seeds is not None:
             return self._winners(finished)
+
         items = chosen(finished[0], self.search) if finished else []
         if not items:
             return None
+
         arm = self.studies[0].arm
         keys = [parameter.key for parameter in self.search.space]
         rows = []
         cells = []
+
         for row, item in enumerate(items):
             labels = [f"#{item.number}"]
             for key in keys:
                 labels.append(short(item.drawn[key]) if key in item.drawn else MISSING)
+
             rows.append(tuple(labels))
             config = arm.config(item.drawn)
             trials = arm.trials(config) if config else ()
             cells.append(Cell(row, 0, tuple(trials)))
+
         return replace(
             self.sweep,
             row_headers=("trial", *headers(keys)),
@@ -352,15 +427,20 @@ class Tuning:
             yield f"chosen: trial #{items[0].number}: {drawn_text(items[0].drawn)}"
         else:
             aims = " and ".join(
-                f"{name} ({direction})" for name, direction in self.search.objectives.items()
+                f"{name} ({direction})"
+                for name, direction in self.search.objectives.items()
             )
             yield f"the trials that no other one beats in {aims}"
-        number = sum(item.known for study in self.studies for item in study.suggestions())
+
+        number = sum(
+            item.known for study in self.studies for item in study.suggestions()
+        )
         if number:
             yield (
                 f"{number} finished trials of the store lay in the space and were told to the"
                 " search first"
             )
+
         yield from self._failures()
 
     def _budget(self) -> str:
@@ -368,6 +448,7 @@ class Tuning:
         hours = "" if self.search.hours is None else f", {self._hours()}"
         objectives = ", ".join(self.search.objectives)
         protocol = f"protocol {self.sweep.protocol}"
+
         return (
             f"{num_finished} trials by {self.search.sampler}, sampler seed {self.search.seed},"
             f" aiming at {objectives} ({protocol}){hours}"
@@ -376,13 +457,20 @@ class Tuning:
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
             num_failed = sum(item.state == "failed" for item in study.suggestions())
-            prefix = "" if self.search.then_seeds is None else f"{self.sweep.cell_name(cell)}: "
+            prefix = (
+                ""
+                if self.search.then_seeds is None
+                else f"{self.sweep.cell_name(cell)}: "
+            )
+
             num_stopped = sum(item.state == "stopped" for item in study.suggestions())
+
             if num_stopped:
                 yield (
                     f"{prefix}{num_stopped} suggestions were stopped early by"
                     f" {self.search.scheduler}; they count and are not ranked"
                 )
+
             if num_failed:
                 yield (
                     f"{prefix}{num_failed} suggestions failed; they count in the budget and are not"
@@ -395,32 +483,47 @@ class Tuning:
         seeds = tuple(range(first_seed, first_seed + self.search.then_seeds))
         with_validation = self.search.then_on == "train_and_val"
         clouds = "on the training clouds"
+
         if with_validation:
             clouds = "on the training and the validation clouds"
+
         notes = [
             f"every row was tuned with the same budget: {self._budget()}; space:"
             f" {space_text(self.search)}",
             f"the winner of every row was then trained {clouds} with fresh seeds:"
             f" {', '.join(map(str, seeds))}",
         ]
+
         objective = next(iter(self.search.objectives))
         winners: dict[tuple[int, int], Cell] = {}
+
         for cell, study, items in zip(self.cells, self.studies, finished, strict=True):
             best = next(iter(chosen(items, self.search)), None)
             config = study.arm.config(best.drawn) if best is not None else None
             if best is None or config is None:
                 reason = f"all {self.search.trials} suggestions failed"
-                winners[cell.row, cell.column] = replace(cell, arm=None, excluded=reason)
+                winners[cell.row, cell.column] = replace(
+                    cell, arm=None, excluded=reason
+                )
                 continue
+
             if with_validation:
-                config = config.replace(dataset=config.dataset.replace(val_fraction=0.0))
+                config = config.replace(
+                    dataset=config.dataset.replace(val_fraction=0.0)
+                )
+
             trials = replace(study.arm, seeds=seeds).trials(config)
-            winners[cell.row, cell.column] = replace(cell, trials=tuple(trials), arm=None)
+            winners[cell.row, cell.column] = replace(
+                cell, trials=tuple(trials), arm=None
+            )
             notes.append(
                 f"{self.sweep.cell_name(cell)}: {drawn_text(best.drawn)} ({objective}"
                 f" {best.values[0]:.4g}, trial {best.number})"
             )
-        cells = [winners.get((cell.row, cell.column), cell) for cell in self.sweep.cells]
+
+        cells = [
+            winners.get((cell.row, cell.column), cell) for cell in self.sweep.cells
+        ]
         return replace(
             self.sweep,
             cells=tuple(cells),
@@ -457,8 +560,12 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
         sweep.protocol,
         _example_key(arm),
     ]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[
+        :8
+    ]
     cell_suffix = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
+
     return f"{sweep.name}{cell_suffix} {digest}"
 
 
@@ -470,6 +577,7 @@ def _example_key(arm: Arm) -> str:
         config = arm.config(drawn)
         if config is not None:
             return config.key()
+
     return ""
 
 
@@ -482,17 +590,27 @@ def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
     """The best first, as many as the table has rows; of several objectives those that no other
     beats, the best of the first ahead.
     """
-    signs = [-1 if direction == "maximize" else 1 for direction in search.objectives.values()]
+    signs = [
+        -1 if direction == "maximize" else 1 for direction in search.objectives.values()
+    ]
     costs: dict[int, tuple[float, ...]] = {}
+
     for item in items:
         costs[item.number] = tuple(map(operator.mul, signs, item.values))
+
     ordered = sorted(items, key=lambda item: (costs[item.number], item.number))
     if search.single:
         return ordered[: search.top]
+
     front: list[Suggestion] = []
-    for item in ordered:  # in this order nothing later can beat what is on the front already
-        if not any(_dominates(costs[other.number], costs[item.number]) for other in front):
+    for (
+        item
+    ) in ordered:  # in this order nothing later can beat what is on the front already
+        if not any(
+            _dominates(costs[other.number], costs[item.number]) for other in front
+        ):
             front.append(item)
+
     return front
 
 
@@ -514,6 +632,7 @@ def short(value: Any) -> str:
     """A chosen value in a table."""
     if isinstance(value, float):
         return f"{value:.4g}"
+
     return scalars.spelled(value)
 
 
@@ -527,4 +646,5 @@ def space_text(search: Search) -> str:
     rules = ""
     if search.constraints:
         rules = f"; only {', '.join(rule.text for rule in search.constraints)}"
+
     return ", ".join(parameter.text() for parameter in search.space) + rules

@@ -27,15 +27,20 @@ def values_of(
         record = sound_record(store, key)
         if record is None:
             return None
+
         records.append(record)
+
     if not records:
         return None
+
     values = []
     for name in search.objectives:
         total = math.fsum(objective(record, name, protocol) for record in records)
         values.append(total / len(records))
+
     if all(map(math.isfinite, values)):
         return tuple(values)
+
     return None
 
 
@@ -45,6 +50,7 @@ def objective(record: Record, name: str, protocol: str) -> float:
     """
     if name == "parameters":
         return float(record.parameters["trainable_without_head"])
+
     assert name.startswith("val/"), name
     return float(record.metrics[protocol][name])
 
@@ -56,11 +62,15 @@ def curve_of(keys: Sequence[str], store: FileStore) -> dict[int, float]:
     curves = []
     for key in keys:
         epochs = TrialFolder(store.path(f"trials/{key}")).epochs()
-        curves.append({event["epoch"]: event["metrics"]["val/accuracy"] for event in epochs})
+        curves.append(
+            {event["epoch"]: event["metrics"]["val/accuracy"] for event in epochs}
+        )
+
     shared = set.intersection(*map(set, curves))
     means = {}
     for epoch in sorted(shared):
         means[epoch] = math.fsum(curve[epoch] for curve in curves) / len(curves)
+
     return means
 
 
@@ -75,9 +85,18 @@ def known(
         record = sound_record(store, key)
         if record is None:
             continue
-        drawn = arm.located(record.config) if record.config.get("seed") == arm.seeds[0] else None
+
+        drawn = (
+            arm.located(record.config)
+            if record.config.get("seed") == arm.seeds[0]
+            else None
+        )
+
         config = arm.config(drawn) if drawn is not None else None
-        trials = [trial.key() for trial in arm.trials(config)] if config is not None else []
+        trials = (
+            [trial.key() for trial in arm.trials(config)] if config is not None else []
+        )
+
         # Only what would be the very same trial counts: all that the space leaves open must agree.
         if (
             trials

@@ -33,10 +33,15 @@ def run_stage(
     """
     if not recomputed or not torch.is_grad_enabled():
         return forward(*inputs)
+
     contexts = functools.partial(_contexts, stage)
     # Nothing in a stage draws noise, so no state of a generator has to be kept.
     output: Tensor = checkpoint(
-        forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        forward,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=contexts,
     )
     return output
 
@@ -51,15 +56,20 @@ def _contexts(
 def _counted_already(stage: nn.Module) -> Iterator[None]:
     """The running statistics have seen this batch in the forward pass."""
     norms = [
-        module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        module
+        for module in stage.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
+
     kept = [
         (module, name, buffer)
         for module in norms
         for name, buffer in module.named_buffers(recurse=False)
     ]
+
     for module, name, buffer in kept:
         setattr(module, name, buffer.clone())
+
     try:
         yield
     finally:

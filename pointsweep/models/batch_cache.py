@@ -26,7 +26,9 @@ from pointsweep.ops.vmap import current, for_each, tensors
 # too.
 LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 SHARE = 4  # a value larger than this part of the limit is not kept
-LASTING_SHARE = 5 / 8  # of the limit: what is kept of evaluations while others are trained on
+LASTING_SHARE = (
+    5 / 8
+)  # of the limit: what is kept of evaluations while others are trained on
 
 T = TypeVar("T")
 # a value, its bytes, where it was made, and what must live
@@ -51,7 +53,11 @@ class LeastRecentlyUsed:
         self.lasting_memory: Counter[Hashable] = Counter()
 
     def get(
-        self, key: Hashable, make: Callable[[], T], alive: Any = None, lasting: bool = False
+        self,
+        key: Hashable,
+        make: Callable[[], T],
+        alive: Any = None,
+        lasting: bool = False,
     ) -> T:
         """The value of the key, made if it is not there."""
         for entries in (self.entries, self.lasting):
@@ -59,20 +65,25 @@ class LeastRecentlyUsed:
                 entries.move_to_end(key)
                 found, _, where, _ = entries[key]
                 return arrive(found, where)  # type: ignore[no-any-return]
+
         value = make()
         size = sum(tensor.nbytes for tensor in tensors((value, alive)))
         if size * SHARE > self.limit_bytes or any(
             tensor.requires_grad for tensor in tensors(value)
         ):
             return value
+
         entry = value, size, made(value), alive
         self.bytes += size
-        if lasting or any(_memory(tensor) in self.lasting_memory for tensor in tensors(alive)):
+        if lasting or any(
+            _memory(tensor) in self.lasting_memory for tensor in tensors(alive)
+        ):
             self.lasting[key] = entry
             self.lasting_bytes += size
             self.lasting_memory.update(map(_memory, tensors(value)))
         else:
             self.entries[key] = entry
+
         self._shrink()
         return value
 
@@ -82,6 +93,7 @@ class LeastRecentlyUsed:
             self.lasting_bytes -= size
             self.bytes -= size
             self.lasting_memory -= Counter(map(_memory, tensors(value)))
+
         while self.bytes > self.limit_bytes:
             _, (_, size, _, _) = self.entries.popitem(last=False)
             self.bytes -= size
@@ -100,6 +112,7 @@ def made(value: Any) -> Any:
     devices = {tensor.device for tensor in tensors(value) if tensor.is_cuda}
     if not devices:
         return None
+
     stream = torch.cuda.current_stream(devices.pop())
     return stream, stream.record_event()
 
@@ -116,11 +129,15 @@ def arrive(value: T, where: Any) -> T:
             for tensor in tensors(value):
                 if tensor.is_cuda:
                     tensor.record_stream(here)
+
     return value
 
 
 def once(
-    made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T], as_one: bool = False
+    made_of: Sequence[Tensor],
+    name: Hashable,
+    make: Callable[..., T],
+    as_one: bool = False,
 ) -> T:
     """`make(*made_of)`, a function of these tensors and of what `name` tells alone; nobody may
     change in place what it gives.
@@ -131,6 +148,7 @@ def once(
     joint = current()
     if joint is None:
         return _once(made_of, name, make)
+
     each = None if as_one else joint.parts(made_of)
     return (
         make(*made_of)
@@ -148,6 +166,7 @@ def keeps(made_of: Tensor, values: int) -> bool:
 def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> T:
     if any(tensor.requires_grad or tensor.is_meta for tensor in made_of):
         return make(*made_of)
+
     kind = made_of[0].device.type
     # Products are rounded otherwise under autocast.
     modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
@@ -157,14 +176,24 @@ def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> 
 
 
 def train_batch(
-    dataset: Dataset, index: np.ndarray, generator: torch.Generator, device: torch.device
+    dataset: Dataset,
+    index: np.ndarray,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> tuple[Tensor, ...]:
     """`dataset.train_batch` on a device; the generator moves on as if it had drawn."""
-    key = ("train", id(dataset), index.tobytes(), generator.get_state().numpy().tobytes(), device)
+    key = (
+        "train",
+        id(dataset),
+        index.tobytes(),
+        generator.get_state().numpy().tobytes(),
+        device,
+    )
 
     def make() -> tuple[tuple[Tensor, ...], Tensor]:
         batch = tuple(
-            to_device(tensor, device) for tensor in dataset.train_batch(index, generator, device)
+            to_device(tensor, device)
+            for tensor in dataset.train_batch(index, generator, device)
         )
         return batch, generator.get_state()
 

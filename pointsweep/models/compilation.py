@@ -30,11 +30,15 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
             "train.compile: true needs a GPU, this trial runs on a CPU; set resources.gpus, or"
             " leave train.compile out"
         )
+
     for stage in getattr(getattr(model, "tokenizer", None), "stages", ()):
         stage.compile(backend=backend, dynamic=False)
         stage.compiled = True
+
     method: Any = getattr(model, "method", None)
     if hasattr(method, "aggregate") and not any(
         isinstance(module, DropPath) and module.p > 0 for module in method.modules()
     ):
-        method.compiled_aggregate = torch.compile(method.aggregate, backend=backend, dynamic=False)
+        method.compiled_aggregate = torch.compile(
+            method.aggregate, backend=backend, dynamic=False
+        )

@@ -32,6 +32,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
+
         keep = uniform(x.shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
 
@@ -54,6 +55,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
+
         shape = x.shape[: self.lead] + (1,) * (x.dim() - self.lead)
         keep = uniform(shape, self.generator, x.device) >= self.p
         return x * keep / (1.0 - self.p)
@@ -73,6 +75,7 @@ def drawn(std: float, *shape: int) -> Tensor:
     values = torch.empty(shape)
     if values.is_meta:
         return values
+
     return values.normal_().mul_(std)
 
 
@@ -89,7 +92,9 @@ class Chain(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The frozen layer's; T5's layers ask for its type."""
-        first_weight: Tensor = next(layer.weight for layer in self if hasattr(layer, "weight"))  # type: ignore[assignment]
+        first_weight: Tensor = next(
+            layer.weight for layer in self if hasattr(layer, "weight")
+        )  # type: ignore[assignment]
         return first_weight
 
 
@@ -112,6 +117,7 @@ class Bottleneck(nn.Sequential):
             assert isinstance(layer, nn.Linear)
             init_matrix(layer.weight, kind)
             nn.init.zeros_(layer.bias)
+
             if kind == "zero_up" and layer is self[3]:
                 nn.init.zeros_(layer.weight)
 
@@ -149,8 +155,11 @@ class PairLinear(nn.Linear):
         neighbour, center = self.weight.chunk(2, dim=1)  # (D, C) each
         if self.relative:
             center = center - neighbour
+
         # (B, G, K, D)
-        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(2)
+        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(
+            2
+        )
         return pairs.permute(0, 3, 1, 2)
 
 
@@ -158,10 +167,14 @@ def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Seque
     """The same layers at every place of (B, C, P), `axes` 1, or (B, C, G, K), `axes` 2: linear,
     batch normalisation, ReLU.
     """
-    convolution, norm = (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
+    convolution, norm = (
+        (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
+    )
     layers: list[nn.Module] = []
+
     for before, after in pairwise(widths):
         layers += [convolution(before, after, 1, bias=bias), norm(after), nn.ReLU()]
+
     return nn.Sequential(*layers)
 
 
@@ -179,6 +192,7 @@ def fully_connected(
             nn.ReLU(),
             Dropout(dropout),
         ]
+
     return nn.Sequential(*layers)
 
 
@@ -198,6 +212,7 @@ def insert_tokens(tokens: Tensor, new: Tensor, at: int) -> Tensor:
     """
     if new.dim() == 2:
         new = new.expand(len(tokens), -1, -1)
+
     return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)
 
 

@@ -48,7 +48,10 @@ def start_layers(module: nn.Module, part: str, seed: int) -> None:
     other.
     """
     for name, layer in module.named_modules():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not layer.weight.is_meta:
+        if (
+            isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
+            and not layer.weight.is_meta
+        ):
             with start_of(f"{part}.{name}", seed):
                 layer.reset_parameters()
 
@@ -73,12 +76,15 @@ class Head(nn.Module):
                 "head.pool: class_max takes the class token, and in a causal model this first token"
                 " sees no point; allowed: mean_max, mean_plus_max, or backbone.causal: false"
             )
+
         by_class_token = prefix > 0 and not blind_class_token
         self.pool = config.pool or ("class_max" if by_class_token else "mean_max")
         self.prefix = prefix
         self.max_first = config.order == "max_cls"
         self.takes_first_mean = method.takes_first_mean
-        inputs = dim * ((1 if self.pool == "mean_plus_max" else 2) + method.extra_features)
+        inputs = dim * (
+            (1 if self.pool == "mean_plus_max" else 2) + method.extra_features
+        )
         wide, last = config.hidden, config.last_hidden or config.hidden
         self.dropout = Dropout(config.input_dropout)
         self.layers = nn.Sequential(
@@ -88,6 +94,7 @@ class Head(nn.Module):
             Dropout(config.dropout),
             nn.Linear(last, num_classes),
         )  # fmt: skip
+
         if config.kind == "one_layer":
             self.layers = nn.Sequential(
                 nn.Linear(inputs, wide, bias=config.bias),
@@ -103,10 +110,14 @@ class Head(nn.Module):
         else:
             first, last = tokens.mean(dim=1), tokens.amax(dim=1)
             first = first[:1].expand_as(first) if self.takes_first_mean else first
+
         if self.pool == "mean_plus_max":
             features = [first + last, *extra]
         else:
-            features = [last, *extra, first] if self.max_first else [first, *extra, last]
+            features = (
+                [last, *extra, first] if self.max_first else [first, *extra, last]
+            )
+
         logits: Tensor = self.layers(self.dropout(torch.cat(features, dim=1)))
         return logits
 
@@ -130,53 +141,67 @@ class PointModel(nn.Module):
             and config.method
             and config.head
         )
+
         self.weights_origin = "none"
         # of the frozen blocks as loaded (Backbone.change_per_block)
         self.change_per_block: float | None = None
+
         if backbone is None:
             backbone = registry.load("backbones", config.backbone.name)(config.backbone)
             # On the meta device there is nothing to load: the model is only counted.
             if not backbone.norm.weight.is_meta:
                 self.weights_origin = backbone.load()
                 self.change_per_block = backbone.change_per_block()
+
         program = official.program(config)
         backbone.use_compat(config.compat)
         backbone.follow(program)
         self.backbone = backbone.requires_grad_(False)
+
         if config.probes and backbone.cls_token is None:
             backbone.prefix = 0  # a class token that starts new says nothing
+
         prefix = backbone.prefix
         with start_of("tokenizer", config.seed):
             self.tokenizer = registry.load("tokenizers", config.tokenizer.name)(
                 config.tokenizer, backbone, config.compat
             )
+
         self.tokenizer.skips_near_origin = program.skips_near_origin
         with start_of("positions", config.seed):
             self.positions = Positions(
                 config.positions, backbone, self.tokenizer.num_tokens, config.compat
             )
+
         own_class_token = backbone.cls_token is not None
         if prefix:
             with start_of("class token", config.seed):
                 self._take_class_token(backbone, config.positions.init_std)
+
         backbone.norm.requires_grad_(True)
         self.method: Method = registry.load("methods", config.method.name)(
             config.method, config.compat
         )
         self.method.program = program
+
         with start_of("method", config.seed):
             self.method.attach(backbone, prefix, config.positions.num_views)
+
         if own_class_token and not self.method.trains_class_token:
             self.cls_token.requires_grad_(False)
+
         if backbone.stem is not None and not self.tokenizer.uses_stem:
             # it makes no token here, so there is nothing to tune
             backbone.stem.patches[0].requires_grad_(False)
+
         self.norm = backbone.norm
         backbone.norm = nn.Identity()  # type: ignore[assignment]
         self.head = self._make_head(config, num_classes)
         start_layers(self.head, "head", config.seed)
+
         if config.train.init == "trunc_normal":
             self._init_as_modelnet_program(config.seed)
+
         if config.probes:
             self.requires_grad_(False)
 
@@ -186,12 +211,15 @@ class PointModel(nn.Module):
         backbone = self.backbone
         categories = config.dataset.num_categories
         self.levels = levels(len(backbone.blocks)) if categories else []
+
         if categories:
             widths = [backbone.widths[index] for index in self.levels]
             extra = backbone.dim * self.method.extra_features
             return SegmentationHead(config.head, widths, extra, categories, num_classes)
+
         if config.probes:
             return ProbeHead(config.head, backbone.prefix, num_classes)
+
         return Head(
             config.head,
             backbone.dim,
@@ -209,6 +237,7 @@ class PointModel(nn.Module):
         if backbone.cls_token is not None:
             self.cls_token = nn.Parameter(backbone.cls_token.detach().clone())
             backbone.cls_token = None
+
         self.cls_position = nn.Parameter(drawn(std, 1, 1, backbone.dim))
         if backbone.cls_position is not None:
             self.cls_position = nn.Parameter(backbone.cls_position.detach().clone())
@@ -242,6 +271,7 @@ class PointModel(nn.Module):
         tokens, extra, levels = self._encode(points, tokenized)
         if levels:
             return self.head(points, category, levels, extra)  # type: ignore[no-any-return]
+
         return self.head(tokens, extra)  # type: ignore[no-any-return]
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -250,10 +280,12 @@ class PointModel(nn.Module):
         self.eval()
         features: list[Tensor] = []
         labels: list[Tensor] = []
+
         for points, batch_labels in batches:
             tokens, _, _ = self._encode(points)
             features.append(self.head.features(tokens))
             labels.append(batch_labels)
+
         self.head.fit(torch.cat(features), torch.cat(labels))
 
     def _encode(
@@ -264,31 +296,45 @@ class PointModel(nn.Module):
         """
         if tokenized is None:
             tokenized = self.tokenizer(points)
+
         tokens, centers = tokenized  # (B, N, C), (B, N, 3)
         tokens, observed = self.method.observe(points[:, :, :3], tokens)
         context = None
         encoding = None
         bias = None
         levels: list[Level] = []
+
         for index, block in enumerate(self.backbone.blocks):
             if index in self.backbone.scale_starts:
                 if index > 0:
                     tokens, centers = self.backbone.enter_scale(index, tokens, centers)
+
                 projected = self.positions.project(centers)
-                encoding = self._encoding(index, tokens, centers, projected)  # (B, prefix + N, C)
+                encoding = self._encoding(
+                    index, tokens, centers, projected
+                )  # (B, prefix + N, C)
                 bias = self.positions.attention_bias(index, centers, projected)
+
                 if index == 0:
                     tokens = self._start(tokens, encoding)
-                tokens, context = self.method.begin(index, tokens, centers, projected, observed)
+
+                tokens, context = self.method.begin(
+                    index, tokens, centers, projected, observed
+                )
+
             if self.positions.at_every_block and encoding is not None:
                 tokens = self._add(tokens, encoding)
+
             tokens = self.method.before_block(index, tokens, context)
             tokens = self._run(block, index, tokens, context, bias)
             tokens = self.method.after_block(index, tokens, context)
+
             if index in self.levels:
                 levels.append(self._level(tokens, centers))
+
         if len(self.backbone.blocks) == 0:
             tokens = self._without_blocks(tokens, centers)
+
         tokens, extra = self.method.pool(self.norm(tokens), context)
         return tokens, extra, levels
 
@@ -305,8 +351,10 @@ class PointModel(nn.Module):
         """
         encoding = self._encoding(0, tokens, centers, self.positions.project(centers))
         tokens = self._start(tokens, encoding)
+
         if self.positions.at_start:
             return tokens
+
         return self._add(tokens, encoding)
 
     def _level(self, tokens: Tensor, centers: Tensor) -> Level:
@@ -316,13 +364,18 @@ class PointModel(nn.Module):
         of_points = tokens[:, -centers.shape[1] :]  # (B, N, C)
         if of_points.shape[2] == self.backbone.dim:
             of_points = self.norm(of_points)
+
         return of_points, centers
 
     def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
         if self.backbone.prefix:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat(
+                [self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1
+            )
+
         if self.positions.at_start:
             tokens = tokens + encoding
+
         return self.backbone.start(tokens)
 
     def _encoding(
@@ -332,8 +385,10 @@ class PointModel(nn.Module):
         points = self.positions(centers, projected, index)  # (B, N, C)
         if points is None:
             points = tokens.new_zeros(*centers.shape[:2], tokens.shape[2])
+
         if not self.backbone.prefix:
             return points
+
         return torch.cat([self.cls_position.expand(len(tokens), -1, -1), points], dim=1)
 
     def _add(self, tokens: Tensor, encoding: Tensor) -> Tensor:
@@ -343,11 +398,16 @@ class PointModel(nn.Module):
         between = tokens.shape[1] - encoding.shape[1]
         if between == 0:
             return tokens + encoding
+
         prefix = self.backbone.prefix
         none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
-        return tokens + torch.cat([encoding[:, :prefix], none, encoding[:, prefix:]], dim=1)
+        return tokens + torch.cat(
+            [encoding[:, :prefix], none, encoding[:, prefix:]], dim=1
+        )
 
-    def _run(self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Any) -> Tensor:
+    def _run(
+        self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Any
+    ) -> Tensor:
         after_ffn = partial(self._after_ffn, index, context)
         bias = self.method.attention_bias(index, bias)
         if not self.method.works_between:
@@ -358,7 +418,9 @@ class PointModel(nn.Module):
 
         return block(tokens, after_ffn, bias, between)  # type: ignore[no-any-return]
 
-    def _after_ffn(self, index: int, context: Any, output: Tensor, inputs: Tensor) -> Tensor:
+    def _after_ffn(
+        self, index: int, context: Any, output: Tensor, inputs: Tensor
+    ) -> Tensor:
         changed: Tensor = self.method.after_ffn(index, output, inputs, context)
         return changed
 
@@ -379,9 +441,13 @@ def build(config: TrialConfig, num_classes: int) -> nn.Module:
     if config.network is not None:
         channels = config.dataset.feature_channels
         network: nn.Module = registry.load("networks", config.network.name)(
-            config.network, num_classes, config.compat, *((channels,) if channels else ())
+            config.network,
+            num_classes,
+            config.compat,
+            *((channels,) if channels else ()),
         )
         return network
+
     return PointModel(config, num_classes)
 
 
@@ -390,6 +456,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     head = sum(size for name, size in sizes.items() if name.startswith("head."))
     total = sum(p.numel() for p in model.parameters())
+
     return ParameterCounts(sum(sizes.values()), sum(sizes.values()) - head, total)
 
 
@@ -397,12 +464,16 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what training changes, by name: trainable parameters and the statistics of batch
     normalisation. Detached, not copied.
     """
-    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {
+        name: p.detach() for name, p in model.named_parameters() if p.requires_grad
+    }
     for prefix, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             state |= {
-                f"{prefix}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)
+                f"{prefix}.{name}": buffer
+                for name, buffer in module.named_buffers(recurse=False)
             }
+
     return state
 
 
@@ -415,7 +486,9 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     wrong = sorted(own.keys() ^ state.keys()) or [
         name for name in own if own[name].shape != state[name].shape
     ]
+
     if wrong:
         raise ValueError(f"saved weights do not fit the model: {', '.join(wrong[:10])}")
+
     for name, tensor in own.items():
         tensor.copy_(state[name])

@@ -44,22 +44,34 @@ class Positions(nn.Module):
         self.config = config
         self.plane = backbone.plane
         self.compat = compat
-        self.scrambled = compat == "official" if config.scrambled is None else config.scrambled
+        self.scrambled = (
+            compat == "official" if config.scrambled is None else config.scrambled
+        )
         self.encode = backbone.positions_at
         self.bias = backbone.attention_bias
-        if config.kind in ("learnable", "sinusoidal") and len(backbone.scale_starts) > 1:
+
+        if (
+            config.kind in ("learnable", "sinusoidal")
+            and len(backbone.scale_starts) > 1
+        ):
             raise ValueError(
                 f"positions.kind: {config.kind} needs one scale, {backbone.config.name} has"
                 " several; allowed: virtual, none"
             )
+
         self.at_start = config.injection in ("once", "twice_then_each")
         self.at_every_block = config.injection in ("each_block", "twice_then_each")
         self.register_buffer("views", self._views(), persistent=False)
+
         if config.kind == "learnable":
-            self.table = nn.Parameter(drawn(config.init_std, 1, num_tokens, backbone.dim))
+            self.table = nn.Parameter(
+                drawn(config.init_std, 1, num_tokens, backbone.dim)
+            )
         elif config.kind == "sinusoidal":
             self.register_buffer(
-                "table", sine_table(num_tokens, backbone.dim).unsqueeze(0), persistent=False
+                "table",
+                sine_table(num_tokens, backbone.dim).unsqueeze(0),
+                persistent=False,
             )
 
     def _views(self) -> Tensor:
@@ -67,6 +79,7 @@ class Positions(nn.Module):
         config = self.config
         if self.plane is None:
             return torch.empty(0)
+
         # Views are constants: they are made on the CPU even while a model is built on the meta
         # device.
         with torch.device("cpu"):
@@ -76,27 +89,42 @@ class Positions(nn.Module):
                         "positions.view_set: uniform views exist on lines (1d backbones) only;"
                         " allowed here: pointclip"
                     )
+
                 return rotations(config.num_views)
+
             if config.view_set == "uniform":
                 return uniform_lines(config.num_views)
+
             return view_lines(config.num_views, torch.tensor(config.line))
 
     def project(self, centers: Tensor) -> Tensor | None:
         """Return where the centres fall on each view; None on a 3d backbone."""
         if self.plane is None:
             return None
-        return once([centers], ("projected", self.config, self.plane, self.compat), self._project)
+
+        return once(
+            [centers],
+            ("projected", self.config, self.plane, self.compat),
+            self._project,
+        )
 
     def _project(self, centers: Tensor) -> Tensor:
         assert self.plane is not None
         if self.plane.height == 1:
             return project_lines(centers, self.views, self.plane.width, self.compat)
+
         size = (self.plane.width, self.plane.height)
         # The published program for audio stretches y twice (T13).
-        stretch = self.plane.height / self.plane.width if self.compat == "official" else 1.0
-        return project_planes(centers, self.views, self.config.translation, size, stretch)
+        stretch = (
+            self.plane.height / self.plane.width if self.compat == "official" else 1.0
+        )
+        return project_planes(
+            centers, self.views, self.config.translation, size, stretch
+        )
 
-    def attention_bias(self, index: int, centers: Tensor, projected: Tensor | None) -> Any:
+    def attention_bias(
+        self, index: int, centers: Tensor, projected: Tensor | None
+    ) -> Any:
         """Return what the backbone adds to the attention logits of the scale that begins at block
         `index`, (B, H or 1, N, N).
 
@@ -105,9 +133,12 @@ class Positions(nn.Module):
         """
         if self.plane is None or self.config.kind == "virtual":
             return self.bias(index, centers, projected)
+
         return None
 
-    def forward(self, centers: Tensor, projected: Tensor | None, index: int = 0) -> Tensor | None:
+    def forward(
+        self, centers: Tensor, projected: Tensor | None, index: int = 0
+    ) -> Tensor | None:
         """Encodings (B, N, C) for the scale that begins at block `index`, averaged over the views;
         None without any.
         """
@@ -117,19 +148,25 @@ class Positions(nn.Module):
             return self.table.expand(len(centers), -1, -1)
         if projected is None or self.plane is None:
             return self.encode(index, centers)
+
         if self.plane.height == 1 and self.compat == "official":
             encodings = self._official_line(index, projected)
         elif self.plane.height == 1:
             # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the
             # batch's extremes (T5).
-            encodings = self.encode(index, projected * (self.plane.width - 1) / self.plane.width)
+            encodings = self.encode(
+                index, projected * (self.plane.width - 1) / self.plane.width
+            )
         else:
             encodings = self.encode(index, projected)
             if encodings is not None and self.scrambled:
                 # The program has (C, N) a view and reshapes it to (N, C) where it should transpose
                 # (T41).
                 encodings = encodings.transpose(2, 3).reshape(encodings.shape)
-        return None if encodings is None else encodings.mean(dim=1)  # (B, M, N, C) -> (B, N, C)
+
+        return (
+            None if encodings is None else encodings.mean(dim=1)
+        )  # (B, M, N, C) -> (B, N, C)
 
     def _official_line(self, index: int, projected: Tensor) -> Tensor | None:
         """The published interpolation: stretched by the whole batch's extremes (T5), weights that
@@ -142,8 +179,10 @@ class Positions(nn.Module):
         right = position.ceil().clamp(0, last)
         at_left = self.encode(index, left)
         at_right = self.encode(index, right)
+
         if at_left is None or at_right is None:
             return None
+
         left_weight = (right - position).unsqueeze(-1)
         right_weight = (position - left).unsqueeze(-1)
         return left_weight * at_left + right_weight * at_right
@@ -157,4 +196,5 @@ def sine_table(length: int, dim: int) -> Tensor:
     angles = torch.arange(length).unsqueeze(1) * rates
     table = torch.zeros(length, dim)
     table[:, 0::2], table[:, 1::2] = angles.sin(), angles.cos()[:, : dim // 2]
+
     return table

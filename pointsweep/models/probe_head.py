@@ -36,20 +36,26 @@ class ProbeHead(nn.Module):
         self.prefix = prefix
         self.num_classes = num_classes
         self.pool = config.pool or ("class_max" if prefix else "mean_max")
+
         if self.pool == "class_max" and not prefix:
             raise ValueError(
                 "head.pool: this checkpoint has no class token to probe; allowed: mean_max,"
                 " mean_plus_max"
             )
+
         self.classifier: Any = None  # scikit-learn's, once it is fitted
 
     def features(self, tokens: Tensor) -> Tensor:
         """tokens (B, prefix + N, C) -> (B, F)."""
         if self.pool == "class_max":
-            return torch.cat([tokens[:, 0], tokens[:, self.prefix :].amax(dim=1)], dim=1)
+            return torch.cat(
+                [tokens[:, 0], tokens[:, self.prefix :].amax(dim=1)], dim=1
+            )
+
         mean, largest = tokens.mean(dim=1), tokens.amax(dim=1)
         if self.pool == "mean_plus_max":
             return mean + largest
+
         return torch.cat([mean, largest], dim=1)
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
@@ -60,9 +66,13 @@ class ProbeHead(nn.Module):
         from sklearn.svm import LinearSVC
 
         count = len(features)
+
         if self.config.kind == "svm":
             if len(labels.unique()) < 2:
-                raise ValueError("head.kind: svm needs training clouds of two classes or more")
+                raise ValueError(
+                    "head.kind: svm needs training clouds of two classes or more"
+                )
+
             self.classifier = LinearSVC(C=self.config.svm_c, random_state=0)
         else:
             if self.config.neighbours > count:
@@ -70,7 +80,9 @@ class ProbeHead(nn.Module):
                     f"head.neighbours: must be at most the number of training clouds ({count}), got"
                     f" {self.config.neighbours}"
                 )
+
             self.classifier = KNeighborsClassifier(n_neighbors=self.config.neighbours)
+
         self.classifier.fit(_array(features), labels.cpu().numpy())
 
     def forward(self, tokens: Tensor, extra: list[Tensor]) -> Tensor:
@@ -80,6 +92,7 @@ class ProbeHead(nn.Module):
         features = self.features(tokens)
         scores = np.full((len(features), self.num_classes), UNSEEN)
         scores[:, self.classifier.classes_] = self._scores(_array(features))
+
         return torch.from_numpy(scores).to(features)
 
     def _scores(self, features: np.ndarray) -> np.ndarray:
@@ -87,9 +100,11 @@ class ProbeHead(nn.Module):
         if self.config.kind == "knn":
             shares: np.ndarray = self.classifier.predict_proba(features)
             return shares
+
         distances: np.ndarray = self.classifier.decision_function(features)
         if distances.ndim == 1:  # of two classes there is one plane
             return np.stack([-distances, distances], axis=1)
+
         return distances
 
 

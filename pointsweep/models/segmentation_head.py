@@ -54,15 +54,19 @@ class SegmentationHead(nn.Module):
         # The backbone's norm is for the last width; the narrower scales have one of their own, as
         # in Point-M2AE's program.
         self.norms = nn.ModuleList(
-            nn.Identity() if width == widths[-1] else nn.LayerNorm(width) for width in widths
+            nn.Identity() if width == widths[-1] else nn.LayerNorm(width)
+            for width in widths
         )
+
         self.label: nn.Sequential | None = None
+
         if num_categories > 1:  # of scenes there is one, which says nothing
             self.label = nn.Sequential(
                 nn.Linear(num_categories, LABEL_WIDTH, bias=False),
                 nn.BatchNorm1d(LABEL_WIDTH),
                 nn.LeakyReLU(0.2),
             )
+
         label_width = LABEL_WIDTH if self.label is not None else 0
         first, second, third, fourth = config.segmentation_widths
         self.spread = shared_mlp((3 + sum(widths), first, second), axes=1, bias=True)
@@ -74,35 +78,56 @@ class SegmentationHead(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, points: Tensor, category: Tensor, found: Sequence[Level], extra: Sequence[Tensor]
+        self,
+        points: Tensor,
+        category: Tensor,
+        found: Sequence[Level],
+        extra: Sequence[Tensor],
     ) -> Tensor:
         """points (B, P, 3), category (B,), a level for each of `widths` and features (B, C) ->
         logits (B, parts, P).
         """
-        features = [norm(values) for norm, (values, _) in zip(self.norms, found, strict=True)]
-        pooled = [*(f.amax(dim=1) for f in features), *(f.mean(dim=1) for f in features)]
+        features = [
+            norm(values) for norm, (values, _) in zip(self.norms, found, strict=True)
+        ]
+        pooled = [
+            *(f.amax(dim=1) for f in features),
+            *(f.mean(dim=1) for f in features),
+        ]
+
         if self.label is not None:
-            pooled.append(self.label(F.one_hot(category, self.num_categories).to(points.dtype)))
+            pooled.append(
+                self.label(F.one_hot(category, self.num_categories).to(points.dtype))
+            )
+
         whole = torch.cat([*pooled, *extra], dim=1)  # (B, C)
         # (B, C, P)
-        own = self.spread(self._at_points(points, features, [centers for _, centers in found]))
+        own = self.spread(
+            self._at_points(points, features, [centers for _, centers in found])
+        )
         # The program puts the cloud's features beside every point's; a product of a concatenation
         # is a sum of products.
-        of_point, of_cloud = self.mix.weight.split([own.shape[1], whole.shape[1]], dim=1)
+        of_point, of_cloud = self.mix.weight.split(
+            [own.shape[1], whole.shape[1]], dim=1
+        )
         mixed = F.conv1d(own, of_point) + F.linear(
             whole, of_cloud.squeeze(2), self.mix.bias
         ).unsqueeze(2)
         logits: Tensor = self.layers(mixed)
+
         return logits
 
     @staticmethod
-    def _at_points(points: Tensor, features: Sequence[Tensor], centers: Sequence[Tensor]) -> Tensor:
+    def _at_points(
+        points: Tensor, features: Sequence[Tensor], centers: Sequence[Tensor]
+    ) -> Tensor:
         """The points' coordinates and the levels' features at them, (B, 3 + C, P)."""
         weights: list[Tensor] = []  # (B, P, N) each
         for number, places in enumerate(centers):
             # one scale: all levels have the same centres
             known = number > 0 and places is centers[number - 1]
             weights.append(weights[-1] if known else interpolation(points, places))
+
         spread = [
             (weight @ values).transpose(1, 2)
             for weight, values in zip(weights, features, strict=True)

@@ -14,14 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointsweep.config.tokenizers import PatchConfig, PointPNLightConfig, PointPNTokenizerConfig
+from pointsweep.config.tokenizers import (
+    PatchConfig,
+    PointPNLightConfig,
+    PointPNTokenizerConfig,
+)
 from pointsweep.models.activation_checkpointing import run_stage
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
 from pointsweep.models.batch_cache import keeps, once
 from pointsweep.models.layers import Residual
 from pointsweep.ops import residual_stage
-from pointsweep.ops.point_ops import farthest_points, gather, nearest, pos_e, with_height
+from pointsweep.ops.point_ops import (
+    farthest_points,
+    gather,
+    nearest,
+    pos_e,
+    with_height,
+)
 from pointsweep.ops.vmap import current
 
 
@@ -37,7 +47,9 @@ class PointPNLight(nn.Module):
     skips_near_origin = False  # set by the model: see official.py
     recomputed = False  # see activation_checkpointing.py
 
-    def __init__(self, config: PointPNLightConfig, backbone: Backbone, compat: str) -> None:
+    def __init__(
+        self, config: PointPNLightConfig, backbone: Backbone, compat: str
+    ) -> None:
         super().__init__()
         self.config = config
         self.num_tokens = config.num_tokens
@@ -45,17 +57,22 @@ class PointPNLight(nn.Module):
         dim = backbone.widths[0]
         width = -(-dim // 24) * 24
         self.embed = nn.Sequential(
-            nn.Conv1d(3, width // 8, 1, bias=False), nn.BatchNorm1d(width // 8), nn.ReLU()
+            nn.Conv1d(3, width // 8, 1, bias=False),
+            nn.BatchNorm1d(width // 8),
+            nn.ReLU(),
         )
+
         plan = (
             (width // 4, width // 8, 2),
             (width // 2, width // 4, 1),
             (width, config.last_width, 1),
         )
+
         self.stages = nn.ModuleList(
             Stage(*(Residual(wide, middle) for _ in range(repeats)))
             for wide, middle, repeats in plan
         )
+
         self.out = nn.Identity() if width == dim else nn.Linear(width, dim)
 
     def geometry(self, points: Tensor) -> Tensor:
@@ -64,20 +81,29 @@ class PointPNLight(nn.Module):
 
     def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
         counts = [self.num_tokens << shift for shift in (2, 1, 0)]
-        return neighbourhoods(points, counts, self.config.neighbours, self.skips_near_origin)
+        return neighbourhoods(
+            points, counts, self.config.neighbours, self.skips_near_origin
+        )
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         features = self.embed(points.transpose(1, 2)).transpose(1, 2)  # (B, P, D / 2)
         index, around = self._around(points)
         own, centers = gather(features, index), points
+
         for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
             own = features = self._stage(
                 stage, features, own[:, : centers.shape[1]], near, relative
             )
+
         return self.out(features), centers
 
     def _stage(
-        self, stage: nn.Module, features: Tensor, own: Tensor, near: Tensor, relative: Tensor
+        self,
+        stage: nn.Module,
+        features: Tensor,
+        own: Tensor,
+        near: Tensor,
+        relative: Tensor,
     ) -> Tensor:
         """features (B, P, C), own (B, G, C), near (B, G, K), relative (B, G, K, 3) -> (B, G,
         2C).
@@ -85,25 +111,39 @@ class PointPNLight(nn.Module):
         width = 2 * features.shape[2]
         scan = self.config.normalisation == "scan"
         kind = "exact_scan" if scan and self.official else self.config.normalisation
+
         if isinstance(stage, Stage) and stage.works_by_rows(features):
             encoder = self._encoder(relative, width, kind)
             return run_stage(
-                stage, stage.rows, features, own, near, encoder, recomputed=self.recomputed
+                stage,
+                stage.rows,
+                features,
+                own,
+                near,
+                encoder,
+                recomputed=self.recomputed,
             )
+
         neighbour = gather(features, near)
-        wide = torch.cat([neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3)  # (B, G, K, D)
+        wide = torch.cat(
+            [neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3
+        )  # (B, G, K, D)
         wide = wide + encoded(relative, width, kind, self.official)
         wide = wide.permute(0, 3, 1, 2)  # (B, D, G, K)
         wide = run_stage(stage, stage, wide, recomputed=self.recomputed)
+
         return wide.amax(dim=3).transpose(1, 2)
 
-    def _encoder(self, relative: Tensor, width: int, kind: str) -> residual_stage.Encoder:
+    def _encoder(
+        self, relative: Tensor, width: int, kind: str
+    ) -> residual_stage.Encoder:
         """PosE of some centres of a cloud, in rows: taken from that of all where this is small
         enough to be kept for others, else made when it is asked for.
         """
         if keeps(relative, relative.numel() // 3 * width):
             whole = encoded(relative, width, kind, self.official).flatten(0, 1)
             return lambda first, last: whole[first:last].flatten(0, 1)
+
         scaled = normalise(relative, kind, self.official).flatten(0, 1)
         return lambda first, last: pos_e(scaled[first:last], width).flatten(0, 1)
 
@@ -119,35 +159,57 @@ class Stage(nn.Sequential):
 
     def works_by_rows(self, features: Tensor) -> bool:
         """Return whether `rows` can stand for the plain layers."""
-        if features.device.type != "cpu" or features.dtype not in (torch.float32, torch.float64):
+        if features.device.type != "cpu" or features.dtype not in (
+            torch.float32,
+            torch.float64,
+        ):
             return False
         if self.compiled or current() is not None or torch.is_autocast_enabled("cpu"):
             return False
+
         parts = list(self.modules())[1:]
         if any(part._forward_hooks for part in parts):
             return False
-        norms = [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+        norms = [
+            part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        ]
         if any(type(norm) is not nn.BatchNorm2d for norm in norms):
             return False
+
         trains = {norm.training for norm in norms}
         if trains == {False}:
             asked = [features, *self.parameters()]
-            return not (torch.is_grad_enabled() and any(one.requires_grad for one in asked))
+            return not (
+                torch.is_grad_enabled() and any(one.requires_grad for one in asked)
+            )
+
         return trains == {True} and all(norm.momentum is not None for norm in norms)
 
     def rows(
-        self, features: Tensor, own: Tensor, near: Tensor, encode: residual_stage.Encoder
+        self,
+        features: Tensor,
+        own: Tensor,
+        near: Tensor,
+        encode: residual_stage.Encoder,
     ) -> Tensor:
         """features (B, P, C), own (B, G, C), near (B, G, K) -> (B, G, 2C), the maximum included."""
         pairs = residual_stage.Pairs(features, own, near, encode)
         parts = [block.layers for block in self if isinstance(block, Residual)]
-        norms = [norm for part in parts for norm in part if isinstance(norm, nn.BatchNorm2d)]
+        norms = [
+            norm for part in parts for norm in part if isinstance(norm, nn.BatchNorm2d)
+        ]
         blocks = [_block_of(part) for part in parts]
+
         if not norms[0].training:
-            return residual_stage.evaluation(pairs, blocks, [_running(norm) for norm in norms])
+            return residual_stage.evaluation(
+                pairs, blocks, [_running(norm) for norm in norms]
+            )
+
         found, statistics = residual_stage.training(pairs, blocks)
         for norm, (mean, var) in zip(norms, statistics, strict=True):
             _count(norm, mean, var, near.numel())
+
         return found
 
 
@@ -193,7 +255,9 @@ class PointPN(nn.Module):
     skips_near_origin = False  # set by the model: see official.py
     recomputed = False  # see activation_checkpointing.py
 
-    def __init__(self, config: PointPNTokenizerConfig, backbone: Backbone, compat: str) -> None:
+    def __init__(
+        self, config: PointPNTokenizerConfig, backbone: Backbone, compat: str
+    ) -> None:
         super().__init__()
         self.config = config
         self.num_tokens = config.num_tokens
@@ -206,11 +270,13 @@ class PointPN(nn.Module):
             (8 * width, 8 * width, 1),
             (16 * width, 8 * width, 1),
         )
+
         self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
         self.stages = nn.ModuleList(
             nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats)))
             for _, wide, repeats in plan
         )
+
         self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
 
     def geometry(self, points: Tensor) -> Tensor:
@@ -219,33 +285,46 @@ class PointPN(nn.Module):
 
     def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
         counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
-        return neighbourhoods(points, counts, self.config.neighbours, self.skips_near_origin)
+        return neighbourhoods(
+            points, counts, self.config.neighbours, self.skips_near_origin
+        )
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         inputs, points = points, points[:, :, :3]
         if inputs.shape[2] == 3 and self.config.height:
             inputs = with_height(points)
+
         features = self.embed(inputs.transpose(1, 2)).transpose(1, 2)  # (B, P, D)
         index, around = self._around(points)
         own, centers = gather(features, index), points
+
         for widen, stage, (centers, near, relative) in zip(
             self.widen, self.stages, around, strict=True
         ):
             neighbour = gather(features, near)
             # (B, G, K, 2C)
             pair = torch.cat(
-                [neighbour, own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour)], dim=3
+                [
+                    neighbour,
+                    own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour),
+                ],
+                dim=3,
             )
+
             # (B, G, K, D)
             wide = (
                 widen(pair.flatten(1, 2).transpose(1, 2))
                 .transpose(1, 2)
                 .unflatten(1, near.shape[1:])
             )
-            e = encoded(relative, wide.shape[3], self.config.normalisation, self.official)
+
+            e = encoded(
+                relative, wide.shape[3], self.config.normalisation, self.official
+            )
             wide = ((wide + e) * e).permute(0, 3, 1, 2)  # (B, D, G, K)
             out = run_stage(stage, stage, wide, recomputed=self.recomputed)
             own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
+
         return self.out(features), centers
 
 
@@ -271,6 +350,7 @@ class Patch(nn.Module):
         self.num_tokens = config.num_tokens
         stem = backbone.stem
         self.uses_stem = isinstance(stem, Stem)
+
         if self.uses_stem:
             self.embed = stem.patches[0]
             self.reduce = stem.reduce
@@ -317,14 +397,18 @@ def neighbourhoods(
         order = gather(points, index)
         places = points
         found = []
+
         for count in counts:
             centers = order[:, :count]
             near = nearest(centers, places, neighbours)
             found.append((centers, near, gather(places, near) - centers.unsqueeze(2)))
             places = centers
+
         return index, found
 
-    return once([points], ("neighbourhoods", tuple(counts), neighbours, skip_near_origin), make)
+    return once(
+        [points], ("neighbourhoods", tuple(counts), neighbours, skip_near_origin), make
+    )
 
 
 def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
@@ -351,4 +435,5 @@ def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:
         return relative / torch.where(largest > 0, largest, torch.ones_like(largest))
     if official:
         return relative / (relative.std() + 1e-5)
+
     return relative / (relative.flatten(1).std(dim=1)[:, None, None, None] + 1e-5)

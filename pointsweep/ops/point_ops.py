@@ -36,10 +36,13 @@ def compiled(device_type: str) -> Any:
     name = {"cpu": "numba", "cuda": "triton"}.get(device_type)
     if name is None or importlib.util.find_spec(name) is None:
         return None
+
     return importlib.import_module(f"pointsweep.ops.point_ops_{name}")
 
 
-def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) -> Tensor:
+def farthest_points(
+    points: Tensor, count: int, skip_near_origin: bool = False
+) -> Tensor:
     """Indices (B, count) of farthest point sampling of points (B, P, 3), starting from index 0
     (spec 1.1); of ties the first point.
 
@@ -47,24 +50,35 @@ def farthest_points(points: Tensor, count: int, skip_near_origin: bool = False) 
     <= 1e-3, as pointnet2_ops does. Raises ValueError if there are fewer points than `count`.
     """
     if count > points.shape[1]:
-        raise ValueError(f"cannot sample {count} points from clouds of {points.shape[1]}")
+        raise ValueError(
+            f"cannot sample {count} points from clouds of {points.shape[1]}"
+        )
+
     return folded(
-        functools.partial(_sampled, count=count, skip_near_origin=skip_near_origin), points.detach()
+        functools.partial(_sampled, count=count, skip_near_origin=skip_near_origin),
+        points.detach(),
     )
 
 
 def _sampled(points: Tensor, count: int, skip_near_origin: bool) -> Tensor:
-    nearest_chosen = torch.full(points.shape[:2], 1e10, dtype=points.dtype, device=points.device)
+    nearest_chosen = torch.full(
+        points.shape[:2], 1e10, dtype=points.dtype, device=points.device
+    )
     if skip_near_origin:
         x, y, z = points.unbind(2)
         nearest_chosen[x * x + y * y + z * z <= 1e-3] = -1.0
+
     fast = compiled(points.device.type) if points.dtype == torch.float32 else None
     if fast is None or (points.is_cuda and points.shape[1] > fast.MOST_POINTS):
         return _farthest_points(points, nearest_chosen, count)
+
     if points.is_cuda:
         chosen: Tensor = fast.farthest_points(points, nearest_chosen, count)
         return chosen
-    return torch.from_numpy(fast.farthest_points(points.numpy(), nearest_chosen.numpy(), count))
+
+    return torch.from_numpy(
+        fast.farthest_points(points.numpy(), nearest_chosen.numpy(), count)
+    )
 
 
 def _farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tensor:
@@ -76,13 +90,18 @@ def _farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tens
     chosen = torch.zeros(len(points), count, dtype=torch.long, device=points.device)
     distance, part = torch.empty_like(x), torch.empty_like(x)
     last = chosen[:, 0]
+
     for step in range(1, count):
         torch.sub(x, x[rows, last].unsqueeze(1), out=distance).square_()
         for axis in (y, z):
-            distance += torch.sub(axis, axis[rows, last].unsqueeze(1), out=part).square_()
+            distance += torch.sub(
+                axis, axis[rows, last].unsqueeze(1), out=part
+            ).square_()
+
         torch.minimum(nearest_chosen, distance, out=nearest_chosen)
         last = nearest_chosen.argmax(dim=1)
         chosen[:, step] = last
+
     return chosen
 
 
@@ -93,12 +112,16 @@ def pyramid(points: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[int]]:
     Farthest point sampling is nested: the centres of a later stage are the first ones of the stage
     before. Raises ValueError if there are too few points for one centre in the last stage.
     """
-    counts = [points.shape[1] // math.prod(strides[: stage + 1]) for stage in range(len(strides))]
+    counts = [
+        points.shape[1] // math.prod(strides[: stage + 1])
+        for stage in range(len(strides))
+    ]
     if counts[-1] < 1:
         raise ValueError(
             f"clouds of {points.shape[1]} points are too small: the stages need at least"
             f" {math.prod(strides)}"
         )
+
     return farthest_points(points, counts[0]), counts
 
 
@@ -113,13 +136,23 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
             f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of"
             " neighbours"
         )
-    return folded(functools.partial(_neighbours, count=count), queries.detach(), points.detach())
+
+    return folded(
+        functools.partial(_neighbours, count=count), queries.detach(), points.detach()
+    )
 
 
 def _neighbours(queries: Tensor, points: Tensor, count: int) -> Tensor:
     fast = compiled("cpu") if points.device.type == "cpu" else None
-    if fast is not None and points.shape[2] == 3 and points.dtype == queries.dtype == torch.float32:
-        return torch.from_numpy(fast.nearest_places(queries.numpy(), points.numpy(), count))
+    if (
+        fast is not None
+        and points.shape[2] == 3
+        and points.dtype == queries.dtype == torch.float32
+    ):
+        return torch.from_numpy(
+            fast.nearest_places(queries.numpy(), points.numpy(), count)
+        )
+
     size = SLICE.get(points.device.type, 2)
     pairs = zip(queries.split(size), points.split(size), strict=True)
     return torch.cat([_least(_distances(q, p), count) for q, p in pairs])
@@ -133,8 +166,11 @@ def _distances(queries: Tensor, points: Tensor) -> Tensor:
     # other samples.
     if queries.shape[2] != 3:
         return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
+
     # (B, G, P) each
-    distance, part = (queries[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1))
+    distance, part = (
+        queries[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1)
+    )
     distance.square_().add_(part.square_())
     return distance.add_(
         torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=part).square_()
@@ -150,7 +186,12 @@ def _least(values: Tensor, count: int) -> Tensor:
     keys = values.float().view(torch.int32)
     if keys.device.type != "cpu":
         order = keys.long() << 32 | torch.arange(keys.shape[2], device=keys.device)
-        return order.topk(count, dim=2, largest=False, sorted=False).indices.sort(dim=2).values
+        return (
+            order.topk(count, dim=2, largest=False, sorted=False)
+            .indices.sort(dim=2)
+            .values
+        )
+
     rows, fast = keys.flatten(0, 1).numpy(), compiled("cpu")
     found = fast.least(rows, count) if fast is not None else _least_of_rows(rows, count)
     return torch.from_numpy(found).view(*values.shape[:2], count)
@@ -160,9 +201,13 @@ def _least_of_rows(keys: np.ndarray, count: int) -> np.ndarray:
     """Return where the least of each row stand, without a compiler: keys (n, P) -> (n, count)."""
     limit = np.partition(keys, count - 1, axis=1)[:, count - 1 : count]
     taken = keys <= limit
+
     if np.count_nonzero(taken) > count * len(keys):  # ties at the limit
         below, ties = keys < limit, keys == limit
-        taken = below | (ties & (ties.cumsum(axis=1) <= count - below.sum(axis=1, keepdims=True)))
+        taken = below | (
+            ties & (ties.cumsum(axis=1) <= count - below.sum(axis=1, keepdims=True))
+        )
+
     return (np.flatnonzero(taken) % keys.shape[1]).reshape(-1, count)
 
 
@@ -175,8 +220,11 @@ def ball(queries: Tensor, points: Tensor, radius: float, count: int) -> Tensor:
     again, which no maximum notices.
     """
     index = nearest(queries, points, min(count, points.shape[1]))
-    distance = (gather(points, index) - queries.unsqueeze(2)).square().sum(dim=3)  # (B, G, K)
+    distance = (
+        (gather(points, index) - queries.unsqueeze(2)).square().sum(dim=3)
+    )  # (B, G, K)
     closest = index.gather(2, distance.argmin(dim=2, keepdim=True))  # (B, G, 1)
+
     return torch.where(distance < radius**2, index, closest)
 
 
@@ -188,9 +236,14 @@ def interpolation(queries: Tensor, places: Tensor, count: int = 3) -> Tensor:
     has a deterministic gradient.
     """
     near = nearest(queries, places, min(count, places.shape[1]))  # (B, P, K)
-    closeness = 1 / ((gather(places, near) - queries.unsqueeze(2)).square().sum(dim=3) + 1e-8)
+    closeness = 1 / (
+        (gather(places, near) - queries.unsqueeze(2)).square().sum(dim=3) + 1e-8
+    )
     closeness = closeness / closeness.sum(dim=2, keepdim=True)
-    return queries.new_zeros(*queries.shape[:2], places.shape[1]).scatter(2, near, closeness)
+
+    return queries.new_zeros(*queries.shape[:2], places.shape[1]).scatter(
+        2, near, closeness
+    )
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -214,13 +267,17 @@ def pos_e(
     """
     if dim % 6:
         raise ValueError(f"PosE needs a width divisible by 6, got {dim}")
-    exponents = torch.arange(dim // 6, device=relative.device, dtype=relative.dtype) / (dim // 6)
+
+    exponents = torch.arange(dim // 6, device=relative.device, dtype=relative.dtype) / (
+        dim // 6
+    )
     angles = beta * relative.unsqueeze(-1) / alpha**exponents  # (..., 3, dim / 6)
     if interleaved:
         # A complex number is a pair in memory; this is several times as fast as `stack`.
         # (..., 3, dim / 6, 2)
         pairs = torch.view_as_real(torch.complex(angles.sin(), angles.cos()))
         return pairs.flatten(-3)
+
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
@@ -250,8 +307,14 @@ def rotations(num_views: int) -> Tensor:
     vectors.
     """
     if not 1 <= num_views <= len(POINTCLIP_VIEWS):
-        raise ValueError(f"there are 1 to {len(POINTCLIP_VIEWS)} views, asked for {num_views}")
-    made = [_turn(0, x) @ _turn(1, y) @ _turn(2, z) for x, y, z in POINTCLIP_VIEWS[:num_views]]
+        raise ValueError(
+            f"there are 1 to {len(POINTCLIP_VIEWS)} views, asked for {num_views}"
+        )
+
+    made = [
+        _turn(0, x) @ _turn(1, y) @ _turn(2, z)
+        for x, y, z in POINTCLIP_VIEWS[:num_views]
+    ]
     return torch.stack(made).to(torch.get_default_dtype())
 
 
@@ -259,13 +322,16 @@ def _turn(axis: int, half_turns: float) -> Tensor:
     """Rotation about one axis by half_turns * pi, exact at quarter turns."""
     cos = math.cos(math.pi * half_turns)
     sin = math.sin(math.pi * half_turns)
+
     if (2 * half_turns) % 1 == 0:
         cos, sin = round(cos), round(sin)
+
     matrix = torch.eye(3, dtype=torch.float64)
     i, j = [k for k in range(3) if k != axis]
     sign = -1 if axis == 1 else 1
     matrix[i, i] = matrix[j, j] = cos
     matrix[i, j], matrix[j, i] = -sign * sin, sign * sin
+
     return matrix
 
 
@@ -290,17 +356,23 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """
     if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
+
     return nullcontext()
 
 
-def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fixed") -> Tensor:
+def project_lines(
+    centers: Tensor, lines: Tensor, length: int, compat: str = "fixed"
+) -> Tensor:
     """Places (B, M, N) of centers (B, N, 3) on lines (M, 3) of `length` units (spec 2.3).
 
     `fixed` clamps length * u - 0.5 to [0, length - 0.001]; `official` takes it modulo the length,
     which sends both ends of the line to the same place (T6).
     """
     with without_autocast(centers.device):
-        along = torch.einsum("bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines)
+        along = torch.einsum(
+            "bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines
+        )
+
     low = along.amin(dim=2, keepdim=True)
     high = along.amax(dim=2, keepdim=True)
     spread = high - low
@@ -309,12 +381,18 @@ def project_lines(centers: Tensor, lines: Tensor, length: int, compat: str = "fi
         (along - low) / spread.clamp(min=torch.finfo(along.dtype).tiny),
         torch.zeros_like(along),
     )
+
     places = length * unit - 0.5
+
     return places % length if compat == "official" else places.clamp(0, length - 1e-3)
 
 
 def project_planes(
-    centers: Tensor, views: Tensor, translation: float, size: tuple[int, int], stretch: float = 1.0
+    centers: Tensor,
+    views: Tensor,
+    translation: float,
+    size: tuple[int, int],
+    stretch: float = 1.0,
 ) -> Tensor:
     """Pixels (B, M, N, 2) = (X, Y) of centers (B, N, 3) seen from views (M, 3, 3) on a plane of
     size (width, height) (spec 2.4).
@@ -324,10 +402,14 @@ def project_planes(
     """
     width, height = size
     with without_autocast(centers.device):
-        x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(-1)  # (B, M, N) each
+        x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(
+            -1
+        )  # (B, M, N) each
+
     depth = z - translation + 1e-12
     columns = (x / depth + 1) * width / 2 - 0.5
     rows = (y / depth * stretch + 1) * height / 2 - 0.5
+
     return torch.stack([columns % width, rows % height], dim=-1)
 
 
@@ -336,12 +418,15 @@ def line_cells(places: Tensor, cell: float, length: int) -> tuple[Tensor, int]:
     return (places / cell).floor().long(), math.ceil(length / cell)
 
 
-def plane_cells(places: Tensor, cell: float, size: tuple[int, int]) -> tuple[Tensor, int]:
+def plane_cells(
+    places: Tensor, cell: float, size: tuple[int, int]
+) -> tuple[Tensor, int]:
     """Patch ids (B, M, N) = column + row * columns of pixels (B, M, N, 2), and how many patches
     there are.
     """
     columns, rows = math.ceil(size[0] / cell), math.ceil(size[1] / cell)
     place = (places / cell).floor().long()
+
     return place[..., 0] + place[..., 1] * columns, columns * rows
 
 
@@ -353,8 +438,11 @@ def voxel_ids(centers: Tensor, size: float) -> Tensor:
     that the batch decides would have to be waited for on a GPU, and shapes that depend on it could
     not be compiled.
     """
-    grid = ((centers - centers.amin(dim=1, keepdim=True)) / size).floor().long()  # (B, N, 3)
+    grid = (
+        ((centers - centers.amin(dim=1, keepdim=True)) / size).floor().long()
+    )  # (B, N, 3)
     same = (grid.unsqueeze(2) == grid.unsqueeze(1)).all(dim=3)  # (B, N, N)
+
     return same.int().argmax(dim=2)
 
 
@@ -364,4 +452,5 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
+
     return tensor.to(device)

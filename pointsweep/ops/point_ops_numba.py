@@ -20,12 +20,15 @@ LEAF = 32  # points in a box
 BITS = 4
 
 
-def farthest_points(points: np.ndarray, nearest_chosen: np.ndarray, count: int) -> np.ndarray:
+def farthest_points(
+    points: np.ndarray, nearest_chosen: np.ndarray, count: int
+) -> np.ndarray:
     """Indices (B, count) int64 of points (B, P, 3) float32; nearest_chosen (B, P) is where the
     distances start.
     """
     chosen = np.zeros((len(points), count), dtype=np.int64)
     _farthest(points, nearest_chosen, chosen)
+
     return chosen
 
 
@@ -35,6 +38,7 @@ def nearest_places(queries: np.ndarray, points: np.ndarray, count: int) -> np.nd
     """
     found = np.empty((*queries.shape[:2], count), dtype=np.int64)
     _nearest(queries, points, found)
+
     return found
 
 
@@ -44,6 +48,7 @@ def least(keys: np.ndarray, count: int) -> np.ndarray:
     """
     found = np.empty((len(keys), count), dtype=np.int64)
     _least(keys, found)
+
     return found
 
 
@@ -61,20 +66,25 @@ def _farthest(points, nearest_chosen, chosen):
     low = np.empty((3, boxes), np.float32)
     high = np.empty((3, boxes), np.float32)
     top, bound = np.empty(boxes, np.float32), np.empty(boxes, np.float32)
+
     for b in range(clouds):
         order = _morton_order(points[b])
         for j in range(room):
             i = order[min(j, size - 1)]
             x[j], y[j], z[j] = points[b, i, 0], points[b, i, 1], points[b, i, 2]
-            near[j] = nearest_chosen[b, i] if j < size else np.float32(-2)  # never the farthest
+            # never the farthest
+            near[j] = nearest_chosen[b, i] if j < size else np.float32(-2)
+
         for axis, values in enumerate((x, y, z)):
             for k in range(boxes):
                 low[axis, k] = values[k * LEAF : (k + 1) * LEAF].min()
                 high[axis, k] = values[k * LEAF : (k + 1) * LEAF].max()
+
         top[:] = np.float32(np.inf)
         px = points[b, 0, 0]
         py = points[b, 0, 1]
         pz = points[b, 0, 2]
+
         for step in range(1, chosen.shape[1]):
             _reach(low, high, px, py, pz, bound)
             for k in range(boxes):
@@ -82,6 +92,7 @@ def _farthest(points, nearest_chosen, chosen):
                 # bound, as computed.
                 if bound[k] < top[k]:
                     top[k] = _update(x, y, z, near, k * LEAF, px, py, pz)
+
             at = _first_farthest(top, near, order, size)
             chosen[b, step] = order[at]
             if near[at] <= 0:
@@ -89,6 +100,7 @@ def _farthest(points, nearest_chosen, chosen):
                 # more
                 chosen[b, step:] = order[at]
                 break
+
             px = x[at]
             py = y[at]
             pz = z[at]
@@ -99,6 +111,7 @@ def _morton_order(cloud):
     """Rows of a cloud (P, 3) along a Morton curve; within a cell ascending."""
     size, side = len(cloud), 1 << BITS
     code, order = np.zeros(size, np.int64), np.empty(size, np.int64)
+
     for axis in range(3):
         low, high = cloud[:, axis].min(), cloud[:, axis].max()
         scale = np.float32(side) / (high - low) if high > low else np.float32(0)
@@ -106,14 +119,18 @@ def _morton_order(cloud):
             cell = min(int((cloud[i, axis] - low) * scale), side - 1)
             for bit in range(BITS):
                 code[i] |= ((cell >> bit) & 1) << (3 * bit + axis)
+
     start = np.zeros(side**3 + 1, np.int64)
     for i in range(size):
         start[code[i] + 1] += 1
+
     for cell in range(side**3):
         start[cell + 1] += start[cell]
+
     for i in range(size):
         order[start[code[i]]] = i
         start[code[i]] += 1
+
     return order
 
 
@@ -141,6 +158,7 @@ def _update(x, y, z, near, start, px, py, pz):
         left = min(near[j], dx * dx + dy * dy + dz * dz)
         near[j] = left
         best = max(best, left)
+
     return best
 
 
@@ -152,13 +170,16 @@ def _first_farthest(top, near, order, size):
     best = np.float32(-2)
     found = size
     at = 0
+
     for k in range(len(top)):
         best = max(best, top[k])
+
     for k in range(len(top)):
         if top[k] == best:
             for j in range(k * LEAF, (k + 1) * LEAF):
                 if near[j] == best and order[j] < found:
                     found, at = order[j], j
+
     return at
 
 
@@ -170,17 +191,20 @@ def _nearest(queries, points, found):
     z = np.empty(size, np.float32)
     distance = np.empty(size, np.float32)
     taken = np.empty(size + 1, np.int64)
+
     for b in range(clouds):
         x[:], y[:], z[:] = points[b, :, 0], points[b, :, 1], points[b, :, 2]
         for g in range(queries.shape[1]):
             px = queries[b, g, 0]
             py = queries[b, g, 1]
             pz = queries[b, g, 2]
+
             for i in range(size):
                 dx = px - x[i]
                 dy = py - y[i]
                 dz = pz - z[i]
                 distance[i] = dx * dx + dy * dy + dz * dz
+
             _select(distance.view(np.int32), found[b, g], taken)
 
 
@@ -199,7 +223,9 @@ def _select(keys, found, taken):
     count = len(found)
     low = keys.min()
     high = keys.max()
-    while low < high:  # to the least limit below which, itself included, there are enough
+
+    # to the least limit below which, itself included, there are enough
+    while low < high:
         middle = low + (high - low) // 2
         below = _not_above(keys, middle)
         if below == count:
@@ -208,6 +234,7 @@ def _select(keys, found, taken):
             high = middle
         else:
             low = middle + 1
+
     spare = _not_above(keys, low) - count  # ties at the limit that are too many
     kept = 0
     if spare == 0:
@@ -220,6 +247,7 @@ def _select(keys, found, taken):
             taken[kept] = i
             kept += (keys[i] < low) | ((keys[i] == low) & (ties > 0))
             ties -= keys[i] == low
+
     found[:] = taken[:count]
 
 
@@ -228,4 +256,5 @@ def _not_above(keys, limit):
     number = np.int32(0)
     for i in range(len(keys)):
         number += np.int32(keys[i] <= limit)
+
     return number

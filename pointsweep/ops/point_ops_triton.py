@@ -24,7 +24,10 @@ def farthest_points(points: Tensor, nearest_chosen: Tensor, count: int) -> Tenso
     block = triton.next_power_of_2(size)
     warps = max(1, min(16, block // 256))
     arguments = points.contiguous(), nearest_chosen.contiguous(), chosen, size, count
-    _farthest[(clouds,)](*arguments, BLOCK=block, num_warps=warps, enable_fp_fusion=False)
+    _farthest[(clouds,)](
+        *arguments, BLOCK=block, num_warps=warps, enable_fp_fusion=False
+    )
+
     return chosen
 
 
@@ -40,6 +43,7 @@ def _farthest(points, nearest_chosen, chosen, size, count, BLOCK: tl.constexpr):
     # what is no point is never the farthest
     near = tl.load(nearest_chosen + cloud * size + row, mask=inside, other=-2.0)
     last = tl.zeros((), dtype=tl.int32)
+
     for step in range(1, count):
         dx = x - tl.load(points + 3 * last)
         dy = y - tl.load(points + 3 * last + 1)

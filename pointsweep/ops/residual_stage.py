@@ -96,7 +96,9 @@ class Pairs:
     and what gives the encodings to be added.
     """
 
-    def __init__(self, features: Tensor, own: Tensor, near: Tensor, encode: Encoder) -> None:
+    def __init__(
+        self, features: Tensor, own: Tensor, near: Tensor, encode: Encoder
+    ) -> None:
         self.features = features
         self.own = own
         self.near = near
@@ -117,8 +119,10 @@ class Pairs:
         row_bytes = self.width * self.features.element_size()
         step = max(1, SLICE_BYTES // (row_bytes * self.neighbours))
         together = max(1, step // self.centres)  # clouds
+
         if together > 1:
             step = self.centres
+
         for cloud in range(0, self.clouds, together):
             behind = min(cloud + together, self.clouds)
             for first in range(0, self.centres, step):
@@ -143,6 +147,7 @@ class Pairs:
             own,
             out=self.by_centre(into)[:, :, self.half :],
         )
+
         return into
 
     def add_to_points(self, part: Slice, rows: Tensor, into: Tensor) -> None:
@@ -162,25 +167,38 @@ def training(pairs: Pairs, blocks: Sequence[Block]) -> tuple[Tensor, list[Statis
     found, *statistics = _Stage.apply(  # type: ignore[no-untyped-call]
         pairs.features, pairs.own, pairs, [block.eps for block in blocks], *flat
     )
+
     return found, list(zip(statistics[::2], statistics[1::2], strict=True))
 
 
 @torch.no_grad()
-def evaluation(pairs: Pairs, blocks: Sequence[Block], statistics: Sequence[Statistics]) -> Tensor:
+def evaluation(
+    pairs: Pairs, blocks: Sequence[Block], statistics: Sequence[Statistics]
+) -> Tensor:
     """The stage's output (B, G, D) with given statistics; nothing of it can be differentiated."""
     found = pairs.features.new_empty(pairs.clouds * pairs.centres, pairs.width)
     layers = []
-    for block, first, second in zip(blocks, statistics[::2], statistics[1::2], strict=True):
+
+    for block, first, second in zip(
+        blocks, statistics[::2], statistics[1::2], strict=True
+    ):
         scale, _ = _scale(block.weight1, first[1], block.eps[0])
         w1, t1 = _folded(block.w1, block.b1, block.bias1, scale, first[0])
         scale, _ = _scale(block.weight2, second[1], block.eps[1])
-        layers.append((w1, t1, *_folded(block.w2, block.b2, block.bias2, scale, second[0])))
+        layers.append(
+            (w1, t1, *_folded(block.w2, block.b2, block.bias2, scale, second[0]))
+        )
+
     for part in pairs.slices():
-        x = pairs.fill(part, found.new_empty(part.rows.stop - part.rows.start, pairs.width))
+        x = pairs.fill(
+            part, found.new_empty(part.rows.stop - part.rows.start, pairs.width)
+        )
         for w1, t1, w2, t2 in layers:
             r = product(x, w1.t(), t1).relu_()
             x = product(r, w2.t(), t2).add_(x).relu_()
+
         torch.amax(pairs.by_centre(x), dim=1, out=found[part.centres])
+
     return found.view(pairs.clouds, pairs.centres, pairs.width)
 
 
@@ -216,22 +234,27 @@ class _Stage(torch.autograd.Function):
         passes: list[_Pass] = []
         statistics: list[Tensor] = []
         blocks = _blocks(parameters, eps)
+
         for index, block in enumerate(blocks):
             one = _Pass(pairs, block, x)
             statistics += one.first_layer(fill=index == 0)
             statistics += one.moments()
+
             if index == len(blocks) - 1:
                 one.maximum(found, place)
             else:
                 x = _room(features, *x.shape)
                 one.output(x)
+
             passes.append(one)
+
         ctx.pairs = pairs
         ctx.eps = eps
         ctx.kept = [one.kept for one in passes]
         rows = [tensor for one in passes for tensor in (one.x, one.a)]
         ctx.save_for_backward(found, place, *rows, *parameters)
         ctx.mark_non_differentiable(*statistics)
+
         return found.view(pairs.clouds, pairs.centres, pairs.width), *statistics
 
     @staticmethod
@@ -244,17 +267,21 @@ class _Stage(torch.autograd.Function):
             ctx.pairs, place, gradient.flatten(0, 1) * (found > 0)
         )
         of_parameters: list[Tensor] = []
+
         for index in reversed(range(depth)):
             x, a = rows[2 * index : 2 * index + 2]
             one = _Pass(ctx.pairs, blocks[index], x, a, ctx.kept[index])
             back = _Backward(one, dy)
             back.second_layer()
             back.first_norm()
+
             if index > 0:
                 dy = _EveryRow(back.to_block_before())
             else:
                 of_features, of_own = back.to_points()
+
             of_parameters = [*back.found(), *of_parameters]
+
         return of_features, of_own, None, None, *of_parameters
 
 
@@ -281,16 +308,20 @@ class _Pass:
         total = _zeros(self.a, len(block.w1))
         squares = _zeros(self.a, len(block.w1))
         across = block.w1.t()
+
         for part in self.pairs.slices():
             x = self.x[part.rows]
             if fill:
                 self.pairs.fill(part, x)
+
             if pilot is None:
                 pilot = product(x, across).mean(dim=0)
+
             a = product(x, across, -pilot)
             self.a[part.rows] = a
             total += _column_sums(a)
             squares += _column_sums(a.square_())
+
         assert pilot is not None
         mean = total / len(self.x)
         var = (squares / len(self.x) - mean.square()).clamp_(min=0)
@@ -299,12 +330,15 @@ class _Pass:
         self.kept.scale1 = scale
         self.kept.inverse1 = inverse
         self.kept.shift1 = block.bias1.double() - mean * scale
+
         return mean + pilot + block.b1, var
 
     def r(self, rows: slice) -> Tensor:
         """ReLU(BN1(a))."""
         kept = self.kept
-        return torch.addcmul(kept.shift1.to(self.a), self.a[rows], kept.scale1.to(self.a)).relu_()
+        return torch.addcmul(
+            kept.shift1.to(self.a), self.a[rows], kept.scale1.to(self.a)
+        ).relu_()
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and scatter of r, and what follows from them: the statistics of W2 r + b2."""
@@ -312,10 +346,12 @@ class _Pass:
         middle, count = len(block.w1), len(self.x)
         total = _zeros(self.a, middle)
         products = _zeros(self.a, middle, middle)
+
         for part in self.pairs.slices():
             r = self.r(part.rows)
             total += _column_sums(r)
             products += turned_product(r, r)
+
         kept.mean_r = total / count
         kept.scatter_r = products - count * torch.outer(kept.mean_r, kept.mean_r)
         w2 = block.w2.double()
@@ -323,6 +359,7 @@ class _Pass:
         var = ((w2 @ kept.scatter_r) * w2).sum(dim=1).clamp_(min=0) / count
         kept.scale2, kept.inverse2 = _scale(block.weight2, var, block.eps[1])
         kept.shift2 = block.bias2.double() - mean * kept.scale2
+
         return mean + block.b2, var
 
     @property
@@ -337,7 +374,9 @@ class _Pass:
         """ReLU(x + BN2(W2 r + b2)) of all rows."""
         across, shift = self.scaled_w2.t(), self.kept.shift2.to(self.x)
         for part in self.pairs.slices():
-            torch.clamp_min(self._before_relu(part.rows, across, shift), 0, out=into[part.rows])
+            torch.clamp_min(
+                self._before_relu(part.rows, across, shift), 0, out=into[part.rows]
+            )
 
     def maximum(self, found: Tensor, place: Tensor) -> None:
         """The same, of each centre the largest, (B G, D), and which neighbour it is."""
@@ -345,6 +384,7 @@ class _Pass:
         for part in self.pairs.slices():
             before = self.pairs.by_centre(self._before_relu(part.rows, across, shift))
             _largest(before, found[part.centres], place[part.centres])
+
         found.relu_()
 
 
@@ -359,7 +399,9 @@ class _AtMaximum:
         # those of each row begin.
         self.channels = _stable_order(place, pairs.neighbours)
         self.by_row = gradient.gather(1, self.channels)
-        counts = torch.bincount(self._rows(slice(0, len(place))).flatten(), minlength=pairs.count)
+        counts = torch.bincount(
+            self._rows(slice(0, len(place))).flatten(), minlength=pairs.count
+        )
         self.begins = counts.cumsum(0) - counts
 
     def _rows(self, centres: slice) -> Tensor:
@@ -392,7 +434,9 @@ class _AtMaximum:
         """Add the slice's gradient to its rows (., D)."""
         place = self.place[part.centres]
         gradient = self.gradient[part.centres]
-        self.pairs.by_centre(rows).scatter_add_(1, place.unsqueeze(1), gradient.unsqueeze(1))
+        self.pairs.by_centre(rows).scatter_add_(
+            1, place.unsqueeze(1), gradient.unsqueeze(1)
+        )
 
 
 class _EveryRow:
@@ -441,15 +485,19 @@ class _Backward:
         width, middle = block.w2.shape
         w2 = block.w2.double()
         products, total = _zeros(one.a, width, middle), _zeros(one.a, width)
+
         for part in self.pairs.slices():
             products += self.dy.turned_times(part, one.r(part.rows))
             total += self.dy.sums(part)
+
         count = len(one.x)
         centred = products - torch.outer(total, kept.mean_r)  # dy' (r - mean)
         self.of_weight2 = kept.inverse2 * (w2 * centred).sum(dim=1)
         self.of_bias2 = total
         share = kept.inverse2 * self.of_weight2 / count
-        self.of_w2 = kept.scale2[:, None] * (centred - share[:, None] * (w2 @ kept.scatter_r))
+        self.of_w2 = kept.scale2[:, None] * (
+            centred - share[:, None] * (w2 @ kept.scatter_r)
+        )
         weighed = w2 * kept.scale2[:, None]
         self.linear = (w2 * share[:, None]).t() @ weighed  # (E, E)
         self.constant = kept.mean_r @ self.linear - (total / count) @ weighed
@@ -462,6 +510,7 @@ class _Backward:
         linear, constant = -self.linear.to(one.a), self.constant.to(one.a)
         total = _zeros(one.a, len(constant))
         products = _zeros(one.a, len(constant))
+
         for part in self.pairs.slices():
             r, dz = one.r(part.rows), self.dz[part.rows]
             dr = product(r, linear, constant)
@@ -469,6 +518,7 @@ class _Backward:
             _through_relu(dr, r, dz)
             total += _column_sums(dz)
             products += _column_sums(dz * one.a[part.rows])
+
         self.of_bias1 = total
         self.of_weight1 = kept.inverse1 * (products - kept.mean1 * total)
 
@@ -480,25 +530,33 @@ class _Backward:
         constant = (kept.mean1 * share - self.of_bias1 / count).to(one.a)
         factor = (-share).to(one.a)
         products = _zeros(one.a, *one.block.w1.shape)
+
         for part in self.pairs.slices():
-            u = torch.addcmul(self.dz[part.rows], one.a[part.rows], factor).add_(constant)
+            u = torch.addcmul(self.dz[part.rows], one.a[part.rows], factor).add_(
+                constant
+            )
             products += turned_product(u, one.x[part.rows])
             yield part, u
+
         self.of_w1 = kept.scale1[:, None] * products
 
     @property
     def _scaled_w1(self) -> Tensor:
-        return (self.one.block.w1.double() * self.one.kept.scale1[:, None]).to(self.one.x)
+        return (self.one.block.w1.double() * self.one.kept.scale1[:, None]).to(
+            self.one.x
+        )
 
     def to_block_before(self) -> Tensor:
         """The gradient of the sum in front of the ReLU of the block before."""
         x, dy = self.one.x, self.dy
         found = dy.rows if isinstance(dy, _EveryRow) else _room(x, *x.shape)
         scaled = self._scaled_w1
+
         for part, u in self._of_rows():
             dx = product(u, scaled)
             dy.add_to(part, dx)
             _through_relu(dx, x[part.rows], found[part.rows])
+
         return found
 
     def to_points(self) -> tuple[Tensor, Tensor]:
@@ -514,18 +572,23 @@ class _Backward:
         features, own = a.new_zeros(points, half), a.new_zeros(centres, half)
         u_points = a.new_zeros(points, a.shape[1])
         u_own = a.new_empty(centres, a.shape[1])
+
         for part, u in self._of_rows():
             pairs.add_to_points(part, u, u_points)
             torch.sum(pairs.by_centre(u), dim=1, out=u_own[part.centres])
             if isinstance(self.dy, _EveryRow):
                 dy = self.dy.rows[part.rows]
                 pairs.add_to_points(part, dy[:, :half].contiguous(), features)
-                torch.sum(pairs.by_centre(dy)[:, :, half:], dim=1, out=own[part.centres])
+                torch.sum(
+                    pairs.by_centre(dy)[:, :, half:], dim=1, out=own[part.centres]
+                )
+
         if isinstance(self.dy, _AtMaximum):
             gradient, place = self.dy.gradient, self.dy.place[:, :half]
             at = pairs.index.view(centres, -1).gather(1, place)
             features.scatter_add_(0, at, gradient[:, :half])
             own += gradient[:, half:]
+
         features.addmm_(u_points, scaled[:, :half])
         own.addmm_(u_own, scaled[:, half:])
         return features.view_as(pairs.features), own.view_as(pairs.own)
@@ -539,13 +602,16 @@ class _Backward:
             self.of_w1, torch.zeros_like(block.b1), self.of_weight1, self.of_bias1,
             self.of_w2, torch.zeros_like(block.b2), self.of_weight2, self.of_bias2,
         )  # fmt: skip
+
         return [
             own.to(parameter).view_as(parameter)
             for own, parameter in zip(found, block.parameters(), strict=True)
         ]
 
 
-def _blocks(parameters: Sequence[Tensor], eps: Sequence[tuple[float, float]]) -> list[Block]:
+def _blocks(
+    parameters: Sequence[Tensor], eps: Sequence[tuple[float, float]]
+) -> list[Block]:
     return [
         Block(own, *parameters[PARAMETERS * index : PARAMETERS * (index + 1)])
         for index, own in enumerate(eps)
@@ -555,7 +621,10 @@ def _blocks(parameters: Sequence[Tensor], eps: Sequence[tuple[float, float]]) ->
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows (n, C) times weight (C, D), plus a bias (D,)."""
     if _by_onednn(rows):
-        return torch.ops.mkldnn._linear_pointwise(rows, weight.t(), bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(
+            rows, weight.t(), bias, "none", [], ""
+        )
+
     return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
 
 
@@ -599,12 +668,14 @@ def _largest(rows: Tensor, found: Tensor, place: Tensor) -> None:
     if neighbours == 1 or neighbours > FEW_NEIGHBOURS:
         torch.max(rows, dim=1, out=(found, place))
         return
+
     torch.maximum(rows[:, 0], rows[:, 1], out=found)
     at = torch.gt(rows[:, 1], rows[:, 0]).view(torch.uint8)
     for index in range(2, neighbours):
         larger = torch.gt(rows[:, index], found).view(torch.uint8)
         torch.maximum(at, larger.mul_(index), out=at)
         torch.maximum(found, rows[:, index], out=found)
+
     place.copy_(at)
 
 
@@ -632,6 +703,7 @@ def _room(like: Tensor, rows: int, width: int) -> Tensor:
     view = memory[:count].reshape(rows, width)
     # The tensor and all its views hold this view of the memory, which ends with the last of them.
     weakref.finalize(view, _memory.give, memory).atexit = False
+
     return torch.from_numpy(view)
 
 
@@ -661,9 +733,11 @@ class Memory:
             ]
             if fitting:
                 return self.free.pop(min(fitting)[1])
+
             needed = count * np.dtype(dtype).itemsize
             while self.free and needed > 0:
                 needed -= self.free.pop(0).nbytes
+
         return np.empty(count, dtype)
 
     def give(self, memory: np.ndarray) -> None:
@@ -678,7 +752,10 @@ class Memory:
 
 
 _memory = Memory()
-_NUMPY: dict[torch.dtype, type[np.generic]] = {torch.float32: np.float32, torch.float64: np.float64}
+_NUMPY: dict[torch.dtype, type[np.generic]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 
 
 def let_memory_go() -> None:

@@ -75,7 +75,10 @@ class _Outside(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Sequence[int | None], work: Callable[..., Any], *tensors: Tensor
+        info: Any,
+        in_dims: Sequence[int | None],
+        work: Callable[..., Any],
+        *tensors: Tensor,
     ) -> tuple[Any, Any]:
         """Run `work` on all members' tensors, with the members along the first axis.
 
@@ -88,6 +91,7 @@ class _Outside(torch.autograd.Function):
                 stacked.append(tensor.expand(info.batch_size, *tensor.shape))
             else:
                 stacked.append(tensor.movedim(axis, 0))
+
         output = work(*stacked[1:])
         out_dims = 0 if isinstance(output, Tensor) else tuple(0 for _ in output)
         return output, out_dims
@@ -111,12 +115,14 @@ def folded(work: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
     joint = current()
     if joint is None:
         return work(*rows)
+
     here = [index for index, tensor in enumerate(rows) if tensor is not None]
 
     def all_rows(*whole: Tensor) -> Tensor:
         given: list[Tensor | None] = [None] * len(rows)
         for index, tensor in zip(here, whole, strict=True):
             given[index] = tensor.flatten(0, 1)
+
         return work(*given).unflatten(0, whole[0].shape[:2])
 
     found: Tensor = _outside(joint, all_rows, *(rows[index] for index in here))  # type: ignore[arg-type]
@@ -130,6 +136,7 @@ def uniform(
     joint = current()
     if joint is None:
         return torch.rand(shape, generator=generator, device=device)
+
     # A zero keeps the numbers under vmap; they are made outside it.
     noise: Tensor = _outside(
         joint,
@@ -158,6 +165,7 @@ def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
         {id(tensor): (tensor, part) for tensor, part in zip(found, parts, strict=True)}
     )
     value: T = rebuilt(made[0], iter(found))
+
     return value
 
 
@@ -180,8 +188,12 @@ def rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
         return type(value)(rebuilt(part, leaves) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
         return type(value)(
-            **{each.name: rebuilt(getattr(value, each.name), leaves) for each in fields(value)}
+            **{
+                each.name: rebuilt(getattr(value, each.name), leaves)
+                for each in fields(value)
+            }
         )
+
     return value
 
 
@@ -196,7 +208,8 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        return None, *gradient.contiguous().unbind(0)  # else every row would be copied by itself
+        # else every row would be copied by itself
+        return None, *gradient.contiguous().unbind(0)
 
 
 class _Layers(TorchFunctionMode):
@@ -208,17 +221,26 @@ class _Layers(TorchFunctionMode):
         joint = current()
         rule = RULES.get(function)
         named = kwargs or {}
+
         if joint is None or rule is None:
             return function(*args, **named)
+
         values = [*args, *named.values()]
 
         def all_members(*whole: Tensor | None) -> Tensor:
             given = iter(whole)
-            filled = [next(given) if isinstance(value, Tensor) else value for value in values]
-            return rule(*filled[: len(args)], **dict(zip(named, filled[len(args) :], strict=True)))
+            filled = [
+                next(given) if isinstance(value, Tensor) else value for value in values
+            ]
+            return rule(
+                *filled[: len(args)],
+                **dict(zip(named, filled[len(args) :], strict=True)),
+            )
 
         return _outside(
-            joint, all_members, *(value for value in values if isinstance(value, Tensor))
+            joint,
+            all_members,
+            *(value for value in values if isinstance(value, Tensor)),
         )
 
 
@@ -234,7 +256,9 @@ class Part:
         # which refers to this part: its memory must not wait for a collector
         self._module = weakref.ref(module)
         self.but = but
-        self.stack: Stack | None = None  # where its own tensors lie since it ran with others
+        self.stack: Stack | None = (
+            None  # where its own tensors lie since it ran with others
+        )
         # Frozen parts are other members' too; they draw nothing.
         self.noise = [
             part
@@ -268,12 +292,16 @@ class Part:
             name: p for name, p in self.module.named_parameters() if p.requires_grad
         }
         for prefix, part in self.module.named_modules():
-            trains = isinstance(part, nn.modules.batchnorm._BatchNorm) and part.weight.requires_grad
+            trains = (
+                isinstance(part, nn.modules.batchnorm._BatchNorm)
+                and part.weight.requires_grad
+            )
             if trains or getattr(part, "keeps_buffers", False):
                 found |= {
                     f"{prefix}.{name}".lstrip("."): buffer
                     for name, buffer in part.named_buffers(recurse=False)
                 }
+
         return {
             name: tensor
             for name, tensor in found.items()
@@ -285,7 +313,9 @@ class Part:
         """Return what must be equal, beside the modules' code and settings, for two parts to run as
         one.
         """
-        return tuple((name, tensor.shape, tensor.dtype) for name, tensor in self.own.items())
+        return tuple(
+            (name, tensor.shape, tensor.dtype) for name, tensor in self.own.items()
+        )
 
 
 class Stack:
@@ -301,6 +331,7 @@ class Stack:
             self.rows[name] = torch.stack([tensor.detach() for tensor in each])
             for tensor, row in zip(each, self.rows[name].unbind(0), strict=True):
                 tensor.data = row
+
         for part in parts:
             part.stack = self
 
@@ -314,7 +345,9 @@ class Stack:
         }
 
     def _traced(self, name: str) -> Tensor:
-        found: Tensor = _Rows.apply(self.rows[name], *(part.own[name] for part in self.parts))  # type: ignore[no-untyped-call]
+        found: Tensor = _Rows.apply(
+            self.rows[name], *(part.own[name] for part in self.parts)
+        )  # type: ignore[no-untyped-call]
         return found
 
 
@@ -326,7 +359,12 @@ def _stack_of(parts: Sequence[Part]) -> Stack:
         and len(stack.parts) == len(parts)
         and all(part.stack is stack for part in parts)
     )
-    return stack if same and stack is not None and stack.parts == list(parts) else Stack(parts)
+
+    return (
+        stack
+        if same and stack is not None and stack.parts == list(parts)
+        else Stack(parts)
+    )
 
 
 def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
@@ -344,7 +382,9 @@ def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
             {id(value): (value, own) for value, own in zip(values, each, strict=True)},
         )
         try:
-            return functional_call(parts[0].module, state, rebuilt(tuple(inputs[0]), iter(values)))
+            return functional_call(
+                parts[0].module, state, rebuilt(tuple(inputs[0]), iter(values))
+            )
         finally:
             _here.joint = None
 
@@ -352,5 +392,6 @@ def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
     values = torch.arange(len(parts), device=place), *(torch.stack(own) for own in each)
     with _Layers():
         found = vmap(call)(_stack_of(parts).state(), *values)
+
     rows = zip(*(tensor.unbind(0) for tensor in tensors(found)), strict=True)
     return [rebuilt(found, iter(row)) for row in rows]

@@ -24,15 +24,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (K, ..., C), weight (K, D, C), bias (K, D) -> (K, ..., D)."""
     if shared(weight) and shared(bias):
         return F.linear(x, weight[0], None if bias is None else bias[0])
+
     rows = x.reshape(len(x), -1, x.shape[-1])
     across = weight.transpose(1, 2)
     found = (
-        torch.bmm(rows, across) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, across)
+        torch.bmm(rows, across)
+        if bias is None
+        else torch.baddbmm(bias.unsqueeze(1), rows, across)
     )
+
     return found.view(*x.shape[:-1], -1)
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any) -> Tensor:
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any
+) -> Tensor:
     """x (K, B, C, ...), weight (K, D, C, 1, ...), bias (K, D) -> (K, B, D, ...): a product;
     channels lie last in memory.
     """
@@ -57,6 +63,7 @@ def batch_norm(
         None if each is None else each.flatten() for each in (mean, var, weight, bias)
     )
     channels = x.transpose(0, 1).flatten(1, 2)
+
     return (
         F.batch_norm(channels, mean, var, weight, bias, **settings)
         .unflatten(1, (len(x), -1))
@@ -74,16 +81,23 @@ def layer_norm(
     """x (K, ..., C), weight and bias (K, C) -> x's shape."""
     if shared(weight) and shared(bias):
         return F.layer_norm(
-            x, shape, None if weight is None else weight[0], None if bias is None else bias[0], eps
+            x,
+            shape,
+            None if weight is None else weight[0],
+            None if bias is None else bias[0],
+            eps,
         )
+
     normal = F.layer_norm(x, shape, eps=eps)
     grid = (
         len(x),
         *[1] * (x.dim() - 1 - len(shape)),
         *shape,
     )
+
     assert weight is not None
     assert bias is not None
+
     return torch.addcmul(bias.view(grid), normal, weight.view(grid)).to(normal.dtype)
 
 

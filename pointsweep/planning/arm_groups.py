@@ -31,6 +31,7 @@ def model_key(config: TrialConfig) -> Key:
         dataset.num_categories,
         num_classes,
     )
+
     return (*_parts(config), config.compat, config.train.init, seen_of_data)
 
 
@@ -42,7 +43,13 @@ def training_key(config: TrialConfig) -> Key:
 
 
 def _parts(config: TrialConfig) -> Key:
-    parts = config.network, config.tokenizer, config.positions, config.method, config.head
+    parts = (
+        config.network,
+        config.tokenizer,
+        config.positions,
+        config.method,
+        config.head,
+    )
     return (*map(_json, parts), _without_weights(_json(config.backbone)))
 
 
@@ -50,7 +57,9 @@ def _parts(config: TrialConfig) -> Key:
 def _without_weights(backbone: str) -> str:
     """Return the canonical JSON of a backbone without the fields that choose its weights."""
     fields = json.loads(backbone) if backbone else {}
-    return json.dumps({name: value for name, value in fields.items() if name not in OF_WEIGHTS})
+    return json.dumps(
+        {name: value for name, value in fields.items() if name not in OF_WEIGHTS}
+    )
 
 
 def _json(part: Config | None) -> str:

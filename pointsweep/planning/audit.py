@@ -16,7 +16,11 @@ from typing import Any
 import torch
 
 from pointsweep.config import registry
-from pointsweep.config.backbones import WITHOUT_CHECKPOINT, BackboneConfig, LibraryBackboneConfig
+from pointsweep.config.backbones import (
+    WITHOUT_CHECKPOINT,
+    BackboneConfig,
+    LibraryBackboneConfig,
+)
 from pointsweep.config.parts import TrainConfig
 from pointsweep.config.schema import MODEL_PARTS, TrialConfig
 from pointsweep.errors import Finding
@@ -40,29 +44,39 @@ class Arm:
     @property
     def name(self) -> str:
         """The first cell, and how many more there are."""
-        return self.cells[0] + (f" (and {len(self.cells) - 1} more)" if len(self.cells) > 1 else "")
+        return self.cells[0] + (
+            f" (and {len(self.cells) - 1} more)" if len(self.cells) > 1 else ""
+        )
 
 
-def audit(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+def audit(
+    arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]
+) -> list[Finding]:
     """All findings, refusals first. `parameters` are the counts of each arm's config, by key."""
     probed: list[tuple[Arm, Probe]] = []
     broken: set[Key] = set()
     findings: list[Finding] = []
+
     for key, arm in _models(arms).items():
         message = _broken(arm.config)
         if message:
             broken.add(key)
-            findings.append(Finding(True, f"{arm.name}: the model does not run: {message}"))
+            findings.append(
+                Finding(True, f"{arm.name}: the model does not run: {message}")
+            )
         else:
             probed.append((arm, probe(arm.config)))
+
     findings += [
         *_dead_knobs(probed),
         *_unreached(probed),
         *_leaks(probed),
         *_counts(arms, parameters),
     ]
+
     running = [arm for arm in arms if model_key(arm.config) not in broken]
     findings += [*_near_identities(running), *_models_by_name(running)]
+
     return sorted(findings, key=lambda finding: not finding.refuses)
 
 
@@ -70,19 +84,27 @@ def _models(arms: Sequence[Arm]) -> dict[Key, Arm]:
     """Return one arm for every model, with all cells that have it."""
     first: dict[Key, Arm] = {}
     cells: dict[Key, list[str]] = {}
+
     for arm in arms:
         key = model_key(arm.config)
         first.setdefault(key, arm)
         cells.setdefault(key, []).extend(arm.cells)
-    return {key: Arm(model_of(arm.config), tuple(cells[key])) for key, arm in first.items()}
+
+    return {
+        key: Arm(model_of(arm.config), tuple(cells[key])) for key, arm in first.items()
+    }
 
 
 def model_of(config: TrialConfig) -> TrialConfig:
     """The trial that stands for its model: training and random changes of clouds at their
     defaults.
     """
-    dataset = arm_of(config).dataset.replace(scale=(1.0, 1.0), rotate="none", translate=0.0)
-    return config.replace(seed=0, dataset=dataset, train=TrainConfig(init=config.train.init))
+    dataset = arm_of(config).dataset.replace(
+        scale=(1.0, 1.0), rotate="none", translate=0.0
+    )
+    return config.replace(
+        seed=0, dataset=dataset, train=TrainConfig(init=config.train.init)
+    )
 
 
 def runs(config: TrialConfig) -> bool:
@@ -101,6 +123,7 @@ def _broken(config: TrialConfig) -> str:
     except Exception as error:
         # a method of somebody else's may raise anything: the sweep is refused with its words
         return f"{type(error).__name__}: {error}"
+
     return ""
 
 
@@ -118,6 +141,7 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
     """Dotted keys and values of a plain nested config."""
     if not isinstance(config, Mapping):
         return {path: config}
+
     return {
         key: value
         for name, part in config.items()
@@ -130,6 +154,7 @@ def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]
     parts = (*MODEL_PARTS, "network", "compat")
     a = flat(first.to_dict(only=parts))
     b = flat(second.to_dict(only=parts))
+
     return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
 
 
@@ -142,11 +167,17 @@ def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
             continue
         # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused
         # it is looked at in full.
-        if probe(first.config, full_size=True).differs(probe(second.config, full_size=True)):
+        if probe(first.config, full_size=True).differs(
+            probe(second.config, full_size=True)
+        ):
             continue
-        settings = ", ".join(f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items()))
+
+        settings = ", ".join(
+            f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items())
+        )
         yield Finding(
-            True, f"{first.name} and {second.name} are the same model: {settings} changes nothing"
+            True,
+            f"{first.name} and {second.name} are the same model: {settings} changes nothing",
         )
 
 
@@ -158,8 +189,13 @@ def _alike(
     """
     groups: dict[Any, list[tuple[float, int]]] = {}
     for number, (_, seen) in enumerate(probed):
-        kind = tuple(sorted(seen.trained.items())), seen.starts_at_zero, tuple(seen.outputs.shape)
+        kind = (
+            tuple(sorted(seen.trained.items())),
+            seen.starts_at_zero,
+            tuple(seen.outputs.shape),
+        )
         groups.setdefault(kind, []).append((float(seen.outputs.double().sum()), number))
+
     pairs = []
     for own in groups.values():
         own.sort()
@@ -171,6 +207,7 @@ def _alike(
                 if not other_total - total <= close:
                     break
                 pairs.append((min(number, other), max(number, other)))
+
     for first, second in sorted(pairs):
         yield probed[first], probed[second]
 
@@ -185,12 +222,15 @@ def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
                 f"{arm.name}: no gradient reaches {', '.join(names[:3])}{more}, which the table"
                 " counts as trained",
             )
+
         idle = seen.idle and _idle_in_full(arm.config, seen)
         if idle:
             parts = f"{', '.join(idle[:3])}{f' and {len(idle) - 3} more' if len(idle) > 3 else ''}"
             yield Finding(
-                True, f"{arm.name}: no gradient reaches {parts}, which the table counts as trained"
+                True,
+                f"{arm.name}: no gradient reaches {parts}, which the table counts as trained",
             )
+
         if seen.thawed:
             more = f" and {len(seen.thawed) - 3} more" if len(seen.thawed) > 3 else ""
             thawed = f"{', '.join(seen.thawed[:3])}{more}"
@@ -198,15 +238,21 @@ def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
                 "of the frozen backbone would train, and the method does not declare it"
                 " (Method.thaws)"
             )
+
             yield Finding(True, f"{arm.name}: {thawed} {reason}")
+
         if seen.ignored:
             numbers = ", ".join(map(str, seen.ignored))
             yield Finding(
                 True,
                 f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud",
             )
+
         if not seen.outputs.isfinite().all():
-            yield Finding(True, f"{arm.name}: the logits of a small cloud are not finite")
+            yield Finding(
+                True, f"{arm.name}: the logits of a small cloud are not finite"
+            )
+
         if (
             arm.config.backbone is not None
             and arm.config.trains
@@ -231,7 +277,10 @@ def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
                 f"{arm.name}: a test cloud's logits depend on the other clouds of its batch"
                 f" ({seen.leak:.1%} of what its own move)"
             )
-            yield Finding(fixed, text + ("" if fixed else ", as in the published program"))
+
+            yield Finding(
+                fixed, text + ("" if fixed else ", as in the published program")
+            )
 
 
 def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
@@ -249,12 +298,15 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
             or config.backbone.stand_in
         ):
             continue
+
         if config.method is not None and config.method.name != "full":
             by_backbone.setdefault(config.backbone, []).append(arm)
+
     for backbone, mine in by_backbone.items():
         change = _change_per_block(backbone)
         if change is None or change >= NEAR_IDENTITY:
             continue
+
         cells = tuple(cell for arm in mine for cell in arm.cells)
         yield Finding(
             False,
@@ -273,6 +325,7 @@ def _models_by_name(arms: Sequence[Arm]) -> Iterator[Finding]:
     for arm in arms:
         if isinstance(arm.config.backbone, LibraryBackboneConfig):
             by_model.setdefault(_described(arm.config.backbone), []).extend(arm.cells)
+
     for text, cells in by_model.items():
         yield Finding(False, f"{Arm(arms[0].config, tuple(cells)).name}: {text}")
 
@@ -291,18 +344,23 @@ def _change_per_block(backbone: BackboneConfig) -> float | None:
     return drawn.change_per_block()
 
 
-def _counts(arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+def _counts(
+    arms: Sequence[Arm], parameters: Mapping[str, Mapping[str, int]]
+) -> Iterator[Finding]:
     for arm in arms:
         counts = parameters.get(arm.config.key())
         for published in arm.published:
             if counts is None or published.params_m is None:
                 continue
+
             digits = len(str(published.params_m).partition(".")[2])
             both = counts["trainable_without_head"], counts["trainable"]
             if all(round(count / 1e6, digits) != published.params_m for count in both):
                 built = " or ".join(f"{count / 1e6:.3f}M" for count in both)
                 printed = f"{published.source} prints {published.params_m}M"
                 yield Finding(
-                    False, f"{arm.name}: {built} trained (without or with the head), {printed}"
+                    False,
+                    f"{arm.name}: {built} trained (without or with the head), {printed}",
                 )
+
                 break

@@ -44,14 +44,17 @@ def resolution(plan: Plan, search: Search | None = None) -> list[str]:
     """
     if search is not None and search.then_seeds is None:
         return []
+
     fresh_seeds = search.then_seeds if search is not None else None
     by_objects: dict[int, list[Cell]] = {}
     for cell in plan.sweep.cells:
         objects = num_test(cell, plan) if cell.trials else None
         if objects:
             by_objects.setdefault(objects, []).append(cell)
+
     return [
-        sentence(plan, objects, cells, fresh_seeds) for objects, cells in sorted(by_objects.items())
+        sentence(plan, objects, cells, fresh_seeds)
+        for objects, cells in sorted(by_objects.items())
     ]
 
 
@@ -70,52 +73,72 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
             return int(groups.max()) + 1
         if clouds:
             return int(clouds)
+
         return None
+
     dataset = cell.trials[0].dataset
     if dataset in plan.data:
         facts = plan.data[dataset]
         return facts.objects.get("test", facts.sizes["test"])
+
     variant = str(getattr(dataset, "variant", "")).upper()
     known_set = SETS.get(dataset.name, ("", ""))
     if variant:
         known_set = known_set[0], variant
+
     size = NUM_TEST.get(known_set)
     if not size:
         return None
+
     return min(size, dataset.test_limit or size)
 
 
-def sentence(plan: Plan, objects: int, cells: list[Cell], fresh_seeds: int | None = None) -> str:
+def sentence(
+    plan: Plan, objects: int, cells: list[Cell], fresh_seeds: int | None = None
+) -> str:
     """ "with 2,882 test objects and 3 seeds a gain of 1.7 is seen with 90 % power, 0.2 is not
     (...)".
     """
     seeds = fresh_seeds or statistics.mode(len(cell.trials) for cell in cells)
     accuracy, source = typical_accuracy(plan, cells)
+
     if seeds < 2:
         return f"with {objects:,} test objects and 1 seed {of_models(objects, accuracy)} ({source})"
+
     adaptive = plan.sweep.adaptive
     columns = Counter(cell.column for cell in cells)
     rows = max(columns.values())
+
     if len(cells) == 1 and adaptive is None:
         known_to = of_one_cell(plan, cells[0], objects, seeds)
         return f"with {objects:,} test objects and {seeds} seeds {known_to}"
+
     known = pooled_sd(spreads(plan, cells))
     sd = known[0] if known else assumed_sd(accuracy, objects)
-    basis = f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
+    basis = (
+        f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
+    )
     gain: float | None
     small: float | None
+
     if adaptive is None:
         within = f"{seeds} seeds"
         gain, small, level = _of_all_pairs(rows, len(columns), seeds, sd)
     else:  # what the last look can claim; the earlier ones add a little
         within = f"at most {seeds} seeds"
         comparisons = max(rows - 1, 1)
-        share = (1 - LEVEL) / last_level((1 - LEVEL) / comparisons, adaptive.least, adaptive.most)
+        share = (1 - LEVEL) / last_level(
+            (1 - LEVEL) / comparisons, adaptive.least, adaptive.most
+        )
         gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share))
-        small = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN)
+        small = smallest_gain(
+            lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN
+        )
         level = "sequential paired t-test at 5 %"
+
         if comparisons > 1:
             level += f" over the {comparisons} comparisons of a column"
+
     return (
         f"with {objects:,} test objects and {within} a gain of {_points(gain)} is seen with"
         f" {100 * TARGET:.0f} % power, {_points(small)} is not ({100 * NOT_SEEN:.0f} %): {level};"
@@ -123,23 +146,29 @@ def sentence(plan: Plan, objects: int, cells: list[Cell], fresh_seeds: int | Non
     )
 
 
-def _of_all_pairs(rows: int, columns: int, seeds: int, sd: float) -> tuple[float, float, str]:
+def _of_all_pairs(
+    rows: int, columns: int, seeds: int, sd: float
+) -> tuple[float, float, str]:
     """Return the gain that is seen, the one that is not, and the test, where every pair of rows is
     compared; sd of differences.
 
     Of one row the columns are compared.
     """
     if rows > 1:
-        arms, families = rows, columns + (columns > 1)  # the rows of each column, and the columns
+        # the rows of each column, and the columns
+        arms, families = rows, columns + (columns > 1)
         level = f"all pairs of {rows} rows at 5 %"
     else:
         arms, families = columns, 1
         level = f"all pairs of {arms} columns at 5 %"
+
     if families > 1:
         level += f" over the table's {columns} columns and the columns themselves"
+
     one_value = sd / math.sqrt(2)
     gain = one_value * detectable_gain(arms, seeds, families, TARGET)
     small = one_value * detectable_gain(arms, seeds, families, NOT_SEEN)
+
     return gain, small, f"Tukey's test of {level}"
 
 
@@ -149,8 +178,11 @@ def of_one_cell(plan: Plan, cell: Cell, objects: int, seeds: int) -> str:
     accuracy, source = typical_accuracy(plan, [cell])
     measured = summary(done).sd if len(done) > 1 else None
     sd = measured if measured is not None else assumed_sd(accuracy, objects)
-    basis = f"measured, {len(done)} seeds" if measured is not None else f"assumed: {source}"
+    basis = (
+        f"measured, {len(done)} seeds" if measured is not None else f"assumed: {source}"
+    )
     width = half_width(sd, seeds)
+
     return (
         f"the mean of the only cell is known to ±{100 * width:.1f} points (95 % t-interval): the"
         f" seeds have sd {100 * sd:.2f} ({basis})"
@@ -163,6 +195,7 @@ def of_models(objects: int, accuracy: float) -> str:
     """
     discordant = accuracy * (1 - accuracy)
     gain = smallest_gain(lambda gain: power_of_models(gain, objects, discordant))
+
     return (
         "no gain of an arm is seen, for one seed has no spread; between two trained models a gain"
         f" of {_points(gain)} is seen with {100 * TARGET:.0f} % power, McNemar's test,"
@@ -180,23 +213,34 @@ def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
     """The accuracy to reckon with, and where it is from."""
     layout = plan.sweep
     records = []
+
     for cell in cells:
         for config in cell.trials:
             if config.key() in plan.records:
                 records.append(plan.records[config.key()])
+
     done = []
     for record in records:
-        if (value := record.metrics.get(layout.protocol, {}).get(layout.metric)) is not None:
+        if (
+            value := record.metrics.get(layout.protocol, {}).get(layout.metric)
+        ) is not None:
             done.append(value)
+
     if done:
         mean = summary(done).mean
         return mean, f"accuracy {100 * mean:.0f} % as in the finished trials"
+
     printed = [
-        cell.published.value / 100 for cell in cells if cell.published and cell.published.value
+        cell.published.value / 100
+        for cell in cells
+        if cell.published and cell.published.value
     ]
+
     mean = summary(printed).mean if printed else ACCURACY
     return mean, (
-        f"accuracy {100 * mean:.0f} % as published" if printed else f"accuracy {100 * mean:.0f} %"
+        f"accuracy {100 * mean:.0f} % as published"
+        if printed
+        else f"accuracy {100 * mean:.0f} %"
     )
 
 
@@ -206,8 +250,10 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
     """
     spreads_of_pairs: list[tuple[float, int]] = []
     columns: dict[int, list[dict[int, float]]] = {}
+
     for cell in sorted(cells, key=lambda cell: cell.row):
         columns.setdefault(cell.column, []).append(_values(plan, cell))
+
     for arms in columns.values():
         for one, other in itertools.pairwise(arms):
             if len(one.keys() & other.keys()) > 1:
@@ -218,6 +264,7 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
                     ]
                 )
                 spreads_of_pairs.append((apart.sd or 0.0, apart.n))
+
     return spreads_of_pairs
 
 
@@ -226,6 +273,7 @@ def _values(plan: Plan, cell: Cell) -> dict[int, float]:
     for config in cell.trials:
         if config.key() in plan.records:
             done[config.seed] = plan.records[config.key()].metrics
+
     name, metric = plan.sweep.protocol, plan.sweep.metric
     return {
         seed: metrics[name][metric]

@@ -42,16 +42,21 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
     trained: set[str] = set()
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)  # the products are small: more threads cost time
+
     for number, arm in enumerate(chosen(arms)):
         if not arm.config.trains:
             continue
+
         late = _late_epochs(arm.config, trained, thorough=number == 0)
         texts |= dict.fromkeys(
-            f"{arm.name}: {text}" for text in examine(arm.config, late, thorough=number == 0)
+            f"{arm.name}: {text}"
+            for text in examine(arm.config, late, thorough=number == 0)
         )
+
     texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
     torch.set_num_threads(threads)
     torch.set_rng_state(random)
+
     return [Finding(True, text) for text in texts]
 
 
@@ -64,10 +69,12 @@ def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
     settings = operator.attrgetter(*TRAIN_SETTINGS)
     varies = len({settings(arm.config.train) for arm in arms}) > 1
     arms_by_key: dict[tuple[str, str], Arm] = {}
+
     for arm in arms:
         train = canonical_json(arm.config.train) if varies else ""
         key = canonical_json(arm.config.dataset), train
         arms_by_key.setdefault(key, arm)
+
     return [Arm(without_seed(arm.config), arm.name) for arm in arms_by_key.values()]
 
 
@@ -79,15 +86,20 @@ def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list
     """
     part = config.method if config.network is None else config.network
     name = "" if part is None else part.name
+
     if name in trained:
         return []
+
     trained.add(name)
     planned = config.train.epochs
     numbers = {planned, (planned + 1) // 2} if thorough else {planned}
+
     return sorted(number for number in numbers if number > EPOCHS)
 
 
-def examine(config: TrialConfig, late: Sequence[int] = (), thorough: bool = False) -> list[str]:
+def examine(
+    config: TrialConfig, late: Sequence[int] = (), thorough: bool = False
+) -> list[str]:
     """Return everything that is wrong with the training of one arm; `late`: epochs of it to look at
     besides the first.
 
@@ -98,13 +110,19 @@ def examine(config: TrialConfig, late: Sequence[int] = (), thorough: bool = Fals
         dataset = dataset_of(config.dataset)
         if dataset is not None:
             problems += wrong_data(dataset, config)
-        problems += _wrong_training(smaller(config), thorough, late, config.train.epochs)
+
+        problems += _wrong_training(
+            smaller(config), thorough, late, config.train.epochs
+        )
     except DivergedError:
         pass  # the launch says so of each seed, and the table of the cell
     except Exception as error:
         # a method or a data set of somebody else's may raise anything: the sweep is refused with
         # its words
-        problems.append(f"a small trial of it does not run: {type(error).__name__}: {error}")
+        problems.append(
+            f"a small trial of it does not run: {type(error).__name__}: {error}"
+        )
+
     return list(dict.fromkeys(problems))
 
 
@@ -113,14 +131,18 @@ def _wrong_training(
 ) -> list[str]:
     if dataset_of(config.dataset) is None:
         config = config.model_copy(update={"dataset": made_data(config.dataset)})
+
     dataset = dataset_of(config.dataset)
     if dataset is None or len(dataset.train.labels) < STEPS * BATCH:
         return []
+
     other = config.replace(seed=1)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.of(config, dataset, Path(folder) / "first")
         again = Run(config, dataset, Path(folder) / "again")
-        problems = list(wrong_start(run, again, Run(other, dataset, Path(folder) / "other")))
+        problems = list(
+            wrong_start(run, again, Run(other, dataset, Path(folder) / "other"))
+        )
         # The step last: its definition trains the start itself.
         problems += [
             *run.wrong_order(),
@@ -129,11 +151,15 @@ def _wrong_training(
             *run.wrong_statistics(),
             *run.wrong_step(),
         ]
+
         if thorough:
             same = Run.of(config, dataset, Path(folder) / "same", last_epoch=1)
             problems += wrong_seeds(
                 run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1)
             )
-        with suppress(DivergedError):  # at a rate that the first epochs have not reached
+
+        # at a rate that the first epochs have not reached
+        with suppress(DivergedError):
             problems += list(run.wrong_late_epochs(late, planned))
+
     return problems

@@ -52,20 +52,24 @@ def chosen(arms: Sequence[Arm]) -> list[Arm]:
     trains: set[str] = set()
     values: dict[str, set[Any]] = {name: set() for name in TrainConfig.model_fields}
     arms_by_key: dict[str, Arm] = {}
+
     for arm in arms:
         structure = training_key(arm.config)
         settings = canonical_json(arm.config.train)
         new = structure not in structures
+
         if settings not in trains:
             trains.add(settings)
             for name, value in arm.config.train:
                 if value not in values[name] and len(values[name]) < PER_FIELD:
                     values[name].add(value)
                     new = True
+
         structures.add(structure)
         if new:
             config = without_seed(arm.config)
             arms_by_key.setdefault(config.key(), Arm(config, arm.name))
+
     return list(arms_by_key.values())
 
 
@@ -74,21 +78,31 @@ def smaller(config: TrialConfig) -> TrialConfig:
     are.
     """
     dataset = config.dataset.model_copy(
-        update={"num_points": POINTS, "presample": POINTS, "train_limit": None, "test_limit": None}
+        update={
+            "num_points": POINTS,
+            "presample": POINTS,
+            "train_limit": None,
+            "test_limit": None,
+        }
     )
+
     train = config.train.replace(
         epochs=EPOCHS, batch_size=BATCH, eval_batch_size=EVAL_BATCH, votes=1, clip_norm=CLIP_NORM,
         precision="fp32", compile=False, lr=min(config.train.lr, LARGEST_LR),
         min_lr=min(config.train.min_lr, LARGEST_LR),
     )  # fmt: skip
+
     parts: dict[str, Any] = {"dataset": dataset, "train": train}
+
     for name in ("tokenizer", "network", "backbone", "method"):
         part = getattr(config, name)
         if part is not None:
             parts[name] = part.model_copy(update=_known(type(part), SMALL | SMALLER))
+
     if config.positions is not None:
         views = min(config.positions.num_views, VIEWS)
         parts["positions"] = config.positions.model_copy(update={"num_views": views})
+
     backbone = parts.get("backbone")
     if (
         backbone is not None
@@ -96,6 +110,7 @@ def smaller(config: TrialConfig) -> TrialConfig:
         and config.dataset.num_categories == 0
     ):
         parts |= _shallow(backbone, parts["method"])
+
     return config.model_copy(update=parts)
 
 
@@ -107,15 +122,19 @@ def _shallow(backbone: Any, method: Any) -> dict[str, Any]:
     """
     with torch.device("meta"):
         shallow = registry.load("backbones", backbone.name)(backbone)
+
     total = len(shallow.blocks)
     depths = {name: value for name, value in method if name in DEPTHS}
     blocks = BLOCKS + bool(depths)
+
     if total <= blocks or len(shallow.scale_starts) > 1:
         return {}
+
     lowered: dict[str, int] = {}
     for name, value in depths.items():
         if isinstance(value, int):
             lowered[name] = blocks if value >= total else min(value, blocks - 1)
+
     return {
         "backbone": backbone.replace(num_blocks=blocks),
         "method": method.model_copy(update=lowered),
@@ -134,4 +153,5 @@ def made_data(config: DatasetConfig) -> DatasetConfig:
     shared = set(DatasetConfig.model_fields) & set(kind.model_fields)
     values = {name: getattr(config, name) for name in shared - {"name", "folder"}}
     values |= _known(kind, MADE)
+
     return kind(name=name, **values)  # type: ignore[no-any-return]

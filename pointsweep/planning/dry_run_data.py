@@ -35,7 +35,8 @@ class Recording(Dataset):
     """
 
     train_calls: list[tuple[np.ndarray, tuple[Tensor, ...]]]
-    states: list[bytes]  # of the random numbers of augmentation, before each training batch
+    # of the random numbers of augmentation, before each training batch
+    states: list[bytes]
 
 
 def small(dataset: Dataset) -> Recording:
@@ -85,18 +86,25 @@ def few(split: Split, count: int) -> Split:
     stored alike.
     """
     rows = np.unique(
-        np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(np.int64)
+        np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(
+            np.int64
+        )
     )
+
     few = split.take(rows, split.name)
+
     if few.points.ndim != 3:
         return few
+
     return dataclasses.replace(
         few, points=np.array(few.points[few.index]), index=np.arange(len(rows))
     )
 
 
 def _double(batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in batch)
+    return tuple(
+        tensor.double() if tensor.is_floating_point() else tensor for tensor in batch
+    )
 
 
 def dataset_of(config: DatasetConfig) -> Dataset | None:
@@ -106,6 +114,7 @@ def dataset_of(config: DatasetConfig) -> Dataset | None:
     loader = registry.load("datasets", config.name)
     if loader.made_from and config.name not in MADE:  # type: ignore[attr-defined]
         return None
+
     try:
         return load_dataset(config)
     except (MissingDataError, DataError, ValueError, OSError):
@@ -120,12 +129,15 @@ def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
         np.intersect1d(dataset.train.index, dataset.test.index)
     ):
         yield "test clouds are training clouds"
+
     if dataset.val is not None and dataset.val.points is dataset.train.points:
         shared = np.intersect1d(dataset.train.index, dataset.val.index)
         if len(shared):
             yield f"{len(shared)} validation clouds are training clouds"
+
     if isinstance(dataset, PartDataset) or dataset.train.points.ndim != 3:
         return
+
     data = small(dataset)
     plain = small(dataset)
     unchanged = {
@@ -135,27 +147,38 @@ def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
         "center": False,
         "unit_sphere": False,
     }
+
     plain.config = dataset.config.model_copy(update={"heights": False, **unchanged})
     rows = np.arange(len(data.train.labels))[::-1].copy()
     points, labels = plain.train_batch(rows, torch.Generator().manual_seed(0))
+
     if not np.array_equal(labels.numpy(), data.train.labels[rows]):
         yield "the labels of a training batch are not those of its clouds"
+
     yield from _of_other_clouds(points, data.train, rows, "training")
     for split in filter(None, (plain.test, plain.val)):
         order = np.arange(len(split.labels))[::-1].copy()
         points, labels = plain.eval_batch(split, order)
         if not np.array_equal(labels.numpy(), split.labels[order]):
             yield f"the labels of a {split.name} batch are not those of its clouds"
+
         yield from _of_other_clouds(points, split, order, split.name)
+
     yield from _wrong_changes(data)
 
 
-def _of_other_clouds(points: Tensor, split: Split, rows: np.ndarray, name: str) -> Iterator[str]:
+def _of_other_clouds(
+    points: Tensor, split: Split, rows: np.ndarray, name: str
+) -> Iterator[str]:
     """points (B, P, 3), unchanged at random: each must be one of the stored cloud's."""
     for cloud, row in zip(points.numpy(), rows, strict=True):
-        stored = np.asarray(split.points[split.index[row]], dtype=np.float32).astype(np.float64)
+        stored = np.asarray(split.points[split.index[row]], dtype=np.float32).astype(
+            np.float64
+        )
         known = {point.tobytes() for point in np.ascontiguousarray(stored + 0.0)}
-        if any(point.tobytes() not in known for point in np.ascontiguousarray(cloud + 0.0)):
+        if any(
+            point.tobytes() not in known for point in np.ascontiguousarray(cloud + 0.0)
+        ):
             yield f"a {name} batch holds points that are not those of its clouds"
             return
 
@@ -169,21 +192,28 @@ def _wrong_changes(data: Recording) -> Iterator[str]:
     active = [name for name, value in neutral.items() if getattr(config, name) != value]
     same_twice = np.zeros(2, dtype=np.int64)  # the same cloud twice
     augmented, _ = data.train_batch(same_twice, torch.Generator().manual_seed(0))
+
     for name in active:
         without = copy.copy(data)
         without.config = config.model_copy(update={name: neutral[name]})
         other, _ = without.train_batch(same_twice, torch.Generator().manual_seed(0))
+
         if torch.equal(augmented, other):
             yield f"dataset.{name}: {getattr(config, name)} changes no training cloud"
+
     if active:
         if torch.equal(augmented[0], augmented[1]):
             yield "all clouds of a batch are changed alike by augmentation"
+
         other, _ = data.train_batch(same_twice, torch.Generator().manual_seed(1))
         if torch.equal(augmented, other):
             yield "augmentation changes a cloud alike in every epoch"
+
         without = copy.copy(data)
         without.config = config.model_copy(update=neutral)
         for split in filter(None, (data.test, data.val)):
             rows = np.arange(2)
-            if not torch.equal(data.eval_batch(split, rows)[0], without.eval_batch(split, rows)[0]):
+            if not torch.equal(
+                data.eval_batch(split, rows)[0], without.eval_batch(split, rows)[0]
+            ):
                 yield f"augmentation reaches the {split.name} clouds"

@@ -42,11 +42,14 @@ def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float
         line = max(round(train.epochs * steps * train.warmup_fraction), 1)
         if steps * (epoch - 1) + step + 1 <= line:
             return (
-                train.min_lr + (train.lr - train.min_lr) * (steps * (epoch - 1) + step + 1) / line
+                train.min_lr
+                + (train.lr - train.min_lr) * (steps * (epoch - 1) + step + 1) / line
             )
+
         done += step / steps
     elif done < train.warmup_epochs:
         return train.min_lr + (train.lr - train.min_lr) * done / train.warmup_epochs
+
     length = train.cosine_epochs or max(train.epochs - train.lag_epochs, 1)
     angle = math.pi * min(done / length, 1.0)
     return train.min_lr + (train.lr - train.min_lr) * (1.0 + math.cos(angle)) / 2.0
@@ -63,6 +66,7 @@ def wrong_rates(train: TrainConfig) -> list[str]:
                     f"the learning rate of epoch {epoch} is {given:.3g}, its settings say"
                     f" {expected:.3g}"
                 ]
+
     return []
 
 
@@ -73,7 +77,10 @@ def reference(
     if isinstance(model, PointModel):
         rows = data.evaluation_order(data.train)
         parts = [rows[at : at + EVAL_BATCH] for at in range(0, len(rows), EVAL_BATCH)]
-        model.method.prepare(model, [data.eval_batch(data.train, part)[0] for part in parts])
+        model.method.prepare(
+            model, [data.eval_batch(data.train, part)[0] for part in parts]
+        )
+
     return reference_epochs(model, config, dict(enumerate(epochs, start=1)), data)
 
 
@@ -89,7 +96,9 @@ class Moments:
 
 
 @torch.no_grad()
-def adamw_step(parameter: Tensor, moments: Moments, lr: float, decay: float, eps: float) -> None:
+def adamw_step(
+    parameter: Tensor, moments: Moments, lr: float, decay: float, eps: float
+) -> None:
     """Change a parameter by one step of AdamW (arXiv 1711.05101, algorithm 2), whose class would
     load torch's compiler.
     """
@@ -97,7 +106,9 @@ def adamw_step(parameter: Tensor, moments: Moments, lr: float, decay: float, eps
     first, second = BETAS
     moments.steps += 1
     moments.mean.mul_(first).add_(parameter.grad, alpha=1 - first)
-    moments.square.mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+    moments.square.mul_(second).addcmul_(
+        parameter.grad, parameter.grad, value=1 - second
+    )
     mean_share = 1 - first**moments.steps
     square_share = 1 - second**moments.steps
     scale = (moments.square / square_share).sqrt_().add_(eps)
@@ -106,7 +117,10 @@ def adamw_step(parameter: Tensor, moments: Moments, lr: float, decay: float, eps
 
 
 def reference_epochs(
-    model: nn.Module, config: TrialConfig, epochs: Mapping[int, Batches], data: Recording
+    model: nn.Module,
+    config: TrialConfig,
+    epochs: Mapping[int, Batches],
+    data: Recording,
 ) -> tuple[list[float], list[float]]:
     """Train `model` in place on the batches of epochs, given by number: cross-entropy, clipping,
     AdamW.
@@ -117,45 +131,63 @@ def reference_epochs(
     accuracies = []
     train = config.train
     decays: dict[nn.Parameter, float] = {}
+
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_token = "token" in name and not train.decay_tokens
             exempt = parameter.dim() <= 1 or name.endswith("bias") or is_token
-            decays[parameter] = 0.0 if exempt and train.decayed != "all" else train.weight_decay
+            decays[parameter] = (
+                0.0 if exempt and train.decayed != "all" else train.weight_decay
+            )
+
     moments: dict[nn.Parameter, Moments] = {}
     for number, epoch in epochs.items():
         model.train()
         losses = []
         correct = []
+
         for step, (index, batch) in enumerate(epoch):
             set_noise(
-                model, torch.Generator().manual_seed(stream(config.seed, "noise", number, step))
+                model,
+                torch.Generator().manual_seed(
+                    stream(config.seed, "noise", number, step)
+                ),
             )
+
             model.zero_grad()
             labels = (
                 batch[-1]
                 if isinstance(data, PartDataset)
                 else torch.from_numpy(data.train.labels[index])
             )
+
             logits = model(*inputs_of(batch)).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+            loss = F.cross_entropy(
+                logits, labels, label_smoothing=train.label_smoothing
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(list(decays), train.clip_norm)
             lr = rate(train, number, step, len(epoch))
+
             for parameter, decay in decays.items():
                 if parameter.grad is None:
                     continue
+
                 if parameter not in moments:
                     moments[parameter] = Moments(
                         torch.zeros_like(parameter), torch.zeros_like(parameter)
                     )
+
                 adamw_step(parameter, moments[parameter], lr, decay, train.adam_eps)
+
             losses.append(float(loss.detach()))
             correct.append(float((logits.argmax(dim=1) == labels).double().mean()))
+
         means.append(float(np.mean(losses)))
         # Of the steps' means: exact of clouds, of parts a number for each point where batches hold
         # clouds of as many points.
         accuracies.append(float(np.mean(correct)))
+
     return means, accuracies
 
 
@@ -172,16 +204,21 @@ def measured(
     order = data.evaluation_order(split)
     size = len(order) if config.compat == "fixed" else EVAL_BATCH
     loss = hits = count = 0.0
+
     for at in range(0, len(order), size):
         rows = order[at : at + size]
         batch = data.eval_batch(split, rows)
         labels = (
-            batch[-1] if isinstance(data, PartDataset) else torch.from_numpy(split.labels[rows])
+            batch[-1]
+            if isinstance(data, PartDataset)
+            else torch.from_numpy(split.labels[rows])
         )
+
         logits = model(*inputs_of(batch)).double()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         hits += int((logits.argmax(dim=1) == labels).sum())
         count += int((labels != IGNORED).sum())
+
     return loss / count, None if isinstance(data, PartDataset) else hits / count
 
 

@@ -17,7 +17,10 @@ from pointsweep.planning.dry_run_data import dataset_of, small
 from pointsweep.planning.dry_run_trial import Run
 from pointsweep.results.failures import DivergedError
 
-TRAIN_SETTINGS = ("init", "votes")  # of training, whose values are compared with each other
+TRAIN_SETTINGS = (
+    "init",
+    "votes",
+)  # of training, whose values are compared with each other
 # `compat: official` sets it by itself, whether or not a cloud has points so near the origin
 CHOSEN_BY_PROGRAMS = {"skip_near_origin"}
 
@@ -33,6 +36,7 @@ def settings_without_effect(arms: Sequence[Arm]) -> Iterator[str]:
             other = config.replace(train=second)
             if config.network is not None or _differs(name, config, other):
                 continue
+
             yield f"train.{name}: {getattr(first, name)} or {getattr(second, name)} changes nothing"
 
 
@@ -41,9 +45,11 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
     config = smaller(first)
     if dataset_of(config.dataset) is None:
         config = config.model_copy(update={"dataset": made_data(config.dataset)})
+
     dataset = dataset_of(config.dataset)
     if dataset is None:
         return True
+
     first, second = (
         config.replace(train=config.train.replace(**{name: value})) for value in values
     )
@@ -54,6 +60,7 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
                 for n, config in enumerate((first, second))
             )
             return any(not torch.equal(one[key], two[key]) for key in one)
+
         losses = []
         for number, config in enumerate((first, second)):
             run = Run(config, dataset, Path(folder) / str(number))
@@ -62,7 +69,9 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
                 run.trial.run()
             except DivergedError:
                 return True
+
             losses.append(run.trial.folder.epochs()[-1]["metrics"]["test/loss"])
+
         return losses[0] != losses[1]
 
 
@@ -75,6 +84,7 @@ def _equal_data(arms: Sequence[Arm]) -> Iterator[str]:
                 a, b = dataset_of(first), dataset_of(second)
                 if a is None or b is None or _seen(a) != _seen(b):
                     continue
+
                 values = f"{getattr(first, setting)} or {getattr(second, setting)}"
                 yield f"dataset.{setting}: {values} gives the same clouds"
 
@@ -83,12 +93,16 @@ def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:
     """A few pairs of configs that differ in one field alone."""
     if len({getattr(config, name) for config in configs}) < 2:
         return
+
     groups: dict[Any, list[Any]] = {}
     for config in dict.fromkeys(configs):
         rest = tuple(
-            value for key, value in vars(config).items() if key != name and not key.startswith("_")
+            value
+            for key, value in vars(config).items()
+            if key != name and not key.startswith("_")
         )
         groups.setdefault(rest, []).append(config)
+
     for own in groups.values():
         if len(own) > 1:
             for other in own[1 : PER_FIELD + 1]:
@@ -110,10 +124,13 @@ def _seen(dataset: Dataset) -> tuple[Any, ...]:
             split.index.tobytes(),
             dataset.evaluation_order(split).tobytes(),
         ]
+
     few = small(dataset)
     batches = [
         few.train_batch(np.arange(2), torch.Generator().manual_seed(0)),
         few.eval_batch(few.test, np.arange(2)),
     ]
+
     seen += [tensor.numpy().tobytes() for batch in batches for tensor in batch]
+
     return tuple(seen)

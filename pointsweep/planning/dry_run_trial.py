@@ -36,7 +36,9 @@ TOLERANCE = 1e-6  # of a tensor's largest change: double precision leaves 1e-10
 class HistoryAlone(TrialFolder):
     """A folder that keeps no checkpoint and no weights: they would be read by nobody."""
 
-    def commit_epoch(self, event: Mapping[str, Any], snapshot: Snapshot, last: bool) -> None:
+    def commit_epoch(
+        self, event: Mapping[str, Any], snapshot: Snapshot, last: bool
+    ) -> None:
         """Make the epoch's checkpoint, drop it, and add the epoch to the history."""
         snapshot()
         self.append(event)
@@ -59,9 +61,11 @@ class Frozen:
         """The trial's model on a backbone of made numbers."""
         if config.backbone is None:
             return build(config, num_classes)
+
         backbone = frozen_backbone(config.backbone)
         self.tensors = list(backbone.named_parameters())
         self.own = {id(tensor): name for name, tensor in self.tensors}
+
         return PointModel(config, num_classes, backbone=backbone)
 
 
@@ -89,27 +93,41 @@ class Run:
         device = torch.device("cpu")
         shared: Any = self.frozen
         self.trial = Trial(
-            self.config, HistoryAlone(self.folder), device, self._report, lambda: None, shared
+            self.config,
+            HistoryAlone(self.folder),
+            device,
+            self._report,
+            lambda: None,
+            shared,
         )
+
         self.trial.dataset = self.data
         self.start = self.trial.model
 
     @classmethod
     def of(
-        cls, config: TrialConfig, dataset: Dataset, folder: Path, last_epoch: int = EPOCHS
+        cls,
+        config: TrialConfig,
+        dataset: Dataset,
+        folder: Path,
+        last_epoch: int = EPOCHS,
     ) -> Run:
         """Return a small trial that has run to its end, or to an earlier epoch's."""
         run = cls(config, dataset, folder, last_epoch)
         run.start = copy.deepcopy(run.trial.model.double())
+
         with suppress(TrialStoppedError):
             run.trial.run()
+
         return run
 
     def _report(self, result: Mapping[str, Any]) -> None:
         if result["epoch"] == 1:
             self.first_epoch = {
-                name: tensor.clone() for name, tensor in trained_state(self.trial.model).items()
+                name: tensor.clone()
+                for name, tensor in trained_state(self.trial.model).items()
             }
+
         if self.last_epoch <= result["epoch"] < EPOCHS:
             raise TrialStoppedError(result["epoch"])
 
@@ -126,6 +144,7 @@ class Run:
         count = len(self.data.train.labels)
         steps = count // BATCH
         epochs = self.epochs()
+
         if len(epochs) != EPOCHS or any(len(epoch) != steps for epoch in epochs):
             taken = len(self.data.train_calls)
             yield (
@@ -133,6 +152,7 @@ class Run:
                 " again, or left out"
             )
             return
+
         orders = []
         for epoch in epochs:
             if any(len(index) != BATCH for index, _ in epoch):
@@ -141,14 +161,23 @@ class Run:
                     f" where {BATCH} were asked for"
                 )
                 return
+
             orders.append(np.concatenate([index for index, _ in epoch]))
+
         for order in orders:
-            if len(set(order.tolist())) != len(order) or order.min() < 0 or order.max() >= count:
+            if (
+                len(set(order.tolist())) != len(order)
+                or order.min() < 0
+                or order.max() >= count
+            ):
                 yield "an epoch takes a training cloud twice, or one that is not there"
+
             if (np.diff(order) > 0).all() or (np.diff(order) < 0).all():
                 yield "the training clouds come in the order of the file: they are not shuffled"
+
         if all((order == orders[0]).all() for order in orders[1:]):
             yield "every epoch takes the training clouds in the same order"
+
         if len(set(self.data.states[::steps])) < EPOCHS:
             yield "augmentation draws the same random numbers in every epoch"
 
@@ -157,11 +186,18 @@ class Run:
         a statistic.
         """
         config = self.config
-        initial = {name: value.clone() for name, value in self.start.state_dict().items()}
+        initial = {
+            name: value.clone() for name, value in self.start.state_dict().items()
+        }
         model = self.start
         losses, accuracies = reference(model, config, self.epochs(), self.data)
-        logged = [event["metrics"]["train/loss"] for event in self.trial.folder.epochs()]
-        hits = [event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()]
+        logged = [
+            event["metrics"]["train/loss"] for event in self.trial.folder.epochs()
+        ]
+        hits = [
+            event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()
+        ]
+
         if len(logged) == len(losses) and not np.allclose(logged, losses, rtol=1e-4):
             yield (
                 f"train/loss is {logged[-1]:.6g}, the mean loss of the epoch's clouds"
@@ -172,6 +208,7 @@ class Run:
                 f"train/accuracy is {hits[-1]:.4f}, that of the training steps is"
                 f" {accuracies[-1]:.4f}"
             )
+
         yield from _wrong_changes(initial, self.trial.model, model, config.train.lr)
 
     def wrong_late_epochs(self, numbers: Sequence[int], planned: int) -> Iterator[str]:
@@ -192,15 +229,20 @@ class Run:
             expected = copy.deepcopy(model)
             before = {name: value.clone() for name, value in model.state_dict().items()}
             trains = [parameter.requires_grad for parameter in model.parameters()]
-            train_epoch(model, make_optimizer(model, config.train), data, config, number)
+            train_epoch(
+                model, make_optimizer(model, config.train), data, config, number
+            )
             reference_epochs(expected, config, {number: data.train_calls}, data)
             problems = list(_wrong_changes(before, model, expected, config.train.lr))
+
             if not problems and trains != [
                 parameter.requires_grad for parameter in model.parameters()
             ]:
                 problems = ["other tensors train after it than before it"]
+
             for text in problems:
                 yield f"in epoch {number} of {planned}: {text}"
+
             if problems:
                 return
 
@@ -217,17 +259,21 @@ class Run:
                 or module.running_mean is None
             ):
                 continue
+
             trains = any(p.requires_grad for p in module.parameters())
             same = bool((module.running_mean == before.running_mean).all())
             if trains and same:
                 stuck.append(f"{name}.running_mean")
+
             if not trains and not same and self.config.compat == "fixed":
                 moved.append(f"{name}.running_mean")
+
         if stuck:
             yield (
                 f"the statistics {_listed(stuck)} do not follow the training clouds: the layer is"
                 " not in training mode"
             )
+
         if moved:
             yield f"the statistics {_listed(moved)} of a frozen layer follow the training clouds"
 
@@ -239,12 +285,16 @@ class Run:
         if len(epochs) != EPOCHS:
             yield f"{len(epochs)} epochs stand in the history of a trial of {EPOCHS}"
             return
+
         metrics = epochs[-1]["metrics"]
-        before = {name: value.clone() for name, value in self.trial.model.state_dict().items()}
+        before = {
+            name: value.clone() for name, value in self.trial.model.state_dict().items()
+        }
         for split in filter(None, (self.data.test, self.data.val)):
             loss, accuracy = measured(self.trial.model, self.data, split, self.config)
             logged = metrics[f"{split.name}/loss"]
             hits = metrics[f"{split.name}/accuracy"]
+
             if not math.isclose(logged, loss, rel_tol=1e-4, abs_tol=1e-6):
                 yield (
                     f"{split.name}/loss is {logged:.6g}, the model's own loss on the {split.name}"
@@ -253,8 +303,13 @@ class Run:
                 )
             elif accuracy is not None and abs(hits - accuracy) > 1e-9:
                 yield f"{split.name}/accuracy is {hits:.4f}, that of the model is {accuracy:.4f}"
+
         after = self.trial.model.state_dict()
-        changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+        changed = [
+            name
+            for name, value in before.items()
+            if not torch.equal(value, after[name])
+        ]
         if changed:
             yield f"{_listed(changed)} changed in an evaluation"
 
@@ -272,15 +327,21 @@ class Run:
             f"test/{measure}": (0.2, 0.9, 0.5, 0.9),
             f"val/{measure}": (0.3, 0.1, 0.8, 0.8),
         }
+
         expected = {"last": 4, "best_test": 2, "best_val": 3}
+
         for epoch in range(1, 5):
             metrics = {name: curve[epoch - 1] for name, curve in curves.items()}
             # The predictions say by their class of which epoch they are.
             predictions = np.full(3, epoch, dtype=np.uint8)
-            trial._select(epoch, metrics, Evaluation(1.0, metrics[f"test/{measure}"], predictions))
+            trial._select(
+                epoch, metrics, Evaluation(1.0, metrics[f"test/{measure}"], predictions)
+            )
+
         taken = {name: int(best["epoch"]) for name, best in trial.best.items()}
         shown = {name: int(values[0]) for name, values in trial.predictions.items()}
         trial.best, trial.predictions = before
+
         for name, epoch in expected.items():
             if taken.get(name) != epoch or shown.get(name) != epoch:
                 yield (
@@ -297,27 +358,35 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     again = {name: p.detach() for name, p in same.start.named_parameters()}
     second = {name: p.detach() for name, p in other.start.named_parameters()}
     changed = [name for name in first if not torch.equal(first[name], again[name])]
+
     if changed:
         yield f"{_listed(changed)} start otherwise when the same seed starts again"
+
     frozen = []
     for name, parameter in other.start.named_parameters():
         if not parameter.requires_grad and not torch.equal(parameter, first[name]):
             frozen.append(name)
+
     if frozen:
         yield f"{_listed(frozen)} are frozen and differ from seed to seed"
 
-    equal_of: dict[str, list[bool]] = {}  # by part of the model: which of its new weights are equal
+    equal_of: dict[
+        str, list[bool]
+    ] = {}  # by part of the model: which of its new weights are equal
     names = {id(p): name for name, p in run.trial.model.named_parameters()}
     pretrained = {names[key] for key in run.frozen.own if key in names}
+
     for name, parameter in run.start.named_parameters():
         is_old = name in pretrained or name.startswith(("cls_", "norm."))
         is_constant = bool((parameter == parameter.flatten()[0]).all())
         if parameter.requires_grad and not is_old and not is_constant:
             part = name.partition(".")[0]
             equal_of.setdefault(part, []).append(torch.equal(first[name], second[name]))
+
     method = getattr(run.trial.model, "method", None)
     if method is not None and method.starts_from_weights:
         equal_of.pop("backbone", None)
+
     for part, equal in equal_of.items():
         if all(equal):
             yield f"{part}: its new weights start alike for every seed"
@@ -330,11 +399,14 @@ def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:
     first, again = run.first_epoch, same.first_epoch
     if any(not torch.equal(first[name], again[name]) for name in first):
         yield "the same seed gives other weights when it is run again"
+
     taken = len(other.data.train_calls)
     order = [index.tolist() for index, _ in run.data.train_calls[:taken]]
     other_order = [index.tolist() for index, _ in other.data.train_calls[:taken]]
+
     if order == other_order:
         yield "another seed takes the training clouds in the same order"
+
     if run.data.states[:1] == other.data.states[:1]:
         yield "another seed draws the same random numbers for augmentation"
 
@@ -345,7 +417,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _wrong_changes(
-    before_all: Mapping[str, Tensor], model: nn.Module, reference_model: nn.Module, lr: float
+    before_all: Mapping[str, Tensor],
+    model: nn.Module,
+    reference_model: nn.Module,
+    lr: float,
 ) -> Iterator[str]:
     """Say which tensors of a trained model changed otherwise than those of the reference, from the
     same start.
@@ -356,20 +431,24 @@ def _wrong_changes(
     other = []
     named = reference_model.named_parameters(remove_duplicate=False)
     trained = {name for name, parameter in named if parameter.requires_grad}
+
     for name, before in before_all.items():
         if not before.is_floating_point() or not before.numel():
             continue
+
         change, wanted = (given[name] - before), (expected[name] - before)
         changed, size = float(change.abs().max()), float(wanted.abs().max())
         # The step of a gradient that is zero but for rounding: so is that of a bias before a batch
         # norm. It may be exactly zero in one of the two runs.
         noise = TOLERANCE * lr if name in trained else 0.0
+
         if size == 0 and changed > noise:
             moved.append(name)
         elif changed == 0 and size > noise:
             still.append(name)
         elif float((change - wanted).abs().max()) > max(TOLERANCE * size, noise):
             other.append(name)
+
     for names, text in (
         (moved, "changed in training, and should not"),
         (still, "did not change in training, and should"),

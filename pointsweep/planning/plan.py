@@ -40,7 +40,9 @@ from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.provenance import cpu_flags
 
 Value = TypeVar("Value")
-WORTH_A_LISTING = 200  # trials: from here on the store is listed before any folder is looked at
+WORTH_A_LISTING = (
+    200  # trials: from here on the store is listed before any folder is looked at
+)
 STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
 
 
@@ -57,14 +59,18 @@ class Plan:
     records: Mapping[str, Record]
     failures: Mapping[str, str]
     parameters: Mapping[str, Mapping[str, int]]
-    missing: tuple[str, ...]  # data or weights that a launch needs and this machine lacks
-    findings: tuple[Finding, ...] = ()  # of the data, and of the audit of what is left to run
+    # data or weights that a launch needs and this machine lacks
+    missing: tuple[str, ...]
+    findings: tuple[
+        Finding, ...
+    ] = ()  # of the data, and of the audit of what is left to run
     # what is wrong with records that are not believed, by key
     damaged: Mapping[str, str] = field(default_factory=dict)
     to_fetch: tuple[str, ...] = ()  # weights that a launch gets first
     # finished trials whose data or weights have changed: key -> how
     stale: Mapping[str, str] = field(default_factory=dict)
-    data: Mapping[DatasetConfig, DataFacts] = field(default_factory=dict)  # of what is left to run
+    # of what is left to run
+    data: Mapping[DatasetConfig, DataFacts] = field(default_factory=dict)
 
     @property
     def refused(self) -> list[str]:
@@ -75,8 +81,11 @@ class Plan:
         """
         refused = [f"lacking here: {text}" for text in self.missing]
         for finding in self.findings:
-            if finding.refuses and not any(text in finding.text for text in self.missing):
+            if finding.refuses and not any(
+                text in finding.text for text in self.missing
+            ):
                 refused.append(finding.text)
+
         return refused
 
     @property
@@ -100,26 +109,36 @@ class Plan:
             f"{number['finished']} finished",
             f"{len(self.states) - number['finished']} to run",
         ]
+
         words = {
             "damaged": "with a damaged record",
             "resumable": "to resume",
             "failed": "failed before",
             "stale": "stale: to run again",
         }
-        extra = [f"{number[state]} {text}" for state, text in words.items() if number[state]]
+
+        extra = [
+            f"{number[state]} {text}" for state, text in words.items() if number[state]
+        ]
         believed = []
+
         for key, reason in self.stale.items():
             if self.states.get(key) == "finished":
                 believed.append(reason)
+
         if believed:
-            reasons = " and ".join(sorted({reason.partition(":")[0] for reason in believed}))
+            reasons = " and ".join(
+                sorted({reason.partition(":")[0] for reason in believed})
+            )
             extra.append(
                 f"{len(believed)} stale: {reasons}; --rerun-stale trains what is stale again"
             )
+
         most = len(self.sweep.trials())
         adaptive = ""
         if self.sweep.adaptive and self.to_run:
             adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all"
+
         return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
 
     def time_estimate(self) -> str:
@@ -129,11 +148,19 @@ class Plan:
         seconds: dict[str, list[float]] = {}
         for record in self.records.values():
             seconds.setdefault(_arm_of(record), []).append(record.seconds["total"])
+
         if not seconds or not self.to_run:
             return ""
-        overall = statistics.median(value for values in seconds.values() for value in values)
+
+        overall = statistics.median(
+            value for values in seconds.values() for value in values
+        )
         arms = [without_seed(config).key() for config in self.to_run]
-        total = sum(statistics.median(seconds[arm]) if arm in seconds else overall for arm in arms)
+        total = sum(
+            statistics.median(seconds[arm]) if arm in seconds else overall
+            for arm in arms
+        )
+
         return (
             f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished"
             " trials"
@@ -144,10 +171,13 @@ def _arm_of(record: Record) -> str:
     config, _ = check_trial(dict(record.config))
     if config is not None:
         return without_seed(config).key()
+
     return ""
 
 
-def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False) -> Plan:
+def make_plan(
+    sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool = False
+) -> Plan:
     """Look at the store and at this machine; what a launch would refuse stands in the plan.
     `fetch`: weights are got first.
 
@@ -156,17 +186,23 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
     """
     states, records, damaged = states_and_damage(sweep, store)
     configs = {}
+
     for trial in sweep.trials():
         if trial.config.key() in states:
             configs[trial.config.key()] = trial.config
+
     stale = find_stale(configs, records)
     if rerun_stale:
         states |= dict.fromkeys(stale, "stale")
-    finished = {key: record for key, record in records.items() if states[key] == "finished"}
+
+    finished = {
+        key: record for key, record in records.items() if states[key] == "finished"
+    }
     failures = {}
     for key, state in states.items():
         if state == "failed":
             failures[key] = read_failure(store, key) or ""
+
     rest = {key: config for key, config in configs.items() if key not in finished}
 
     inputs = needed(rest.values(), fetch)
@@ -174,10 +210,12 @@ def make_plan(sweep: Sweep, store: Store, fetch: bool = False, rerun_stale: bool
         *of_the_data(sweep, rest, inputs.data),
         *of_the_machine(sweep, rest.values(), cpu_flags()),
     ]
+
     counted = {key: record.parameters for key, record in records.items()}
     lacking = missing_packages(rest.values())
     # Models that need what is not installed cannot be built, so there is nothing to audit.
     checked = plan_cache.Checked({}, ()) if lacking else check(sweep, rest, counted)
+
     return Plan(
         sweep,
         states,
@@ -199,6 +237,7 @@ def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
     for config in configs:
         if config.method is not None and config.method.package is not None:
             needed_by.setdefault(config.method.package, config.method.name)
+
     problems = []
     for package, method in needed_by.items():
         if importlib.util.find_spec(package) is None:
@@ -206,11 +245,14 @@ def missing_packages(configs: Iterable[TrialConfig]) -> tuple[str, ...]:
             problems.append(
                 f"method {method} needs the package {package}, which is not installed: {hint}"
             )
+
     return tuple(problems)
 
 
 def of_the_data(
-    sweep: Sweep, rest: Mapping[str, TrialConfig], data: Mapping[DatasetConfig, DataFacts]
+    sweep: Sweep,
+    rest: Mapping[str, TrialConfig],
+    data: Mapping[DatasetConfig, DataFacts],
 ) -> Iterator[Finding]:
     """Yield what the data that are here cannot give the trials that are left, and what the table
     will have to say of them.
@@ -219,10 +261,12 @@ def of_the_data(
     """
     refused: dict[str, dict[str, None]] = {}
     remarks: dict[str, dict[str, None]] = {}
+
     for cell in sweep.cells:
         for config in cell.trials:
             if config.key() not in rest:
                 continue
+
             name = sweep.cell_name(cell)
             facts = data.get(config.dataset)
             if facts is not None:
@@ -231,12 +275,19 @@ def of_the_data(
                     facts, config.dataset, config.train.batch_size if trains else None
                 ):
                     refused.setdefault(text, {})[name] = None
+
                 for text in marks(facts, config.dataset, trains):
-                    remarks.setdefault(f"{config.dataset.name}: {text}", {})[name] = None
+                    remarks.setdefault(f"{config.dataset.name}: {text}", {})[name] = (
+                        None
+                    )
+
             if cell.published is not None and (
                 text := mismatch(cell.published, section_of(config.dataset))
             ):
-                remarks.setdefault(f"no verdict on the paper's number: {text}", {})[name] = None
+                remarks.setdefault(f"no verdict on the paper's number: {text}", {})[
+                    name
+                ] = None
+
     for texts, refuses in ((refused, True), (remarks, False)):
         for text, cells in texts.items():
             yield Finding(refuses, f"{_first_of(cells)}: {text}")
@@ -247,6 +298,7 @@ def _first_of(cells: Mapping[str, None]) -> str:
     first = next(iter(cells))
     if len(cells) > 1:
         return f"{first} and {len(cells) - 1} more"
+
     return first
 
 
@@ -258,27 +310,33 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     """
     trials = {cell.name: cell.trial for cell in cells if cell.trial is not None}
     datasets, backbones = [], []
+
     for cell in cells:
         if "dataset" in cell.parts:
             datasets.append(cell.parts["dataset"])
         if "backbone" in cell.parts:
             backbones.append(cell.parts["backbone"])
+
     for trial in trials.values():
         if trial.backbone is not None:
             backbones.append(trial.backbone)
+
     with_weights = [backbone for backbone in backbones if backbone.reads_files]
     inputs = read_all(dict.fromkeys(datasets), dict.fromkeys(with_weights), fetch=False)
 
     refused: dict[str, dict[str, None]] = {}
+
     for cell in cells:
         dataset = cell.parts.get("dataset")
         if dataset is not None and dataset in inputs.data:
             for text in refusals(inputs.data[dataset], dataset, _batch_of(cell)):
                 refused.setdefault(text, {})[cell.name] = None
+
     problems = [f"lacking here: {text}" for text in inputs.missing]
     problems += [f"{_first_of(names)}: {text}" for text, names in refused.items()]
     if trials:
         problems += _model_problems(trials)
+
     return problems
 
 
@@ -289,8 +347,10 @@ def _model_problems(trials: Mapping[str, TrialConfig]) -> list[str]:
     from pointsweep.planning import audit
 
     missing = missing_packages(trials.values())
+
     if missing:
         return [f"lacking here: {text}" for text in missing]
+
     arms = [audit.Arm(audit.arm_of(trial), (name,)) for name, trial in trials.items()]
     return [finding.text for finding in audit.audit(arms, {}) if finding.refuses]
 
@@ -301,12 +361,15 @@ def _batch_of(cell: ReadableCell) -> int | None:
     """
     train = cell.parts.get("train")
     network = cell.parts.get("network")
+
     if cell.trial is not None:
         train, network = cell.trial.train, cell.trial.network
         if not cell.trial.trains:
             return None
+
     if train is None or (network is not None and not network.trainable):
         return None
+
     batch_size: int = train.batch_size
     return batch_size
 
@@ -319,6 +382,7 @@ def of_the_machine(
     """
     if sweep.resources.gpus:
         return
+
     trains = {config.train for config in rest}
     if any(train.compile for train in trains):
         yield Finding(
@@ -326,14 +390,20 @@ def of_the_machine(
             "train.compile: true needs a GPU, resources.gpus is 0: set it, or leave"
             " train.compile out",
         )
+
     if any(train.precision == "bf16" for train in trains) and "amx_bf16" not in flags:
         other = "no bf16: slower than fp32"
         if "avx512_bf16" in flags:
             other = "AVX-512's bf16 alone: faster than fp32, not as on AMX"
-        yield Finding(False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}")
+
+        yield Finding(
+            False, f"train.precision: bf16 without a GPU; this CPU has no AMX, {other}"
+        )
 
 
-def trial_states(sweep: Sweep, store: Store) -> tuple[dict[str, str], dict[str, Record]]:
+def trial_states(
+    sweep: Sweep, store: Store
+) -> tuple[dict[str, str], dict[str, Record]]:
     """The states of the trials that are asked for, and the records of those that are finished."""
     states, records, _ = states_and_damage(sweep, store)
     return states, records
@@ -350,30 +420,41 @@ def states_and_damage(
     damaged: dict[str, str] = {}
     trials = sweep.trials()
     started = _begun(store) if len(trials) >= WORTH_A_LISTING else None
+
     for trial in trials:
         key = trial.config.key()
         if key in states:
             continue
+
         if started is not None and key not in started:
             states[key] = "new"
             continue
+
         try:
             record = read_record(store, key)
-            problem = config_problem(record, trial.config) or _changed_beside(record, store)
+            problem = config_problem(record, trial.config) or _changed_beside(
+                record, store
+            )
             if problem:
                 raise RecordError(f"{store.url}, trials/{key}/record.json: {problem}")
+
             states[key], records[key] = "finished", record
         except FileNotFoundError:
             states[key] = unfinished_status(store, key)
         except RecordError as error:
             states[key], damaged[key] = "damaged", str(error)
+
     records = with_metric(store, records, sweep.metric)
     if sweep.adaptive is None:
         return states, records, damaged
 
     settled, _ = settle(sweep.layout(), records)
     requested = {key for cell in settled.cells for _, key in cell.keys}
-    return _only(states, requested), _only(records, requested), _only(damaged, requested)
+    return (
+        _only(states, requested),
+        _only(records, requested),
+        _only(damaged, requested),
+    )
 
 
 def _only(values: Mapping[str, Value], keys: Collection[str]) -> dict[str, Value]:
@@ -386,6 +467,7 @@ def _begun(store: Store) -> set[str] | None:
     """
     if folder_of(store) is None:
         return None
+
     return {name.removesuffix("/") for name in store.list("trials")}
 
 
@@ -395,11 +477,16 @@ def _changed_beside(record: Record, store: Store) -> str:
     """
     if folder_of(store) is None:
         return ""
-    return digests_problem(record, lambda name: store.read(f"trials/{record.key}/{name}"))
+
+    return digests_problem(
+        record, lambda name: store.read(f"trials/{record.key}/{name}")
+    )
 
 
 def check(
-    sweep: Sweep, rest: Mapping[str, TrialConfig], counted: Mapping[str, Mapping[str, int]]
+    sweep: Sweep,
+    rest: Mapping[str, TrialConfig],
+    counted: Mapping[str, Mapping[str, int]],
 ) -> plan_cache.Checked:
     """Count and audit the trials that are left; from this machine's memory where it has them.
 
@@ -407,37 +494,50 @@ def check(
     """
     if not rest:
         return plan_cache.Checked({}, ())
+
     cached = plan_cache.read(sweep, list(rest))
     if cached is not None:
         return cached
+
     parameters = count_arms(rest)
-    checked = plan_cache.Checked(parameters, findings(sweep, dict(counted) | parameters))
+    checked = plan_cache.Checked(
+        parameters, findings(sweep, dict(counted) | parameters)
+    )
     plan_cache.keep(sweep, list(rest), checked)
+
     return checked
 
 
-def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple[Finding, ...]:
+def findings(
+    sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]
+) -> tuple[Finding, ...]:
     """The audit of every arm of the sweep: its model, and a dry run of its training."""
     from pointsweep.planning import audit, dry_run
 
     arms: dict[Key, _Cells] = {}
     trained: list[tuple[Key, dry_run.Arm]] = []
     counts: dict[str, Mapping[str, int]] = {}
+
     for cell in sweep.cells:
         if not cell.trials:
             continue
+
         first = cell.trials[0]
         name = sweep.cell_name(cell)
         model = model_key(first)
         backbone = "" if first.backbone is None else canonical_json(first.backbone)
+
         if (model, backbone) not in arms:
             arms[model, backbone] = _Cells(audit.arm_of(first))
+
         arm = arms[model, backbone]
         arm.names.append(name)
         if cell.published:
             arm.published.append(cell.published)
+
         if first.key() in parameters:
             counts[arm.config.key()] = parameters[first.key()]
+
         trained.append((model, dry_run.Arm(first, name)))
 
     audited = []
@@ -445,6 +545,7 @@ def findings(sweep: Sweep, parameters: Mapping[str, Mapping[str, int]]) -> tuple
     for arm in arms.values():
         audited.append(audit.Arm(arm.config, tuple(arm.names), tuple(arm.published)))
         is_run[model_key(arm.config)] = audit.runs(arm.config)
+
     collected = audit.audit(audited, counts)
     collected += dry_run.dry_run([arm for model, arm in trained if is_run[model]])
     return tuple(sorted(collected, key=lambda finding: not finding.refuses))
@@ -470,6 +571,7 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
 
     counted: dict[Key, dict[str, int] | None] = {}
     result = {}
+
     for key, config in configs.items():
         model = model_key(config)
         if model not in counted:
@@ -477,9 +579,11 @@ def count_arms(configs: Mapping[str, TrialConfig]) -> dict[str, dict[str, int]]:
             with torch.device("meta"), suppress(ValueError):
                 made = build(without_seed(config), num_classes(config.dataset))
                 counted[model] = vars(count_parameters(made))
+
         counts = counted[model]
         if counts is not None:
             result[key] = counts
+
     return result
 
 

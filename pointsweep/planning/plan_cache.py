@@ -41,14 +41,20 @@ def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
     trials.
     """
     # A damaged file, say after a full disk, is made again.
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    with suppress(
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+    ):
         cached = json.loads(read_file(_place(sweep)))
         if checksum(cached) == cached[CHECKSUM] and set(keys) <= set(cached["keys"]):
             parameters = {}
             for key in keys:
                 if key in cached["parameters"]:
                     parameters[key] = cached["parameters"][key]
-            return Checked(parameters, tuple(Finding(**finding) for finding in cached["findings"]))
+
+            return Checked(
+                parameters, tuple(Finding(**finding) for finding in cached["findings"])
+            )
+
     return None
 
 
@@ -68,9 +74,11 @@ def _place(sweep: Sweep) -> Path:
     of_others = digests_of(config for cell in sweep.cells for config in cell.trials[:1])
     if of_others:
         code.append(of_others)
+
     digest = hashlib.sha256(json.dumps(code).encode())
     for cell in sweep.cells:
         published = asdict(cell.published) if cell.published else None
         keys = [trial.key() for trial in cell.trials]
         digest.update(json.dumps([sweep.cell_name(cell), published, keys]).encode())
+
     return cache_folder() / "plans" / f"{digest.hexdigest()[:32]}.json"

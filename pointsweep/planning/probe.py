@@ -64,7 +64,9 @@ class Probe:
     thawed: tuple[str, ...] = ()
     # clouds of the batch whose replacement does not move their own logits
     ignored: tuple[int, ...] = ()
-    unreached: tuple[str, ...] = ()  # trained tensors that no gradient reaches in any look
+    unreached: tuple[
+        str, ...
+    ] = ()  # trained tensors that no gradient reaches in any look
 
     def differs(self, other: Probe) -> bool:
         """Return whether the two train, start, give or learn anything that is not the same."""
@@ -72,6 +74,7 @@ class Probe:
             return True
         if not torch.allclose(self.outputs, other.outputs, rtol=1e-5, atol=1e-6):
             return True
+
         pairs = ((norm, other.gradients[name]) for name, norm in self.gradients.items())
         return any(abs(a - b) > 1e-4 * max(abs(a), abs(b), 1e-6) for a, b in pairs)
 
@@ -85,22 +88,30 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     size = config.dataset.num_points if full_size else POINTS
     model, thawed = _build(config)
     zero = frozenset(
-        name for name, p in model.named_parameters() if p.requires_grad and _is_all(p, 0.0)
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and _is_all(p, 0.0)
     )
+
     _draw_trained(model)
     inputs = _inputs(config, size)
+
     if not any(p.requires_grad for p in model.parameters()):
         return _probe_untrained(model, inputs[0])
+
     if isinstance(model, PointModel):
         model.method.prepare(model, [_clouds(6, size, seed=1)])
+
     set_noise(model, torch.Generator().manual_seed(0))
     model.train()
     logits = model(*inputs)
     F.cross_entropy(logits, _labels(logits)).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradients = {}
+
     for name, p in trained.items():
         gradients[name] = 0.0 if p.grad is None else float(p.grad.norm())
+
     unreached = [name for name, norm in gradients.items() if norm == 0.0]
     idle: tuple[str, ...] = ()
     if isinstance(model, PointModel):
@@ -108,9 +119,11 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
         unreached = [name for name in unreached if name not in flat]
         unreached = [name for name in unreached if not WITHOUT_GRADIENT.search(name)]
         idle, unreached = _find_unreached(model, trained, unreached, inputs, size)
+
     model.eval()
     given, leak, ignored = _examine_batch(model, inputs)
     shapes = {name: tuple(p.shape) for name, p in trained.items()}
+
     return Probe(
         shapes,
         zero,
@@ -142,6 +155,7 @@ def _find_unreached(
     without_gradient = list(unreached)
     declared = {f"method.{name}" for name in model.method.idle_parts}  # type: ignore[union-attr]
     examined = []
+
     for name in trained:
         if not name.startswith("head.") and name not in declared:
             examined.append(name)
@@ -156,14 +170,21 @@ def _find_unreached(
             channels = inputs[0].shape[2] - 3
             logits = model(_clouds(CLOUDS, size, 10 + attempt, channels), *inputs[1:])
             F.cross_entropy(logits, _labels(logits)).backward()
+
         for name in examined:
             gradient = trained[name].grad
             if gradient is None or gradient.dim() < 2:
                 continue
+
             for axis, reached in enumerate(_reached_slices(gradient)):
                 before = reached_parts.get((name, axis))
-                reached_parts[name, axis] = reached if before is None else before | reached
-        without_gradient = [name for name in without_gradient if not _has_gradient(trained[name])]
+                reached_parts[name, axis] = (
+                    reached if before is None else before | reached
+                )
+
+        without_gradient = [
+            name for name in without_gradient if not _has_gradient(trained[name])
+        ]
         if not without_gradient and not any(map(_is_mixed, reached_parts.values())):
             break
 
@@ -174,9 +195,11 @@ def _reached_slices(gradient: Tensor) -> list[Tensor]:
     """Return for each axis which slices along it have a gradient that is not zero."""
     sizes = gradient.abs()
     reached = []
+
     for axis in range(sizes.dim()):
         others = [other for other in range(sizes.dim()) if other != axis]
         reached.append(sizes.amax(dim=others) > 0)
+
     return reached
 
 
@@ -204,6 +227,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     end = 0
     while end + 1 < len(numbers) and numbers[end + 1] == numbers[end] + 1:
         end += 1
+
     first = str(numbers[0]) if end == 0 else f"{numbers[0]}-{numbers[end]}"
     rest = len(numbers) - end - 1
     return f"{first} and {rest} more" if rest else first
@@ -224,9 +248,13 @@ def run_once(config: TrialConfig) -> None:
             model(points)
         else:
             model.encode(points)  # type: ignore[operator]
+
         return
+
     assert config.tokenizer
-    _read_points(config.tokenizer, config.backbone, config.compat, config.dataset.num_points)
+    _read_points(
+        config.tokenizer, config.backbone, config.compat, config.dataset.num_points
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -238,10 +266,12 @@ def _read_points(
     with torch.device("meta"):
         structure = registry.load("backbones", backbone.name)(backbone)
         built = make_tokenizer(tokenizer, structure, compat)
+
     points = _clouds(1, num_points)
     if hasattr(built, "geometry"):
         built.geometry(points)
         return
+
     make_tokenizer(tokenizer, frozen_backbone(backbone), compat).eval()(points)
 
 
@@ -249,9 +279,13 @@ def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
     bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
     model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
     given, leak, ignored = _examine_batch(model.eval(), [points])
+
     if isinstance(model, PointModel):
         ignored = ()  # the votes of neighbours change in steps: another cloud may have the same
-    return Probe({}, frozenset(), torch.stack([given, given]), {}, leak, (), (), ignored)
+
+    return Probe(
+        {}, frozenset(), torch.stack([given, given]), {}, leak, (), (), ignored
+    )
 
 
 @torch.no_grad()
@@ -280,10 +314,14 @@ def _examine_batch(
     by_position = float(_movement(other_outer[2:], before[:1]))
     ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
     moving = [number for number in range(CLOUDS) if number not in ignored]
-    leak = max((float(by_others[number] / own[number]) for number in moving), default=0.0)
+    leak = max(
+        (float(by_others[number] / own[number]) for number in moving), default=0.0
+    )
+
     # Rounding differs with a cloud's position, so that little says nothing.
     if 0 not in ignored and by_position > PLACE * float(own[0]):
         leak = max(leak, by_position / float(own[0]))
+
     return before, leak, ignored
 
 
@@ -318,21 +356,29 @@ def _clouds(count: int, size: int, seed: int = 0, channels: int = 0) -> Tensor:
     points = torch.randn(count, size, 3, generator=generator)
     points[:, ::3] *= 0.25
     points = points / points.norm(dim=2).amax(dim=1)[:, None, None]
+
     if not channels:
         return points
+
     features = torch.randn(count, size, channels, generator=generator)
     return torch.cat([points, features], dim=2)
 
 
 def _smaller(config: TrialConfig) -> TrialConfig:
     """Few tokens of small neighbourhoods, from fewer points; everything else as it is."""
-    dataset = config.dataset.model_copy(update={"num_points": POINTS, "presample": POINTS})
+    dataset = config.dataset.model_copy(
+        update={"num_points": POINTS, "presample": POINTS}
+    )
     parts: dict[str, Any] = {"dataset": dataset}
+
     for name in ("tokenizer", "network", "backbone", "method", "head"):
         part = getattr(config, name)
         if part is not None:
             known = type(part).model_fields
-            parts[name] = part.model_copy(update={k: v for k, v in SMALL.items() if k in known})
+            parts[name] = part.model_copy(
+                update={k: v for k, v in SMALL.items() if k in known}
+            )
+
     return config.model_copy(update=parts)
 
 
@@ -343,6 +389,7 @@ def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
     torch.manual_seed(0)
     if config.backbone is None:
         return build(config, CLASSES), ()
+
     backbone = frozen_backbone(config.backbone)
     own = list(backbone.named_parameters())
     model = PointModel(config, CLASSES, backbone=backbone)
@@ -352,6 +399,7 @@ def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
         name for name, tensor in own
         if tensor.requires_grad and not name.startswith(allowed) and not model.method.thaws(name)
     ]  # fmt: skip
+
     return model, tuple(thawed)
 
 
@@ -361,11 +409,13 @@ def frozen_backbone(config: Any) -> Backbone:
     """
     with torch.device("meta"):
         backbone: Backbone = registry.load("backbones", config.name)(config)
+
     for module in backbone.modules():
         kind = type(module).__name__
         for name, parameter in list(module.named_parameters(recurse=False)):
             values = _values(parameter, f"{kind}.{name}")
             module.register_parameter(name, nn.Parameter(values, requires_grad=False))
+
         for name, buffer in list(module.named_buffers(recurse=False)):
             # A backbone may compute a constant, the frequencies of rotations for one, on the CPU.
             if buffer.is_meta:
@@ -375,6 +425,7 @@ def frozen_backbone(config: Any) -> Backbone:
     for number, block in enumerate(backbone.blocks):
         for name, parameter in block.named_parameters():
             parameter.data = _values(parameter, f"{number}.{name}")
+
     return backbone
 
 
@@ -384,13 +435,16 @@ def _values(tensor: Tensor, name: str) -> Tensor:
     """
     if tensor.dtype == torch.long:
         return torch.zeros(tensor.shape, dtype=torch.long)
+
     pool, count = _pool(), tensor.numel()
     if count >= len(pool) // 2:
         return _large_values(tensor, name)
+
     at = zlib.crc32(name.encode()) % (len(pool) - count)
     cut = pool[at : at + count].view(tensor.shape)
     if tensor.dim() > 1:
         return cut
+
     # Of its own, for statistics change; they and a norm's scale lie about 1.
     return cut + (1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0)
 
@@ -401,15 +455,18 @@ def _large_values(tensor: Tensor, name: str) -> Tensor:
     """
     rows, width = tensor.shape[0], tensor[0].numel()
     step = (POOL - width - 1) // max(rows, 1)  # from one row to the next
+
     if tensor.dim() < 2 or step < 1:
         raise ValueError(
             f"{name}: a tensor of shape {tuple(tensor.shape)} is too large to be looked at before a"
             " launch"
         )
+
     at = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
     cut = _pool().as_strided((rows, width), (step, 1), at)
     if tensor.dim() == 2:
         return cut
+
     return cut.unflatten(1, tensor.shape[1:])
 
 
@@ -440,6 +497,7 @@ def _noise(shape: torch.Size, number: int) -> Tensor:
     if count >= len(pool) // 2:
         generator = torch.Generator().manual_seed(number)
         return torch.randn(shape, generator=generator).mul_(POOL_SIZE)
+
     at = number % (len(pool) - count)
     return pool[at : at + count].view(shape)
 
@@ -448,4 +506,5 @@ def _is_all(tensor: Tensor, value: float) -> bool:
     """Return whether every element has this value; the first one settles it for most tensors."""
     if tensor.numel() and tensor.flatten()[0] != value:
         return False
+
     return bool((tensor == value).all())

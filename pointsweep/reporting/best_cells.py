@@ -26,13 +26,16 @@ def standings(table: Table, mark: str) -> Ranks:
         rank_of: dict[str, str] = {}
         if mark == "mean":
             rank_of = _by_mean(table, column)
-        elif mark == "tests" and table.comparisons:  # there are none where seeds are adaptive
+        # there are none where seeds are adaptive
+        elif mark == "tests" and table.comparisons:
             # the families of the columns' rows come first
             rank_of = _by_tests(table.comparisons[column])
+
         for row, labels in enumerate(table.rows):
             name = " / ".join(labels)
             if name in rank_of:
                 ranks[row, column] = rank_of[name]
+
     return ranks
 
 
@@ -44,16 +47,24 @@ def best_mean(table: Table) -> TableCell | None:
     return ordered(table, filled)[0] if filled else None
 
 
-def legend(table: Table, mark: str, bold: str = "bold", underlined: str = "underlined") -> str:
+def legend(
+    table: Table, mark: str, bold: str = "bold", underlined: str = "underlined"
+) -> str:
     """Return the sentence that says what the marks mean; empty where nothing is marked."""
     shown = set(standings(table, mark).values())
     if not shown:
         return ""
+
     if mark == "mean":
         word = "highest" if higher_is_better(table.metric) else "lowest"
         second = f", {underlined}: the one after it" if "second" in shown else ""
         return f"{bold}: the {word} mean of its column{second}; no test"
-    second = f", {underlined}: the second, from every row below it" if "second" in shown else ""
+
+    second = (
+        f", {underlined}: the second, from every row below it"
+        if "second" in shown
+        else ""
+    )
     return (
         f"{bold}: the best of its column, told apart from every other row by the table's"
         f" tests{second}"
@@ -64,11 +75,14 @@ def _by_tests(family: Family) -> dict[str, str]:
     """Return what the tests of one column's rows allow to be marked, by the row's name."""
     resolved = {(pair.first, pair.second) for pair in family.pairs if pair.resolved}
     marked: dict[str, str] = {}
+
     for position, rank in enumerate(("best", "second")):
         arms = family.arms[position:]
         if len(arms) < 2 or not all((arms[0], other) in resolved for other in arms[1:]):
             break
+
         marked[arms[0]] = rank
+
     return marked
 
 
@@ -77,11 +91,19 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
     their place.
     """
     filled = ordered(
-        table, [cell for cell in table.cells if cell.column == column and cell.mean is not None]
+        table,
+        [
+            cell
+            for cell in table.cells
+            if cell.column == column and cell.mean is not None
+        ],
     )
+
     marked: dict[str, str] = {}
+
     if len(filled) < 2:
         return marked
+
     means = [round(cell.mean or 0.0, DIGITS) for cell in filled]
     ranked = list(dict.fromkeys(means))
     for cell, mean in zip(filled, means, strict=True):
@@ -90,6 +112,7 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
             marked[name] = "best"
         elif mean == ranked[1] and means.count(ranked[0]) == 1 and len(filled) > 2:
             marked[name] = "second"
+
     return marked
 
 
@@ -105,6 +128,7 @@ def tied(table: Table) -> set[tuple[int, int]]:
     """
     if not table.comparisons:  # adaptive seeds
         return set()
+
     cells: set[tuple[int, int]] = set()
     row_of = {" / ".join(labels): row for row, labels in enumerate(table.rows)}
     for column in range(len(table.columns)):
@@ -114,4 +138,5 @@ def tied(table: Table) -> set[tuple[int, int]]:
             if pair.first == family.arms[0] and not is_separable:
                 cells.add((row_of[pair.first], column))
                 cells.add((row_of[pair.second], column))
+
     return cells

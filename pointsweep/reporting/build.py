@@ -46,7 +46,15 @@ from pointsweep.statistics.paired_objects import (
     model_tests,
     one_episode,
 )
-from pointsweep.statistics.seeds import Summary, Verdict, by_mean, mean, summary, verdict, wilson
+from pointsweep.statistics.seeds import (
+    Summary,
+    Verdict,
+    by_mean,
+    mean,
+    summary,
+    verdict,
+    wilson,
+)
 from pointsweep.statistics.shapley import attribution
 from pointsweep.storage.base import Store
 from pointsweep.sweep.published import mismatch, paper_epochs
@@ -82,18 +90,25 @@ def build(
 
     stop_reasons = adaptive.reasons(layout, compared)
     cells = []
+
     for cell_layout in layout.cells:
-        cell = _cell(layout, cell_layout, present, failures, parameters or {}, other_trees)
+        cell = _cell(
+            layout, cell_layout, present, failures, parameters or {}, other_trees
+        )
         stopped = stop_reasons.get((cell.row, cell.column), "")
         cells.append(replace(cell, stopped=stopped) if stopped else cell)
 
     notes = [*adaptive.notes(layout, compared), *layout.notes]
     if len(trees) > 1:
-        versions = ", ".join(f"tree {name} ({num_trials[name]} trials)" for name in trees)
+        versions = ", ".join(
+            f"tree {name} ({num_trials[name]} trials)" for name in trees
+        )
         notes.append(f"made by {len(trees)} versions of the code: {versions}")
+
     notes += _mixed_data(present)
     notes += _without_checksum(present)
     notes += _shares(layout, cells)
+
     return Table(
         name=layout.name,
         title=layout.title,
@@ -110,13 +125,16 @@ def build(
     )
 
 
-def _records_of_table(layout: Layout, records: Mapping[str, Record]) -> dict[str, Record]:
+def _records_of_table(
+    layout: Layout, records: Mapping[str, Record]
+) -> dict[str, Record]:
     """Return the records of the layout's trials, in its order."""
     present = {}
     for cell in layout.cells:
         for _, key in cell.keys:
             if key in records:
                 present[key] = records[key]
+
     return present
 
 
@@ -130,6 +148,7 @@ def _model_tests(
     """Return the tests of single models of each column, the rows in the order of their means."""
     names = _row_names(layout)
     tests = []
+
     for column in range(len(layout.columns)):
         values: dict[int, dict[int, float]] = {}
         trials: dict[str, dict[int, Record]] = {}
@@ -137,10 +156,13 @@ def _model_tests(
             if cell.column == column:
                 values[cell.row] = dict(cell.values)
                 trials[names[cell.row]] = records_by_seed(cell.keys, records)
+
         ordered: list[str] = []
         if layout.metric == PER_OBJECT:
             ordered = [names[row] for row in by_mean(values)]
+
         tests.append(model_tests(ordered, trials, layout.protocol))
+
     return tuple(tests)
 
 
@@ -155,15 +177,18 @@ def comparisons(
     """
     if layout.adaptive:
         return ()
+
     names = _row_names(layout)
     better = higher_is_better(layout.metric)
     arms: list[tuple[str, Arms]] = []
     collapsed: set[str] = set()
+
     for column, title in enumerate(layout.columns):
         rows = {}
         for cell in cells:
             if cell.column == column and cell.values:
                 rows[names[cell.row]] = dict(cell.values)
+
         arms.append((title, rows))
         for outlier in compare(title, rows, 1, better).set_aside:
             collapsed.add(outlier.arm)
@@ -171,8 +196,10 @@ def comparisons(
     arms += _columns(layout, cells, records, collapsed)
     num_families = sum(len(rows) > 1 for _, rows in arms)
     families = []
+
     for title, rows in arms:
         families.append(compare(title, rows, max(num_families, 1), better))
+
     return tuple(families)
 
 
@@ -189,11 +216,15 @@ def _columns(
     """
     values = {(cell.row, cell.column): dict(cell.values) for cell in cells}
     names = _row_names(layout)
+
     for columns in _columns_by_data(layout, cells, records):
         rows = []
         for row, name in enumerate(names):
-            if name not in collapsed and all(values.get((row, column)) for column in columns):
+            if name not in collapsed and all(
+                values.get((row, column)) for column in columns
+            ):
                 rows.append(row)
+
         if len(columns) < 2 or not rows:
             continue
 
@@ -203,8 +234,10 @@ def _columns(
             mean_by_seed = {}
             for seed in sorted(common_seeds):
                 mean_by_seed[seed] = mean([values[row, column][seed] for row in rows])
+
             if mean_by_seed:
                 means[layout.columns[column]] = mean_by_seed
+
         over = names[rows[0]] if len(rows) == 1 else f"mean of {len(rows)} rows"
         yield f"columns, {over}", means
 
@@ -218,10 +251,12 @@ def _columns_by_data(
         for record in records_by_seed(cell.keys, records).values():
             facts = [record.dataset.get(fact) for fact in TEST_FACTS]
             facts_of[cell.column].add(json.dumps(facts))
+
     groups: dict[str, list[int]] = {}
     for column, facts_of_column in enumerate(facts_of):
         if len(facts_of_column) == 1:
             groups.setdefault(facts_of_column.pop(), []).append(column)
+
     return list(groups.values())
 
 
@@ -232,6 +267,7 @@ def _without_checksum(records: Mapping[str, Record]) -> list[str]:
     number = sum(record.schema < FIRST_WITH_CHECKSUM for record in records.values())
     if not number:
         return []
+
     return [
         f"unverified: {number} of {len(records)} records have no checksum (older version);"
         " pointsweep verify STORE checks"
@@ -246,6 +282,7 @@ def _mixed_data(records: Mapping[str, Record]) -> list[str]:
     distinct = {}
     for record in records.values():
         distinct[id(record.config.get("dataset")), id(record.dataset)] = record
+
     digests_of: dict[str, set[str]] = {}
     for record in distinct.values():
         config = json.dumps(record.config.get("dataset"), sort_keys=True)
@@ -256,8 +293,11 @@ def _mixed_data(records: Mapping[str, Record]) -> list[str]:
         if len(digests) > 1:
             listed = sorted(digests)
             name = json.loads(config)["name"]
-            note = f"data changed between trials: {name} has digests {', '.join(listed)}"
+            note = (
+                f"data changed between trials: {name} has digests {', '.join(listed)}"
+            )
             notes.append((listed, note))
+
     return [note for _, note in sorted(notes)]
 
 
@@ -284,11 +324,14 @@ def _cell(
     failed = []
     counts = [record.parameters for record in trials]
     marks = {mark for record in trials for mark in record.marks}
+
     for seed, key in cell.keys:
         if key in failures and key not in records:
             failed.append((seed, failures[key]))
+
         if key in other_trees:
             marks.add(f"made by other code: tree {other_trees[key]}")
+
         if not trials and key in parameters:
             counts.append(parameters[key])
 
@@ -329,6 +372,7 @@ def _interval(
         return None, None, ""
     if not trials[0].dataset.get("num_test") or one_episode(trials[0]):
         return None, None, ""
+
     clouds = independent_clouds(trials[0], layout.protocol)
     low, high = wilson(stats.mean * clouds, clouds)
     return low, high, "objects"
@@ -341,9 +385,11 @@ def independent_clouds(record: Record, protocol: str) -> float:
     groups = groups_of(record)
     if groups is None:
         return float(record.dataset["num_test"])
+
     correct = correctness(record, protocol)
     if correct is None:
         return float(groups.max() + 1)
+
     return effective_clouds(correct, groups)
 
 
@@ -360,9 +406,13 @@ def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
     foreign = marks - {"official program", COPIES_UNKNOWN}
     if foreign:
         return ", ".join(sorted(foreign))
-    mismatches = {mismatch(cell.published, record.config.get("dataset", {})) for record in trials}
+
+    mismatches = {
+        mismatch(cell.published, record.config.get("dataset", {})) for record in trials
+    }
     if mismatches != {""}:
         return min(mismatches - {""})
+
     shortfalls = {fewer_epochs(cell.published, record) for record in trials}
     if shortfalls != {""}:
         return min(shortfalls - {""})
@@ -370,11 +420,13 @@ def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
     num_val = max(record.dataset.get("num_val") or 0 for record in trials)
     if num_val:
         return f"{num_val:,} training objects were held out for validation"
+
     sizes = {record.dataset.get("num_test") for record in trials}
     if len(sizes) != 1:
         return "the trials have different numbers of test objects"
     if not sizes.pop():
         return "the records do not say how many test objects there were"
+
     return ""
 
 
@@ -384,6 +436,7 @@ def fewer_epochs(published: Published, record: Record) -> str:
     """
     epochs = record.config.get("train", {}).get("epochs")
     published_epochs = paper_epochs(published)
+
     if (
         not epochs
         or not record.parameters.get("trainable")
@@ -391,6 +444,7 @@ def fewer_epochs(published: Published, record: Record) -> str:
         or epochs >= published_epochs
     ):
         return ""
+
     return f"trained for {epochs} epochs, the paper's for {published_epochs}"
 
 
@@ -400,6 +454,7 @@ def _verdict(
     """Return the verdict on the published value; None without one, or without trials."""
     if cell.published is None or cell.published.value is None or not trials:
         return None
+
     clouds = mean([independent_clouds(record, protocol) for record in trials])
     return verdict(values, cell.published.value / 100, clouds)
 
@@ -414,11 +469,13 @@ def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
             factors = layout.factors[cell.row] if layout.factors else None
             if cell.column == column and factors:
                 arms.append((factors, dict(cell.values)))
+
         if any(values for _, values in arms):
             notes.append(
                 f"components, {title} (Shapley shares, 95 % t-interval over seeds):"
                 f" {_shares_of(arms)}"
             )
+
     return notes
 
 
@@ -427,9 +484,11 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
         shares = attribution(arms)
     except ValueError as error:
         return f"not to be had, {error}"
+
     listed = []
     for name, share in shares.items():
         listed.append(f"{name} {percent(share.mean, signed=True)}{spread(share)}")
+
     return ", ".join(listed)
 
 
@@ -444,11 +503,13 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
     """
     if metric not in CHOSEN_BY:
         return None
+
     try:
         best = [record.metrics["best_test"][metric] for record in records]
         last = [record.metrics["last"][metric] for record in records]
     except KeyError:
         return None
+
     return mean(best) - mean(last) if records else None
 
 
@@ -464,16 +525,21 @@ def read(
     """
     layout = read_layout(store, name)
     metric = layout.metric.rpartition("/")[2]
+
     if metric not in METRICS and not metrics.discover(metric):
         import_kept(store, name, allow_plugins)
+
     return filled(store, layout)
 
 
-def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def filled(
+    store: Store, layout: Layout
+) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """A layout, and the records and failures that the store has of its trials."""
     keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
     records, damaged = sound_records(store, layout.name, keys)
     failures: dict[str, str] = {}
+
     for key in keys:
         if key in damaged:
             failures[key] = f"{DAMAGED}: {damaged[key]}"
@@ -482,6 +548,7 @@ def filled(store: Store, layout: Layout) -> tuple[Layout, dict[str, Record], dic
             reason = read_failure(store, key)
             if reason:
                 failures[key] = reason
+
     return layout, with_metric(store, records, layout.metric), failures
 
 
@@ -507,10 +574,12 @@ def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None
     """
     for name, data in every_format(table).items():
         store.write(f"sweeps/{table.name}/{name}", data)
+
     store.write(
         f"sweeps/{table.name}/cost.json",
         (json.dumps(costs(table, records), indent=1) + "\n").encode(),
     )
+
     report = page(table, records, curves(store, table), gather(store, table, records))
     store.write(f"sweeps/{table.name}/report.html", report.encode())
 
@@ -523,10 +592,12 @@ def files_of(store: Store, name: str) -> dict[str, bytes]:
     for table_format in map(load, FORMATS):
         if table_format.stored:
             names.add(f"table.{table_format.suffix}")
+
     files = {}
     for entry in store.list(f"sweeps/{name}"):
         if entry in names:
             files[entry] = store.read(f"sweeps/{name}/{entry}")
+
     files["layout.json"] = read_layout(store, name).to_json().encode()
     return files
 
@@ -538,4 +609,5 @@ def every_format(table: Table) -> dict[str, bytes]:
         table_format = load(name)
         if table_format.stored:
             files[f"table.{table_format.suffix}"] = render_bytes(table, name)
+
     return files

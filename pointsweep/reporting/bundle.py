@@ -23,7 +23,13 @@ import numpy as np
 
 from pointsweep.reporting.html.evidence import gather
 from pointsweep.reporting.table import Table
-from pointsweep.results.agreement import IOU_DIGITS, UNREADABLE, epochs_problem, packed, read_arrays
+from pointsweep.results.agreement import (
+    IOU_DIGITS,
+    UNREADABLE,
+    epochs_problem,
+    packed,
+    read_arrays,
+)
 from pointsweep.results.computed_metrics import without_computed
 from pointsweep.results.confusion import CONFUSION_METRICS, confusion_scores
 from pointsweep.results.events import Event, read_events
@@ -35,7 +41,9 @@ from pointsweep.utils.provenance import code_version, tree_digest
 
 FORMAT = 1
 SUMS, MANIFEST = "SHA256SUMS", "MANIFEST.json"
-NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)*")
+NAME = re.compile(
+    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)*"
+)
 DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
 MOST_BYTES = 2**31 - 1  # beyond it a zip changes its form
 SECRET = re.compile(rb"://[^/\s:@\"']+:[^/\s@\"']+@")  # user and password of an address
@@ -75,6 +83,7 @@ def pack(members: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     if sum(map(len, members.values())) > MOST_BYTES:
         raise BundleError(f"more than {MOST_BYTES:,} bytes; bundle a part of the sweep")
+
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(members):
             if not NAME.fullmatch(name):
@@ -82,9 +91,12 @@ def pack(members: Mapping[str, bytes]) -> bytes:
                     f"bad name {name!r}; allowed are relative names of letters, digits, '_', '-'"
                     " and '.'"
                 )
+
             info = zipfile.ZipInfo(name, DATE)
-            info.create_system, info.external_attr = 3, 0o100644 << 16  # the same on every system
+            # the same on every system
+            info.create_system, info.external_attr = 3, 0o100644 << 16
             file.writestr(info, members[name])
+
     return buffer.getvalue()
 
 
@@ -96,20 +108,26 @@ def unpack(data: bytes) -> dict[str, bytes]:
         members = _stored_members(data)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"not a sound zip: {type(error).__name__}: {reason}") from error
+        raise BundleError(
+            f"not a sound zip: {type(error).__name__}: {reason}"
+        ) from error
+
     if pack(members) != data:
         raise BundleError(
             "not the bytes that its members are written as: changed in a header, cut off, or"
             " extended"
         )
+
     if members.get(SUMS) != sums(members):
         listed = set(members.get(SUMS, b"").splitlines())
         wrong = []
         for line in sums(members).splitlines():
             if line not in listed:
                 wrong.append(line.split()[1].decode())
+
         names = ", ".join(wrong[:5]) or "the members there are"
         raise BundleError(f"{SUMS}: does not match {names}")
+
     return members
 
 
@@ -124,6 +142,7 @@ def _stored_members(data: bytes) -> dict[str, bytes]:
         is_stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
         if not is_stored or sum(info.file_size for info in infos) > len(data):
             raise BundleError("its members are not stored as they are")
+
         return {info.filename: file.read(info) for info in infos}
 
 
@@ -139,6 +158,7 @@ def sums(members: Mapping[str, bytes]) -> bytes:
         if name != SUMS:
             digest = hashlib.sha256(members[name]).hexdigest()
             lines.append(f"{digest}  {name}\n")
+
     return "".join(lines).encode()
 
 
@@ -159,11 +179,19 @@ def bundle(
     like a password.
     """
     records, failures = trials
-    members = {**files, "README.txt": README.encode(), "layout.json": layout.to_json().encode()}
+    members = {
+        **files,
+        "README.txt": README.encode(),
+        "layout.json": layout.to_json().encode(),
+    }
+
     with contextlib.suppress(FileNotFoundError):
         # a table that was not run from a file: its layout says all that matters
         members["sweep.yaml"] = store.read(f"sweeps/{layout.name}/sweep.yaml")
-    keys = sorted({key for cell in layout.cells for _, key in cell.keys} & records.keys())
+
+    keys = sorted(
+        {key for cell in layout.cells for _, key in cell.keys} & records.keys()
+    )
     sources = kept_plugins(store, layout.name)
     members |= as_members(sources)
     members["failures.json"] = _json({key: failures[key] for key in sorted(failures)})
@@ -178,25 +206,35 @@ def bundle(
     )
 
     problems = []
+
     for key, reason in sorted(failures.items()):
         if reason.startswith(DAMAGED):
             problems.append(f"trial {key}: {reason}")
+
     truths = gather(store, table, records).truths
     for key in keys:
         changed = other_code(records[key], sources)
         if changed:
-            problems.append(f"trial {key}: {changed}; run FILE --rerun-stale trains it again")
+            problems.append(
+                f"trial {key}: {changed}; run FILE --rerun-stale trains it again"
+            )
             continue
+
         labels = truths[key].labels if key in truths else None
         try:
             members |= _trial_members(store, records[key], labels, layout.metric)
         except BundleError as error:
             problems.append(f"trial {key}: {error}")
+
     for name, data in members.items():
         if SECRET.search(data):
             problems.append(f"{name}: holds an address with a password")
+
     if problems:
-        raise BundleError("\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]]))
+        raise BundleError(
+            "\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]])
+        )
+
     return sealed(members)
 
 
@@ -211,10 +249,12 @@ def _trial_members(
         data = store.read(f"{folder}/predictions.npz")
     except FileNotFoundError:
         raise BundleError("predictions.npz is missing") from None
+
     predictions = _with_labels(data, labels)
     recomputed(record, arrays_of(predictions), metric)
     members = {f"{folder}/{name}": content for name, content in _trial(store, record)}
     members[f"{folder}/predictions.npz"] = predictions
+
     return members
 
 
@@ -227,9 +267,11 @@ def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
     yield "record.json", (anonymous.to_json() + "\n").encode()
 
     metrics = {}
+
     for event in read_events(store, record.key):
         if event["type"] == "epoch":
             metrics[event["epoch"]] = event["metrics"]
+
     epochs = [{"epoch": epoch, "metrics": metrics[epoch]} for epoch in sorted(metrics)]
     yield "epochs.json", _json(epochs)
 
@@ -241,6 +283,7 @@ def _with_labels(data: bytes, labels: np.ndarray | None) -> bytes:
     arrays = arrays_of(data)
     if "labels" in arrays or labels is None:
         return data
+
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays, labels=labels)
     return buffer.getvalue()
@@ -248,7 +291,8 @@ def _with_labels(data: bytes, labels: np.ndarray | None) -> bytes:
 
 def _json(value: Any) -> bytes:
     return (
-        json.dumps(value, sort_keys=True, indent=0, ensure_ascii=False, allow_nan=False) + "\n"
+        json.dumps(value, sort_keys=True, indent=0, ensure_ascii=False, allow_nan=False)
+        + "\n"
     ).encode()
 
 
@@ -272,27 +316,34 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
     """
     values, correct = {}, {}
     of_objects = metric == PER_OBJECT or computed(metric) is not None
+
     for protocol, recorded in record.metrics.items():
         if protocol not in arrays:
             raise BundleError(f"no predictions of protocol {protocol}")
+
         predicted = arrays[protocol]
         if predicted.shape != _shape(record, recorded):
             raise BundleError(
                 f"{protocol}: predictions {predicted.shape} of {record.dataset['num_test']} test"
                 " objects"
             )
+
         found = _from_predictions(recorded, arrays, predicted, metric)
         if predicted.ndim == 1 and of_objects:
             correct[protocol] = packed(predicted == _labels(arrays, predicted))
+
         for name, number in recorded.items():
             if found[name] != number:
                 raise BundleError(
                     f"{protocol}: {name} is {found[name]!r} by its predictions, the"
                     f" record says {number!r}"
                 )
+
         values[protocol] = found
+
     if record.correct and correct and record.correct != correct:
         raise BundleError("which objects it got right is not what its record says")
+
     return replace(record, metrics=values, correct=correct if record.correct else {})
 
 
@@ -301,6 +352,7 @@ def _shape(record: Record, recorded: Mapping[str, float]) -> tuple[int, ...]:
     num_test: int = record.dataset["num_test"]
     if "test/miou" in recorded:
         return (num_test, record.dataset["num_classes"], record.dataset["num_classes"])
+
     return (num_test,)
 
 
@@ -319,19 +371,30 @@ def _from_predictions(
             scores = confusion_scores(predicted.sum(axis=0))
         except ValueError as error:
             raise BundleError(str(error)) from error
+
         return {**recorded, **{f"test/{name}": score for name, score in scores.items()}}
+
     if metric == PER_OBJECT or added is not None:
         labels = _labels(arrays, predicted)
         values = {**recorded, PER_OBJECT: accuracy(predicted, labels)}
         if added is not None and added.from_predictions is not None:
             values[metric] = added.from_predictions(predicted, labels)
+
         return values
+
     if metric == "test/instance_miou":
         # Kept to seven digits: what the record says is confirmed to those, and goes on.
         mean = float(np.mean(predicted, dtype=np.float64))
         confirmed = abs(mean - recorded[metric]) < IOU_DIGITS
         return {**recorded, metric: recorded[metric] if confirmed else mean}
-    known = ["test/accuracy", "test/instance_miou", "test/miou", "test/mean_class_accuracy"]
+
+    known = [
+        "test/accuracy",
+        "test/instance_miou",
+        "test/miou",
+        "test/mean_class_accuracy",
+    ]
+
     can = ", ".join([*known, *(f"test/{name}" for name in computed_names())])
     raise BundleError(f"{metric} cannot be computed from predictions; that can {can}")
 
@@ -343,7 +406,10 @@ def _labels(arrays: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarr
             "no true classes beside its predictions, and this machine has not opened its data set"
         )
     if labels.shape != predicted.shape:
-        raise BundleError(f"{labels.shape} true classes of {predicted.shape} predictions")
+        raise BundleError(
+            f"{labels.shape} true classes of {predicted.shape} predictions"
+        )
+
     return labels
 
 

@@ -18,11 +18,14 @@ def cell_metrics(table: Table) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     best = best_mean(table)
+
     if best is not None and best.mean is not None:
         metrics["best_mean"] = best.mean
+
     for cell in table.cells:
         if cell.mean is None:
             continue
+
         name = f"{_plain(' '.join(table.rows[cell.row]))}/{_plain(table.columns[cell.column])}"[
             :LONGEST
         ]
@@ -30,10 +33,12 @@ def cell_metrics(table: Table) -> dict[str, float]:
         while f"mean/{name}" in metrics:
             number += 1
             name = f"{name.removesuffix(f' {number - 1}')} {number}"
+
         metrics[f"mean/{name}"] = cell.mean
         metrics[f"n/{name}"] = float(cell.n)
         if cell.sd is not None:
             metrics[f"sd/{name}"] = cell.sd
+
     return metrics
 
 

@@ -33,6 +33,7 @@ def measure(table: Table) -> str:
     name = table.metric.rpartition("/")[2]
     if name in METRICS:
         return METRICS[name].title
+
     return name.replace("_", " ")
 
 
@@ -40,12 +41,15 @@ def accuracy(cell: TableCell) -> str:
     """Return "81.2 ± 0.4", with n where seeds are missing."""
     if cell.mean is None:
         return instead_of_a_mean(cell)
+
     parts = [percent(cell.mean)]
     if cell.sd is not None:
         parts.append(f"± {percent(cell.sd)}")
+
     seeds = num_seeds(cell)
     if seeds:
         parts.append(f"({seeds})")
+
     return " ".join(parts)
 
 
@@ -53,6 +57,7 @@ def instead_of_a_mean(cell: TableCell) -> str:
     """Return what stands in a cell without a value: a dash, "failed", or "0/3" of the seeds."""
     if cell.excluded is not None:
         return "—"
+
     return "failed" if cell.failures else f"0/{cell.expected}"
 
 
@@ -62,6 +67,7 @@ def num_seeds(cell: TableCell) -> str:
     """
     if cell.n < cell.expected:
         return f"n={cell.n}/{cell.expected}"
+
     return f"n={cell.n}" if cell.stopped else ""
 
 
@@ -75,6 +81,7 @@ def count(number: int | None) -> str:
         return f"{decimals(number, 3, shift=-6)}M"
     if number >= 1000:
         return f"{decimals(number, 1, shift=-3)}k"
+
     return str(number)
 
 
@@ -99,6 +106,7 @@ class Unit:
             return ""
         if number == 0:
             return "0"
+
         return f"{decimals(number, self.digits, shift=-self.power)}{self.letter}"
 
 
@@ -110,14 +118,18 @@ def unit(cells: Sequence[TableCell]) -> Unit:
     """
     counts = []
     in_paper = False
+
     for cell in cells:
         number = trained(cell)
         if number:
             counts.append(number)
+
         if cell.published is not None and cell.published.params_m is not None:
             in_paper = True
+
     if not counts:
         return Unit("", 0, 0)
+
     if in_paper or max(counts) >= 10**6:
         letter = "M"
         power = 6
@@ -128,6 +140,7 @@ def unit(cells: Sequence[TableCell]) -> Unit:
         most_digits = 1
     else:
         return Unit("", 0, 0)
+
     # the decimal of the smallest count's first digit
     leading = math.ceil(power - math.log10(min(counts)))
     return Unit(letter, power, max(min(leading + 2, most_digits), leading, 1))
@@ -140,8 +153,10 @@ def paper(cell: TableCell) -> tuple[str, str]:
     value = params = ""
     if cell.published is not None and cell.published.value is not None:
         value = str(float(cell.published.value))
+
     if cell.published is not None and cell.published.params_m is not None:
         params = f"{float(cell.published.params_m)}M"
+
     return value, params
 
 
@@ -150,33 +165,38 @@ def symbols(table: Table) -> dict[str, str]:
     marks = [set(cell.marks) for cell in table.cells if cell.values]
     if not marks:
         return {}
+
     partial = sorted(marks[0].union(*marks) - marks[0].intersection(*marks))
     symbol_of = {}
     for i, mark in enumerate(partial):
         repeats = 1 + i // len(SYMBOLS)
         symbol_of[mark] = SYMBOLS[i % len(SYMBOLS)] * repeats
+
     return symbol_of
 
 
-def marked(table: Table, cell: TableCell, known: Mapping[str, str] | None = None) -> str:
+def marked(
+    table: Table, cell: TableCell, known: Mapping[str, str] | None = None
+) -> str:
     """The accuracy with the symbols of its footnotes; who shows many cells hands in the table's
     symbols.
     """
     symbol_of = symbols(table) if known is None else known
     shown = accuracy(cell)
+
     if cell.values:
         for mark, symbol in symbol_of.items():
             if mark in cell.marks:
                 shown += symbol
+
     return shown
 
 
 def headline(table: Table, without: Collection[str] = ()) -> str:
     """Return protocol and unit in one line."""
     params = "" if "params" in without else "; params: trainable, without the head"
-    return (
-        f"{table.metric} in %, protocol: {PROTOCOLS[table.protocol]}, {over_seeds(table)}{params}"
-    )
+    protocol = PROTOCOLS[table.protocol]
+    return f"{table.metric} in %, protocol: {protocol}, {over_seeds(table)}{params}"
 
 
 def over_seeds(table: Table) -> str:
@@ -186,6 +206,7 @@ def over_seeds(table: Table) -> str:
         return "no trials"
     if seeds == [1]:
         return "one seed, so no sd"
+
     return f"mean ± sd over {' or '.join(map(str, seeds))} seeds"
 
 
@@ -198,15 +219,19 @@ def _notes(table: Table) -> Iterator[str]:
     symbol_of = symbols(table)
     for mark, symbol in symbol_of.items():
         yield f"{symbol} {mark}"
+
     filled = [cell for cell in table.cells if cell.values]
     marks = {mark for cell in filled for mark in cell.marks}
     everywhere = sorted(marks - symbol_of.keys())
+
     if everywhere:
         yield f"all cells: {', '.join(everywhere)}"
+
     yield from comparison_notes(table)
     yield from object_notes(table)
 
     optimism = [cell.optimism for cell in filled if cell.optimism is not None]
+
     if optimism:
         verb = "adds" if table.protocol == "best_test" else "would add"
         mean = percent(sum(sorted(optimism)) / len(optimism), signed=True)
@@ -214,11 +239,13 @@ def _notes(table: Table) -> Iterator[str]:
             f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of"
             " the cells"
         )
+
     yield from _missing_notes(table)
 
     sources = sorted({cell.published.source for cell in table.cells if cell.published})
     if sources:
         yield f"paper: {'; '.join(sources)}"
+
     yield from verdict_notes(table)
     yield from table.notes
 
@@ -228,9 +255,11 @@ def _missing_notes(table: Table) -> Iterator[str]:
     for cell in table.cells:
         if cell.excluded is not None:
             yield f"— {table.cell_name(cell)}: {cell.excluded}"
+
     for cell in table.cells:
         for seed, reason in cell.failures:
             yield f"failed: {table.cell_name(cell)}, seed {seed}: {reason}"
+
     yield from survivor_note(table)
     for cell in table.cells:
         ended = {seed for seed, _ in (*cell.values, *cell.failures)}
@@ -249,6 +278,7 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
     """
     symbol_of = symbols(table)
     units = []
+
     for column in range(len(table.columns)):
         units.append(unit([cell for cell in table.cells if cell.column == column]))
 
@@ -256,11 +286,14 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
         (measure(table), lambda cell: marked(table, cell, symbol_of)),
         ("params", lambda cell: units[cell.column].shown(trained(cell))),
     ]
+
     printed = [paper(cell) for cell in table.cells]
     if any(value for value, _ in printed):
         sub_columns.append(("paper", lambda cell: paper(cell)[0]))
+
     if any(params for _, params in printed):
         sub_columns.append(("paper params", lambda cell: paper(cell)[1]))
+
     return [heading for heading in sub_columns if heading[0] not in without]
 
 
@@ -271,9 +304,12 @@ def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     titles = [title for title, _ in sub_columns]
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     lines = [[*table.row_headers, *titles * num_columns]]
+
     for row, labels in enumerate(table.rows):
         line = list(labels)
         for column in range(num_columns):
             line += [show(cells[row, column]) for _, show in sub_columns]
+
         lines.append(line)
+
     return lines

@@ -35,7 +35,9 @@ from pointsweep.statistics.seeds import Difference, difference
 from pointsweep.storage.base import Store
 from pointsweep.utils.numbers import percent
 
-Arms = tuple[Mapping[int, Record], Mapping[int, Record]]  # of the first and the second row, by seed
+Arms = tuple[
+    Mapping[int, Record], Mapping[int, Record]
+]  # of the first and the second row, by seed
 NOTHING = "—"  # a key that one of two arms has not
 TRACE_LINES = 6
 
@@ -48,27 +50,36 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
     cells_of = []
     arms_of = []
     settings_of = []
+
     for column in range(len(table.columns)):
         cells = table.cell(rows[0], column), table.cell(rows[1], column)
         arms = (
             records_by_seed(cells[0].keys, records),
             records_by_seed(cells[1].keys, records),
         )
+
         cells_of.append(cells)
         arms_of.append(arms)
         settings_of.append(settings(arms))
 
-    comparable = [lines for arms, lines in zip(arms_of, settings_of, strict=True) if all(arms)]
+    comparable = [
+        lines for arms, lines in zip(arms_of, settings_of, strict=True) if all(arms)
+    ]
     common = _common_lines(comparable)
-    lines = [f"{first} against {second}, {table.metric} in %, protocol {table.protocol}"]
+    lines = [
+        f"{first} against {second}, {table.metric} in %, protocol {table.protocol}"
+    ]
     lines += [f"  {line}" for line in common]
+
     if comparable and not any(comparable):
         lines.append("  the configurations are equal")
+
     for column, title in enumerate(table.columns):
         own = [line for line in settings_of[column] if line not in common]
         results = _column((first, second), cells_of[column], arms_of[column], table)
         lines += ["", title]
         lines += [f"  {line}" for line in (*own, *results)]
+
     return "\n".join(lines) + "\n"
 
 
@@ -76,10 +87,12 @@ def _common_lines(groups: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of the first group that stand in every group."""
     if not groups:
         return []
+
     first, *others = groups
     common = list(first)
     for group in others:
         common = [line for line in common if line in group]
+
     return common
 
 
@@ -89,6 +102,7 @@ def settings(arms: Arms) -> list[str]:
     """
     if not all(arms):
         return []
+
     first, second = (next(iter(arm.values())).config for arm in arms)
     return [f"{key}: {one} | {other}" for key, one, other in differing(first, second)]
 
@@ -98,6 +112,7 @@ def row_number(table: Table, name: str) -> int:
     names = [" / ".join(row) for row in table.rows]
     if name not in names:
         raise ValueError(unknown("row", name, names, "Rows"))
+
     return names.index(name)
 
 
@@ -105,6 +120,7 @@ def column_number(table: Table, name: str) -> int:
     """The column of that name. Raises ValueError."""
     if name not in table.columns:
         raise ValueError(unknown("column", name, table.columns, "Columns"))
+
     return table.columns.index(name)
 
 
@@ -115,16 +131,21 @@ def _column(
     if empty:
         yield f"nothing to compare: {' and '.join(empty)} without a finished trial"
         return
+
     for kind in ("trainable", "trainable_without_head", "total"):
         first, second = ((cell.parameters or {}).get(kind) for cell in cells)
-        difference_text = "equal" if first == second else f"{(first or 0) - (second or 0):+,}"
+        difference_text = (
+            "equal" if first == second else f"{(first or 0) - (second or 0):+,}"
+        )
         title = kind.replace("_", " ")
         yield f"parameters, {title}: {count(first)} | {count(second)} ({difference_text})"
+
     yield f"result: {accuracy(cells[0])} | {accuracy(cells[1])}"
     values = dict(cells[0].values), dict(cells[1].values)
     if not values[0].keys() & values[1].keys():
         yield "no seed in common: no difference to be had"
         return
+
     yield f"difference over seeds: {over_seeds(difference(*values))}"
     if table.metric == PER_OBJECT:
         yield from over_objects(names, arms, table.protocol)
@@ -139,6 +160,7 @@ def differing(
     for key in dict.fromkeys((*one, *other)):
         if not path and key == "seed":
             continue
+
         first, second = one.get(key, NOTHING), other.get(key, NOTHING)
         if _same_component(first, second):
             yield from differing(first, second, f"{path}{key}.")
@@ -150,13 +172,17 @@ def _same_component(one: Any, other: Any) -> bool:
     """Return whether both are sections of one name: fields of two components are not comparable."""
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return False
+
     return bool(one.get("name") == other.get("name"))
 
 
 def _shown(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
-    fields = ", ".join(f"{key}={field}" for key, field in value.items() if key != "name")
+
+    fields = ", ".join(
+        f"{key}={field}" for key, field in value.items() if key != "name"
+    )
     return f"{value.get('name', '')}({fields})"
 
 
@@ -168,8 +194,13 @@ def over_seeds(found: Difference) -> str:
     if found.low is None or found.high is None:
         return f"{mean}; one seed in common carries neither an interval nor a p-value"
     if found.p is None:
-        return f"{mean} with each of {found.n} seeds; without spread there is no p-value"
-    interval = f"{percent(found.low, signed=True)} to {percent(found.high, signed=True)}"
+        return (
+            f"{mean} with each of {found.n} seeds; without spread there is no p-value"
+        )
+
+    interval = (
+        f"{percent(found.low, signed=True)} to {percent(found.high, signed=True)}"
+    )
     return f"{mean} ({interval}), {found.n} seeds, paired t-test {p_value(found.p)}"
 
 
@@ -184,21 +215,25 @@ def over_objects(names: tuple[str, str], arms: Arms, protocol: str) -> Iterator[
     """
     seeds = sorted(arms[0].keys() & arms[1].keys())
     pairs = [(arms[0][seed], arms[1][seed]) for seed in seeds]
+
     if any(correctness(record, protocol) is None for pair in pairs for record in pair):
         yield (
             "object by object: these trials are older than the record of it, and their data are not"
             " at hand"
         )
         return
+
     if not all(same_objects(*pair) for pair in pairs):
         yield "object by object: the arms were tested on other clouds"
         return
+
     if _share_test_clouds([one for one, _ in pairs]):
         yield _bootstrap_sentence(arms, seeds, protocol)
     else:
         yield (
             "bootstrap over objects and seeds: not to be had, every seed has test clouds of its own"
         )
+
     for test in model_tests(names, dict(zip(names, arms, strict=True)), protocol):
         yield of_models(test)
 
@@ -210,6 +245,7 @@ def _share_test_clouds(records: Sequence[Record]) -> bool:
         same_config = record.config.get("dataset") == first.config.get("dataset")
         if not same_config or not same_objects(first, record):
             return False
+
     return True
 
 
@@ -219,9 +255,13 @@ def _bootstrap_sentence(arms: Arms, seeds: Sequence[int], protocol: str) -> str:
     groups = groups_of(arms[0][seeds[0]])
     drawn = bootstrap(first_correct, second_correct, groups=groups)
     over = "objects and seeds"
+
     if drawn.seeds == 1:
         over = "objects alone, of one seed: it knows nothing of other seeds"
-    interval = f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
+
+    interval = (
+        f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
+    )
     return (
         f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}),"
         f" {drawn.objects:,} objects{of_clouds(groups)}"
@@ -237,6 +277,7 @@ def recovered(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
     completed = {}
     for key, record in records.items():
         completed[key] = record if record.correct else _completed(store, record)
+
     return completed
 
 
@@ -244,19 +285,24 @@ def _completed(store: Store, record: Record) -> Record:
     config, _ = check_trial(dict(record.config))
     if config is None:
         return record
+
     labels = _labels(config.dataset, str(record.dataset["digest"]))
     if labels is None:
         return record
+
     folder = read_folder(store, record.key, PREDICTIONS)
     if not (folder.path / PREDICTIONS).is_file():
         return record
+
     correct = {}
     for protocol, predicted in folder.predictions().items():
         if predicted.shape != labels.shape:
             continue
+
         is_correct = predicted == labels
         if _accuracy(is_correct) == record.metrics[protocol][PER_OBJECT]:
             correct[protocol] = packed(is_correct)
+
     return replace(record, correct=correct)
 
 
@@ -273,8 +319,10 @@ def _labels(config: DatasetConfig, digest: str) -> np.ndarray | None:
         dataset: Any = registry.load("datasets", config.name)(config)
     except MissingDataError:
         return None
+
     if dataset.digest == digest:
         return np.asarray(dataset.test.labels)
+
     return None
 
 
@@ -288,13 +336,17 @@ def of_models(test: ModelTest) -> str:
     """ "seed 0: 41 objects gained, 12 lost; exact McNemar, mid-p: p < 0.001, by Holm p = 0.002"."""
     unit = "clouds" if test.objects else "objects"
     head = f"seed {test.seed}: {test.gained} {unit} gained, {test.lost} lost"
+
     if test.p is None or test.adjusted is None:
         return f"{head}; so few carry no p-value"
+
     name = "exact McNemar"
     if test.objects:
         name = f"exact test of the signs of {test.objects:,} objects"
+
+    adjusted = p_value(test.adjusted)
     return (
-        f"{head}; {name}, mid-p: {p_value(test.p)}, by Holm over the seeds {p_value(test.adjusted)}"
+        f"{head}; {name}, mid-p: {p_value(test.p)}, by Holm over the seeds {adjusted}"
     )
 
 
@@ -302,6 +354,7 @@ def of_clouds(groups: np.ndarray | None) -> str:
     """ " of 2,882 clouds", where objects have several."""
     if groups is None:
         return ""
+
     return f" of {len(groups):,} clouds"
 
 
@@ -311,14 +364,17 @@ def why(table: Table, store: Store, row: str, column: str) -> str:
     """
     cell = table.cell(row_number(table, row), column_number(table, column))
     head = f"{table.cell_name(cell)}: {accuracy(cell)}, {cell.status}"
+
     if cell.excluded is not None:
         return f"{head}\nnot run: {cell.excluded}\n"
     if not cell.keys:
         return f"{head}\nno trials: the sweep was cut down (--only) or has none here\n"
+
     values = dict(cell.values)
     lines = [head]
     for seed, key in cell.keys:
         lines += _seed(store, seed, key, values.get(seed))
+
     lines += [f"marked: {mark}" for mark in cell.marks]
     return "\n".join(lines) + "\n"
 
@@ -329,9 +385,11 @@ def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[st
     if value is not None:
         yield f"{name}: finished, {percent(value)}"
         return
+
     folder = read_folder(store, key)
     status = trial_status(store, key)
     events = folder.events()
+
     if status == "damaged":
         yield (
             f"{name}: its record cannot be believed; the sweep's command, run again, sets it aside"
@@ -342,9 +400,11 @@ def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[st
             f"{name}: failed in attempt {folder.attempts()} after {len(folder.epochs())} epochs:"
             f" {events[-1]['reason']}"
         )
+
         trace = str(events[-1].get("trace", "")).rstrip().splitlines()
         for line in trace[-TRACE_LINES:]:
             yield f"    {line}"
+
         yield (
             f"    whole: {folder.path / 'history.jsonl'}; the sweep's command, run again, tries it"
             " anew"

@@ -22,17 +22,21 @@ def object_notes(table: Table) -> Iterator[str]:
         if cell.interval == "objects":
             name = table.cell_name(cell)
             intervals.append(f"{name} {percent(cell.low)} to {percent(cell.high)}")
+
     if intervals:
         yield (
             "one seed, 95 % interval over the test objects (Wilson), which knows nothing of other"
             f" seeds: {', '.join(intervals)}"
         )
+
     for tests, column in zip(table.models, table.columns, strict=False):
         if not tests:
             continue
+
         name = "exact McNemar"
         if any(test.objects for test in tests):
             name = "exact signs of objects' net gains"
+
         yield (
             f"{column}, models that differ object by object ({name}, mid-p, Holm): {models(tests)}"
         )
@@ -45,15 +49,21 @@ def models(tests: Sequence[ModelTest]) -> str:
     tests_of: dict[tuple[str, str], list[ModelTest]] = {}
     for test in tests:
         tests_of.setdefault((test.first, test.second), []).append(test)
+
     sentences = []
     for (first, second), of_pair in tests_of.items():
-        differ = sum(test.adjusted is not None and test.adjusted < 1 - LEVEL for test in of_pair)
+        differ = sum(
+            test.adjusted is not None and test.adjusted < 1 - LEVEL for test in of_pair
+        )
         untested = sum(test.p is None for test in of_pair)
         seeds = "seed" if len(of_pair) == 1 else "seeds"
         sentence = f"{first} against {second} {differ} of {len(of_pair)} {seeds}"
+
         if untested:
             sentence += f" (too few objects differ for a test in {untested})"
+
         sentences.append(sentence)
+
     return ", ".join(sentences)
 
 
@@ -63,11 +73,14 @@ def verdict_notes(table: Table) -> Iterator[str]:
     """
     yield from no_verdict_notes(table)
     judged = [(cell, cell.verdict) for cell in table.cells if cell.verdict is not None]
+
     if not judged:
         return
+
     caveat = ""
     if table.protocol != "best_test":
         caveat = "; papers choose the epoch on the test set, this table does not"
+
     yield (
         "against the paper's numbers: reproduced, the 90 % interval of the difference lies inside"
         " the margin; not reproduced, outside it; the margin is the 95 % interval of the paper's"
@@ -84,10 +97,12 @@ def against_the_paper(cell: TableCell, verdict: Verdict) -> str:
     assert cell.published is not None
     mean, published = percent(cell.mean), cell.published.value
     over = "90 %"
+
     if verdict.basis == "objects" and cell.n == 1:
         over = "90 % over test objects, one result:"
     elif verdict.basis == "objects":
         over = "90 % over test objects, the same with every seed:"
+
     interval = f"{over} {points(verdict.low)} to {points(verdict.high)}"
     name = "not reproduced" if verdict.kind == "not" else verdict.kind
     return (
@@ -102,6 +117,7 @@ def no_verdict_notes(table: Table) -> Iterator[str]:
     for cell in table.cells:
         if cell.unjudged:
             by_reason.setdefault(cell.unjudged, []).append(table.cell_name(cell))
+
     num_filled = sum(bool(cell.values) for cell in table.cells)
     for reason, names in by_reason.items():
         is_everywhere = len(by_reason) == 1 and len(names) == num_filled
@@ -115,6 +131,7 @@ def spread(share: Summary) -> str:
         return " (one seed: no interval)"
     if not share.sd:
         return " (the same with every seed: no spread to judge by)"
+
     return f" ({percent(share.low, signed=True)} to {percent(share.high, signed=True)})"
 
 
@@ -122,13 +139,19 @@ def comparison_notes(table: Table) -> Iterator[str]:
     """Yield which rows and columns the seeds separate: a legend, then a paragraph for each
     column.
     """
-    tested = [pair for family in table.comparisons for pair in family.pairs if pair.low is not None]
+    tested = [
+        pair
+        for family in table.comparisons
+        for pair in family.pairs
+        if pair.low is not None
+    ]
     if tested:
         yield (
             "compared by Tukey's test of all pairs, paired by seed; the intervals and p of all"
             f" comparisons of the table ({len(tested)}) hold at once, 5 % in all; what is not"
             " separable may differ all the same"
         )
+
     for family in table.comparisons:
         line = comparison(family)
         if line:
@@ -149,37 +172,47 @@ def comparison(family: Family) -> str:
     top = family.arms[0]
     with_top = [pair for pair in family.pairs if pair.first == top]
     below, not_separable = [], []
+
     for pair in with_top:
         if pair.low is not None and pair.resolved:
             below.append(f"{pair.second} {_reversed(pair)}")
         elif pair.low is not None:
             not_separable.append(pair.second)
+
     claim = "is best" if len(below) == len(with_top) else "has the best mean"
     sentences = [f"{family.title}: {top} {claim}."]
     if below:
         sentences.append(f"Below it: {', '.join(below)}.")
+
     if not_separable:
         sentences.append(f"Not separable from it: {', '.join(not_separable)}.")
+
     sentences += _other_pairs(family)
     sentences += _without_test(family)
     if family.detectable is not None:
         # Of few seeds the formula can ask for more than an accuracy has.
         least = "more than 100" if family.detectable > 1 else percent(family.detectable)
         sentences.append(f"Detectable: {least} points (90 % power).")
+
     return " ".join(sentences)
 
 
 def _other_pairs(family: Family) -> Iterator[str]:
     """Yield the sentence of the resolved pairs without the first arm, if there are any."""
-    others = [pair for pair in family.pairs if pair.first != family.arms[0] and pair.resolved]
+    others = [
+        pair for pair in family.pairs if pair.first != family.arms[0] and pair.resolved
+    ]
     if not others:
         return
+
     named = []
     for pair in others[:MOST_PAIRS]:
         named.append(f"{pair.second} below {pair.first} {_reversed(pair)}")
+
     more = ""
     if len(others) > MOST_PAIRS:
         more = f" and {len(others) - MOST_PAIRS} more pairs (table.json)"
+
     yield f"Also: {', '.join(named)}{more}."
 
 
@@ -191,13 +224,20 @@ def _without_test(family: Family) -> Iterator[str]:
             f"{arm.arm}: seed {arm.seed} {verb} ({percent(arm.value)} against"
             f" {percent(arm.usual)}), so no test about it is made."
         )
+
     by_reason: dict[str, list[Pair]] = {}
     for pair in family.pairs:
         if pair.reason and pair.reason != "set aside":
             by_reason.setdefault(pair.reason, []).append(pair)
+
     for reason, pairs in by_reason.items():
         shown = [_untested(pair) for pair in pairs[:MOST_PAIRS]]
-        more = f" and {len(pairs) - MOST_PAIRS} more pairs" if len(pairs) > MOST_PAIRS else ""
+        more = (
+            f" and {len(pairs) - MOST_PAIRS} more pairs"
+            if len(pairs) > MOST_PAIRS
+            else ""
+        )
+
         yield f"{'; '.join(shown)}{more}: {WITHOUT_TEST[reason]}."
 
 
@@ -221,6 +261,7 @@ def _reversed(pair: Pair) -> str:
     assert pair.low is not None
     assert pair.high is not None
     assert pair.p is not None
+
     return f"{points(-pair.mean)} ({points(-pair.high)} to {points(-pair.low)}, {p_short(pair.p)})"
 
 
@@ -232,6 +273,7 @@ def points(value: float) -> str:
         shown = decimals(value, digits, shift=2)
         if shown.strip("0.") or not value:
             break
+
     return shown if shown.startswith("-") else f"+{shown}"
 
 
@@ -241,6 +283,7 @@ def p_short(p: float) -> str:
     """
     if p < 0.001:
         return "p below .001"
+
     digits = 4 if 0.0495 <= p < 0.0505 else 3
     return f"p {decimals(p, digits).removeprefix('0')}"
 
@@ -252,7 +295,10 @@ def survivor_note(table: Table) -> Iterator[str]:
     failed = []
     for cell in table.cells:
         if cell.failures:
-            failed.append(f"{table.cell_name(cell)} {len(cell.failures)} of {cell.expected}")
+            failed.append(
+                f"{table.cell_name(cell)} {len(cell.failures)} of {cell.expected}"
+            )
+
     if failed:
         yield (
             "failed seeds are in no mean and no test, which favours what survived of a row whose"

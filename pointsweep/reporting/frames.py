@@ -25,6 +25,7 @@ def label_columns(row_headers: tuple[str, ...]) -> list[str]:
     for number, header in enumerate(row_headers):
         name = header or f"row{number or ''}"
         names.append(name if name not in names else f"{name}{number}")
+
     return names
 
 
@@ -38,6 +39,7 @@ def table_frame(table: Table) -> pandas.DataFrame:
     import pandas
 
     lines: list[dict[str, Any]] = []
+
     for cell in table.cells:
         line: dict[str, Any] = dict(
             zip(label_columns(table.row_headers), table.rows[cell.row], strict=True)
@@ -53,6 +55,7 @@ def table_frame(table: Table) -> pandas.DataFrame:
             "low": cell.low,
             "high": cell.high,
         }
+
         line |= {name: (cell.parameters or {}).get(name) for name in COUNTS}
         line |= {
             "published": cell.published.value if cell.published else None,
@@ -60,7 +63,9 @@ def table_frame(table: Table) -> pandas.DataFrame:
             "status": cell.status,
             "marks": "; ".join(cell.marks),
         }
+
         lines.append(line)
+
     return pandas.DataFrame(lines)
 
 
@@ -76,20 +81,29 @@ def record_frame(
     import pandas
 
     lines: list[dict[str, Any]] = []
+
     for cell in layout.cells:
         for seed, key in cell.keys:
             line: dict[str, Any] = dict(
-                zip(label_columns(layout.row_headers), layout.rows[cell.row], strict=True)
+                zip(
+                    label_columns(layout.row_headers),
+                    layout.rows[cell.row],
+                    strict=True,
+                )
             )
+
             line |= {"column": layout.columns[cell.column], "seed": seed, "key": key}
             record = records.get(key)
+
             if record is not None:
                 line |= {"status": "finished", "reason": "", **_numbers(record)}
             elif key in failures:
                 line |= {"status": "failed", "reason": failures[key]}
             else:
                 line |= {"status": "open", "reason": ""}
+
             lines.append(line)
+
     return pandas.DataFrame(lines)
 
 
@@ -98,6 +112,7 @@ def _numbers(record: Record) -> dict[str, Any]:
     for protocol, metrics in record.metrics.items():
         for name, number in metrics.items():
             numbers[f"{protocol}.{name}"] = number
+
     numbers |= {name: record.parameters.get(name) for name in COUNTS}
     numbers["seconds"] = record.seconds.get("total")
     return numbers
@@ -109,10 +124,13 @@ def notebook_html(table: Table) -> str:
     lines = grid(table)
     labels = len(table.row_headers)
     over = [f"<th colspan='{labels}'></th>"]
-    over += [f"<th colspan='{sub_columns}'>{escape(column)}</th>" for column in table.columns]
+    over += [
+        f"<th colspan='{sub_columns}'>{escape(column)}</th>" for column in table.columns
+    ]
     head = "".join(f"<th>{escape(text)}</th>" for text in lines[0])
 
     body = []
+
     for line in lines[1:]:
         cells = [f"<th>{escape(text)}</th>" for text in line[:labels]]
         cells += [f"<td>{escape(text)}</td>" for text in line[labels:]]

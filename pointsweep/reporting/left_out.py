@@ -25,10 +25,14 @@ def left_out(table: Table, names: Sequence[str]) -> tuple[Table, tuple[str, ...]
             raise ValueError(
                 f"--drop: {unknown('column', name, [*table.columns, *shown], 'Allowed')}"
             )
+
     kept = [number for number, title in enumerate(table.columns) if title not in names]
-    without = tuple(title for title in shown if title in names and title not in table.columns)
+    without = tuple(
+        title for title in shown if title in names and title not in table.columns
+    )
     if not kept or len(without) == len(shown):
         raise ValueError("--drop: nothing of the table is left")
+
     return _of_columns(table, kept), without
 
 
@@ -38,6 +42,7 @@ def _of_columns(table: Table, kept: Sequence[int]) -> Table:
     """
     if len(kept) == len(table.columns):
         return table
+
     new_number = {column: number for number, column in enumerate(kept)}
     cells = []
     for cell in table.cells:
@@ -51,8 +56,10 @@ def _of_columns(table: Table, kept: Sequence[int]) -> Table:
             stays = number in new_number
         else:
             stays = set(titles).issuperset(family.arms)
+
         if stays:
             families.append(family)
+
     return replace(
         table,
         columns=tuple(titles),

@@ -36,7 +36,9 @@ Facts = TypeVar("Facts")
 FOLDER = "stale"  # of the store: results that were set aside
 
 
-def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]) -> dict[str, str]:
+def find_stale(
+    configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
+) -> dict[str, str]:
     """Return, by key, how the data, weights or plug-ins that finished trials had differ from those
     of this machine.
 
@@ -45,10 +47,12 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
     datasets, backbones = parts_of(configs[key] for key in records)
     data: dict[DatasetConfig, DataFacts] = {}
     weights: dict[BackboneConfig, WeightFacts] = {}
+
     for dataset in datasets:
         if is_here(section_of(dataset)):
             with suppress(MissingDataError, UnreadableDataError):
                 data[dataset] = facts_of(dataset, whole=True)
+
     for backbone in backbones:
         with suppress(MissingWeightsError, ValueError):
             weights[backbone] = weight_facts(backbone, fetch=False)
@@ -59,12 +63,16 @@ def find_stale(configs: Mapping[str, TrialConfig], records: Mapping[str, Record]
         reason = ""
         if runs_plugins(record.origin):
             reason = plugins_differ(record.origin, plugin_origin(config))
+
         if not reason and config.dataset in data:
             reason = differs(record.dataset, data[config.dataset])
+
         if not reason and config.backbone in weights:
             reason = weights_differ(record, weights[config.backbone])
+
         if reason:
             reasons[key] = reason
+
     return reasons
 
 
@@ -73,6 +81,7 @@ def weights_differ(record: Record, facts: WeightFacts) -> str:
     before = re.search(r"sha256 ([0-9a-f]{64})", record.weights_origin)
     if before is None or before[1] == facts.sha256:
         return ""
+
     name = Path(facts.path).name
     return (
         f"weights changed since: {name} was {before[1][:DIGITS]}, here it is"
@@ -80,12 +89,15 @@ def weights_differ(record: Record, facts: WeightFacts) -> str:
     )
 
 
-def marked(records: Mapping[str, Record], reasons: Mapping[str, str]) -> dict[str, Record]:
+def marked(
+    records: Mapping[str, Record], reasons: Mapping[str, str]
+) -> dict[str, Record]:
     """Return the records, those with a reason marked with it."""
     result = dict(records)
     for key, reason in reasons.items():
         if key in result:
             result[key] = replace(result[key], marks=(*result[key].marks, reason))
+
     return result
 
 
@@ -101,25 +113,34 @@ def remembered_changes(
     changes: dict[str, str] = {}
     data = _FactsOfSections(_known_data)
     weights = _FactsOfSections(known_weights)
+
     for key, record in records.items():
         reason = plugins_differ(record.origin, code or {})
         dataset = record.config.get("dataset")
         if not reason and isinstance(dataset, Mapping):
             facts = data.of(dataset)
             reason = differs(record.dataset, facts) if facts is not None else ""
+
         backbone = record.config.get("backbone")
         if not reason and _has_checkpoint(backbone):
             checkpoint = weights.of(backbone)
-            reason = weights_differ(record, checkpoint) if checkpoint is not None else ""
+            reason = (
+                weights_differ(record, checkpoint) if checkpoint is not None else ""
+            )
+
         if reason:
             changes[key] = reason
+
     unseen = [str(section["name"]) for section in data.unknown if is_here(section)]
     return changes, list(dict.fromkeys(unseen))
 
 
 def _has_checkpoint(backbone: Any) -> TypeGuard[Mapping[str, Any]]:
     """Return whether a record's backbone, if it has one, reads a file of weights."""
-    return isinstance(backbone, Mapping) and backbone.get("weights") not in WITHOUT_CHECKPOINT
+    return (
+        isinstance(backbone, Mapping)
+        and backbone.get("weights") not in WITHOUT_CHECKPOINT
+    )
 
 
 class _FactsOfSections(Generic[Facts]):
@@ -140,7 +161,9 @@ class _FactsOfSections(Generic[Facts]):
                 self._by_text[text] = self.look_up(section)
                 if self._by_text[text] is None:
                     self.unknown.append(section)
+
             self._by_identity[id(section)] = self._by_text[text]
+
         return self._by_identity[id(section)]
 
 
@@ -156,11 +179,15 @@ def set_aside(store: Store, keys: Iterable[str]) -> None:
     """
     for key in keys:
         source = f"trials/{key}"
-        digest = hashlib.sha256(store.read(f"{source}/record.json")).hexdigest()[:DIGITS]
+        digest = hashlib.sha256(store.read(f"{source}/record.json")).hexdigest()[
+            :DIGITS
+        ]
         target = f"{FOLDER}/{key}-{digest}"
         names = [name for name in store.list(source) if not name.endswith("/")]
+
         for name in names:
             store.write(f"{target}/{name}", store.read(f"{source}/{name}"))
+
         # Without its record the trial is not finished, whatever else is still there if this is cut
         # off.
         for name in sorted(names, key=lambda name: name != "record.json"):

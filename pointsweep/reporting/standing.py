@@ -40,7 +40,8 @@ class SweepStanding:
     name: str
     title: str
     trials: Sequence[TrialStanding] = ()
-    finished_s: Sequence[float] = field(default=(), repr=False)  # seconds of every finished trial
+    # seconds of every finished trial
+    finished_s: Sequence[float] = field(default=(), repr=False)
 
     def count(self, state: str) -> int:
         """Return how many trials are in a state."""
@@ -62,6 +63,7 @@ class SweepStanding:
         """
         if not self.finished_s:
             return None
+
         remaining = len(self.trials) - self.count("finished")
         return remaining * statistics.median(self.finished_s)
 
@@ -80,22 +82,30 @@ def standing(store: Store, name: str) -> SweepStanding:
     requested, _ = settle(layout, records)
 
     trials = []
+
     for key, label in trial_labels(requested):
         if key in records:
             trials.append(TrialStanding(key, label, "finished"))
             continue
+
         holder = _holder(store, key)
         epoch = _last_epoch(store, key)
         if holder is not None:
-            trials.append(TrialStanding(key, label, "running", epoch=epoch, worker=str(holder)))
+            trials.append(
+                TrialStanding(key, label, "running", epoch=epoch, worker=str(holder))
+            )
         elif key in failures:
-            trials.append(TrialStanding(key, label, "failed", reason=failures[key], epoch=epoch))
+            trials.append(
+                TrialStanding(key, label, "failed", reason=failures[key], epoch=epoch)
+            )
         else:
             trials.append(TrialStanding(key, label, "open", epoch=epoch))
+
     seconds = []
     for trial in trials:
         if trial.state == "finished":
             seconds.append(records[trial.key].seconds.get("total", 0.0))
+
     return SweepStanding(layout.name, layout.title, trials, seconds)
 
 
@@ -108,7 +118,12 @@ def trial_labels(layout: Layout) -> Iterator[tuple[str, str]]:
         for seed, key in cell.keys:
             if key not in seen:
                 seen.add(key)
-                labels = (*layout.rows[cell.row], layout.columns[cell.column], f"seed {seed}")
+                labels = (
+                    *layout.rows[cell.row],
+                    layout.columns[cell.column],
+                    f"seed {seed}",
+                )
+
                 yield key, " / ".join(labels)
 
 
@@ -116,12 +131,22 @@ def _holder(store: Store, key: str) -> Holder | None:
     """Return the process that works on a trial just now; None if nobody does."""
     try:
         holder = Holder(**json.loads(store.read(f"trials/{key}/lease.json")))
-    except (FileNotFoundError, NotAFileError, StoreError, ValueError, TypeError, RecursionError):
+    except (
+        FileNotFoundError,
+        NotAFileError,
+        StoreError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ):
         return None
+
     alive = isinstance(holder.expires, int | float) and time.time() < holder.expires
     return holder if alive and not is_dead(holder) else None
 
 
 def _last_epoch(store: Store, key: str) -> int:
-    epochs = [event["epoch"] for event in read_events(store, key) if event["type"] == "epoch"]
+    epochs = [
+        event["epoch"] for event in read_events(store, key) if event["type"] == "epoch"
+    ]
     return int(epochs[-1]) if epochs else 0

@@ -37,15 +37,19 @@ def read_stored(
     """
     name = sweep
     own: Layout | None = None
+
     if is_sweep_file(sweep):
         name, own = _layout_of_file(sweep, store, allow_plugins)
+
     if source == "store":
         if own is None:
             return read(store, name, allow_plugins)
+
         stored = filled(store, own)
         known = store.exists(f"sweeps/{name}/plan.json") or stored[1]
         if known:
             return stored
+
         return read(store, name, allow_plugins)
 
     from pointsweep.tracking.target import tracking_uri as tracker_address
@@ -53,6 +57,7 @@ def read_stored(
 
     tracker = open_tracker(tracker_address(tracking_uri, store))
     layout, records, failures = tracker.read_table(name)
+
     return own or layout, records, failures
 
 
@@ -61,7 +66,9 @@ def is_sweep_file(text: str) -> bool:
     return Path(text).suffix in (".yaml", ".yml")
 
 
-def _layout_of_file(file: str, store: Store, allow_plugins: bool) -> tuple[str, Layout | None]:
+def _layout_of_file(
+    file: str, store: Store, allow_plugins: bool
+) -> tuple[str, Layout | None]:
     """Return the name of a file's table and its layout; none of a search, whose table is what it
     found.
     """
@@ -69,11 +76,14 @@ def _layout_of_file(file: str, store: Store, allow_plugins: bool) -> tuple[str, 
     from pointsweep.sweep.sweep import load
 
     sweep = load(file, allow_plugins=allow_plugins)
+
     if sweep.search is None:
         return sweep.name, sweep.layout()
+
     other = name_conflict(sweep, store)
     if other is not None:
         raise ValueError(other)
+
     return sweep.name, None
 
 
@@ -86,14 +96,19 @@ def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored
     """
     layout, records, failures = stored
     name = layout.metric if metric is None else with_split(metric)
+
     if metric is not None and name not in table_metrics():
-        raise ValueError(f"--metric: {unknown('metric', name, table_metrics(), 'Allowed')}")
+        raise ValueError(
+            f"--metric: {unknown('metric', name, table_metrics(), 'Allowed')}"
+        )
+
     if store is not None:
         records = with_metric(store, records, name)
     elif computed(name) is not None:
         raise ValueError(
             f"{name} is computed from predictions, which MLflow does not hold; use --source store"
         )
+
     return replace(layout, metric=name), records, failures
 
 
@@ -107,7 +122,9 @@ def compared(
     """
     code = plugins_here(store, layout.name) if store is not None else {}
     changes, unseen = remembered_changes(records, code)
+
     if unseen:
         note = f"not compared with the {', '.join(unseen)} of this machine; run FILE --plan does"
         layout = replace(layout, notes=(*layout.notes, note))
+
     return layout, marked(records, changes)

@@ -51,6 +51,7 @@ class TableCell:
             return "excluded"
         if self.failures:
             return "failed"
+
         return "complete" if self.n == self.expected else "incomplete"
 
 
@@ -75,7 +76,9 @@ class Table:
 
     def cell(self, row: int, column: int) -> TableCell:
         """The cell at a place."""
-        return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
+        return next(
+            cell for cell in self.cells if (cell.row, cell.column) == (row, column)
+        )
 
     def cell_name(self, cell: TableCell) -> str:
         """Return a cell's name, "row / column"."""

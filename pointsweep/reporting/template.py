@@ -40,17 +40,21 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise ValueError(f"--template: {file}: {reason}") from error
+
     environment = SandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
     environment.filters |= {"tex": latex.escaped, "md": markdown.escaped}
     try:
         rendered = environment.from_string(source).render(_seen(table, options))
     except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"--template: {file}, line {error.lineno}: {error.message}") from error
+        raise ValueError(
+            f"--template: {file}, line {error.lineno}: {error.message}"
+        ) from error
     except jinja2.UndefinedError as error:
         raise ValueError(
             f"--template: {file}: {error.message}; a template sees:"
@@ -58,6 +62,7 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
         ) from error
     except jinja2.TemplateError as error:
         raise ValueError(f"--template: {file}: {error.message}") from error
+
     return visible(rendered, keep="\n\t")
 
 
@@ -65,6 +70,7 @@ def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
     """Return what a template sees of a table."""
     ranks = standings(table, options.mark)
     rows = []
+
     for row, labels in enumerate(table.rows):
         cells = []
         for column in range(len(table.columns)):
@@ -83,7 +89,9 @@ def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
                 "paper_params": params,
                 "cell": cell,
             })  # fmt: skip
+
         rows.append({"labels": list(labels), "cells": cells})
+
     return {
         "name": table.name,
         "title": table.title,

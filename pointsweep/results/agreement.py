@@ -52,8 +52,10 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             size_bytes = sum(info.file_size for info in file.infolist())
+
         if size_bytes > ARRAY_BYTES:
             raise ValueError(f"its arrays are larger than {ARRAY_BYTES:,} bytes")
+
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except UNREADABLE as error:
@@ -68,13 +70,17 @@ def epochs_problem(record: Record, epochs: Sequence[Event]) -> str:
     """
     if not epochs:
         return "no epochs"
+
     measure = deciding(epochs[0]["metrics"])
     for protocol, recorded in record.metrics.items():
         if protocol == "last":
             epoch = epochs[-1]
         else:
             watched = f"{protocol.removeprefix('best_')}/{measure}"
-            epoch = max(epochs, key=lambda event: (event["metrics"][watched], -event["epoch"]))
+            epoch = max(
+                epochs, key=lambda event: (event["metrics"][watched], -event["epoch"])
+            )
+
         values = {**epoch["metrics"], "epoch": epoch["epoch"]}
         for name in sorted(values.keys() | recorded.keys()):
             if values.get(name) != recorded.get(name):
@@ -84,6 +90,7 @@ def epochs_problem(record: Record, epochs: Sequence[Event]) -> str:
                     f"{protocol} is epoch {epoch['epoch']} by its history, {name} {by_history}; the"
                     f" record says {by_record}"
                 )
+
     return ""
 
 
@@ -94,6 +101,7 @@ def unsealed_problem(record: Record, read: Callable[[str], bytes]) -> str:
     """
     if record.schema >= FIRST_WITH_CHECKSUM:
         return ""
+
     try:
         problem = _history_problem(record, read(HISTORY)) or _predictions_problem(
             record, read(PREDICTIONS)
@@ -101,7 +109,10 @@ def unsealed_problem(record: Record, read: Callable[[str], bytes]) -> str:
     except FileNotFoundError:
         problem = f"{HISTORY} or {PREDICTIONS} is missing beside it"
     except (StoreError, KeyError, TypeError, ValueError) as error:
-        problem = f"what is beside it cannot be compared: {type(error).__name__}: {error}"
+        problem = (
+            f"what is beside it cannot be compared: {type(error).__name__}: {error}"
+        )
+
     return f"it has no checksum (older version), and {problem}" if problem else ""
 
 
@@ -110,6 +121,7 @@ def _history_problem(record: Record, data: bytes) -> str:
     problem = epochs_problem(record, epochs_of(events))
     if problem:
         return problem
+
     starts = [event for event in events if event["type"] == "start"]
     trained_on: Mapping[str, object] = starts[-1].get("dataset", {}) if starts else {}
     for name in sorted(trained_on.keys() & record.dataset.keys()):
@@ -118,6 +130,7 @@ def _history_problem(record: Record, data: bytes) -> str:
                 f"dataset.{name} is {trained_on[name]} by its history, the record says"
                 f" {record.dataset[name]}"
             )
+
     return ""
 
 
@@ -126,15 +139,20 @@ def _predictions_problem(record: Record, data: bytes) -> str:
     for protocol, recorded in record.metrics.items():
         if protocol not in arrays:
             return f"its predictions have no protocol {protocol}"
+
         predicted = arrays[protocol]
         if predicted.shape != (record.dataset["num_test"],):
             return (
                 f"{protocol} has predictions {predicted.shape} of {record.dataset['num_test']} test"
                 " objects"
             )
-        problem = _values_problem(record, protocol, recorded, predicted, arrays.get("labels"))
+
+        problem = _values_problem(
+            record, protocol, recorded, predicted, arrays.get("labels")
+        )
         if problem:
             return problem
+
     return ""
 
 
@@ -152,9 +170,12 @@ def _values_problem(
         mean = float(np.mean(predicted, dtype=np.float64))
         if abs(mean - recorded["test/instance_miou"]) >= IOU_DIGITS:
             return f"{protocol} test/instance_miou is {mean} by its predictions"
+
         return ""
+
     if labels is None or "test/accuracy" not in recorded:
         return ""
+
     right = predicted == labels
     accuracy = int(right.sum()) / len(right)
     if accuracy != recorded["test/accuracy"]:
@@ -164,4 +185,5 @@ def _values_problem(
         )
     if protocol in record.correct and record.correct[protocol] != packed(right):
         return f"{protocol}: which objects it got right is not what its predictions say"
+
     return ""

@@ -19,7 +19,9 @@ def encode(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
     from safetensors.torch import save
 
     body = json.dumps(state)
-    return save(dict(tensors), metadata={"state": body, "sha256": _digest(tensors, body)})
+    return save(
+        dict(tensors), metadata={"state": body, "sha256": _digest(tensors, body)}
+    )
 
 
 def decode(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -32,16 +34,21 @@ def decode(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError):
         return None
+
     if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):
         return None
+
     return tensors, json.loads(metadata["state"])
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)};".encode())
+        digest.update(
+            f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)};".encode()
+        )
         digest.update(tensors[name].contiguous().flatten().view(_bytes()).numpy().data)
+
     return digest.hexdigest()
 
 

@@ -21,7 +21,9 @@ from pointsweep.utils.array_cache import find_entry
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
-def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dict[str, Record]:
+def with_metric(
+    store: Store, records: Mapping[str, Record], metric: str
+) -> dict[str, Record]:
     """Return the records, each with the table's metric of every protocol if that is computed from
     predictions.
 
@@ -30,6 +32,7 @@ def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dic
     definition = computed(metric)
     if definition is None or definition.from_predictions is None:
         return dict(records)
+
     completed: dict[str, Record] = {}
     problems: list[str] = []
     for key, record in records.items():
@@ -37,16 +40,23 @@ def with_metric(store: Store, records: Mapping[str, Record], metric: str) -> dic
             completed[key] = record
             continue
         try:
-            completed[key] = _completed(store, record, metric, definition.from_predictions)
+            completed[key] = _completed(
+                store, record, metric, definition.from_predictions
+            )
         except ComputedMetricError as error:
             problems.append(f"trial {key}: {error}")
+
     if problems:
         shown = "\n  ".join(
-            [*problems[:10], *([f"... {len(problems) - 10} more"] if len(problems) > 10 else [])]
+            [
+                *problems[:10],
+                *([f"... {len(problems) - 10} more"] if len(problems) > 10 else []),
+            ]
         )
         raise ComputedMetricError(
             f"{metric} cannot be computed from the stored predictions of these trials\n  {shown}"
         )
+
     return completed
 
 
@@ -57,10 +67,13 @@ def without_computed(record: Record) -> Record:
         metrics[protocol] = {
             name: value for name, value in chosen.items() if computed(name) is None
         }
+
     return replace(record, metrics=metrics)
 
 
-def _completed(store: Store, record: Record, metric: str, compute: FromPredictions) -> Record:
+def _completed(
+    store: Store, record: Record, metric: str, compute: FromPredictions
+) -> Record:
     folder = read_folder(store, record.key, PREDICTIONS)
     try:
         predictions, truth = folder.predictions(), folder.truth()
@@ -68,17 +81,25 @@ def _completed(store: Store, record: Record, metric: str, compute: FromPredictio
         raise ComputedMetricError(f"it has no {PREDICTIONS}") from None
     except (StoreError, *UNREADABLE) as error:
         raise ComputedMetricError(f"{PREDICTIONS} cannot be read: {error}") from error
+
     labels = truth[0] if truth is not None else _cached_labels(record)
     if labels is None:
         reason = (
             "no true classes beside its predictions (older version), and this machine has not"
             " opened its data set"
         )
-        raise ComputedMetricError(f"{reason}: pointsweep data shows where it is looked for")
+        raise ComputedMetricError(
+            f"{reason}: pointsweep data shows where it is looked for"
+        )
+
     metrics = {}
     for protocol, chosen in record.metrics.items():
         predicted = predictions.get(protocol)
-        if predicted is None or predicted.dtype.kind not in "iu" or predicted.shape != labels.shape:
+        if (
+            predicted is None
+            or predicted.dtype.kind not in "iu"
+            or predicted.shape != labels.shape
+        ):
             raise ComputedMetricError(
                 f"{PREDICTIONS} has no predicted classes of protocol {protocol}"
             )
@@ -86,7 +107,9 @@ def _completed(store: Store, record: Record, metric: str, compute: FromPredictio
             raise ComputedMetricError(
                 f"the predictions of protocol {protocol} do not give the recorded accuracy"
             )
+
         metrics[protocol] = {**chosen, metric: compute(predicted, labels)}
+
     return replace(record, metrics=metrics)
 
 
@@ -97,4 +120,5 @@ def _cached_labels(record: Record) -> np.ndarray | None:
     arrays = find_entry(str(record.dataset["digest"]))
     if arrays is None or "test_labels" not in arrays:
         return None
+
     return np.asarray(arrays["test_labels"])

@@ -11,7 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 CONFUSION_METRICS = ("test/miou", "test/mean_class_accuracy", "test/accuracy")
-IGNORED = -100  # label of a point that is not counted: the default of torch's cross entropy
+IGNORED = (
+    -100
+)  # label of a point that is not counted: the default of torch's cross entropy
 
 
 def confusion(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
@@ -23,6 +25,7 @@ def confusion(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.
     counted = truth != IGNORED
     pairs = num_classes * truth[counted].astype(np.int64) + predicted[counted]
     counts = np.bincount(pairs, minlength=num_classes**2)
+
     return counts.reshape(num_classes, num_classes).astype(np.int32)
 
 
@@ -33,11 +36,14 @@ def confusion_scores(counts: np.ndarray) -> dict[str, float]:
     """
     counts = counts.astype(np.int64)
     total = int(counts.sum())
+
     if total == 0:
         raise ValueError("the confusion matrix counts no point")
+
     right = np.diagonal(counts)
     true = counts.sum(axis=1)
     union = true + counts.sum(axis=0) - right
+
     return {
         "miou": float(np.mean(right[union > 0] / union[union > 0])),
         "mean_class_accuracy": float(np.mean(right[true > 0] / true[true > 0])),

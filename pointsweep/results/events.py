@@ -27,7 +27,8 @@ def epochs_of(events: Sequence[Event]) -> list[Event]:
 def device_s(epochs: Sequence[Event]) -> float:
     """Seconds of epochs times the devices that each had; epochs of older versions had one."""
     return math.fsum(
-        event["device_s"] if "device_s" in event else event["seconds"] for event in epochs
+        event["device_s"] if "device_s" in event else event["seconds"]
+        for event in epochs
     )
 
 
@@ -43,11 +44,16 @@ def parse(data: bytes) -> tuple[list[Event], int]:
     """
     events: list[Event] = []
     good = 0
+
     for line in data.splitlines(keepends=True):
         try:
             entry = json.loads(line)
             body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
-            sound = line.endswith(b"\n") and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
+            sound = (
+                line.endswith(b"\n")
+                and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
+            )
+
             sound = (
                 sound
                 and isinstance(entry["event"], dict)
@@ -55,10 +61,13 @@ def parse(data: bytes) -> tuple[list[Event], int]:
             )
         except (ValueError, KeyError, TypeError, RecursionError):
             sound = False
+
         if not sound:
             break
+
         events.append(entry["event"])
         good += len(line)
+
     return events, good
 
 
@@ -68,6 +77,7 @@ def unfinished_status(store: Store, key: str) -> str:
         return "failed"
     if store.exists(f"trials/{key}/checkpoint.safetensors"):
         return "resumable"
+
     return "new"
 
 
@@ -76,6 +86,7 @@ def read_failure(store: Store, key: str) -> str | None:
     events = read_events(store, key)
     if events and events[-1]["type"] == "failed":
         return str(events[-1]["reason"])
+
     return None
 
 
@@ -84,6 +95,7 @@ def read_failure_kind(store: Store, key: str) -> str:
     events = read_events(store, key)
     if events and events[-1]["type"] == "failed":
         return str(events[-1].get("class", "bug"))
+
     return ""
 
 

@@ -38,12 +38,15 @@ POLICIES = {
     "config": Policy(0, "the sweep file or the machine has to change first"),
     "store": Policy(0, "a full or read-only disk needs a person"),
     "lost_node": Policy(
-        3, "the process was killed or its machine is gone; another goes on from the checkpoint"
+        3,
+        "the process was killed or its machine is gone; another goes on from the checkpoint",
     ),
     "preempted": Policy(
         3, "the machine was taken away on purpose; another goes on from the checkpoint"
     ),
-    "hang": Policy(2, "a lock or a driver may be stuck; the stacks lie beside the history"),
+    "hang": Policy(
+        2, "a lock or a driver may be stuck; the stacks lie beside the history"
+    ),
     "bug": Policy(0, "it would come again; the arm's other seeds are not started"),
 }
 
@@ -84,20 +87,35 @@ def classify(error: BaseException) -> str:
     # By its name: torch is not imported here.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    if isinstance(error, RuntimeError) and any(text in message for text in MEMORY_WORDS):
+    if isinstance(error, RuntimeError) and any(
+        text in message for text in MEMORY_WORDS
+    ):
         return "out_of_memory"
     if isinstance(error, StoreUnavailableError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+        isinstance(error, OSError)
+        and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
     ):
         return "store"
-    if isinstance(error, RuntimeError) and any(text in message for text in OVERFLOW_WORDS):
+    if isinstance(error, RuntimeError) and any(
+        text in message for text in OVERFLOW_WORDS
+    ):
         return "diverged"
+
     kinds: dict[type[BaseException], str] = {
         DivergedError: "diverged",
         HungError: "hang",
         DataError: "data",
         OSError: "data",
     }
-    kinds |= {MissingDataError: "data", MissingWeightsError: "data", ProcessLostError: "lost_node"}
+
+    kinds |= {
+        MissingDataError: "data",
+        MissingWeightsError: "data",
+        ProcessLostError: "lost_node",
+    }
+
     kinds |= {ConfigError: "config", ResourcesError: "config", StoreError: "store"}
-    return next((kind for known, kind in kinds.items() if isinstance(error, known)), "bug")
+
+    return next(
+        (kind for known, kind in kinds.items() if isinstance(error, known)), "bug"
+    )

@@ -17,9 +17,11 @@ def config_problem(record: Record, config: TrialConfig) -> str:
         return f"it is the record of trial {record.key}"
     if record.schema >= FIRST_WITH_CHECKSUM or not record.config:
         return ""
+
     checked, wrong = check_trial(dict(record.config))
     if checked is None or wrong:
         return "this version cannot read its configuration"
     if checked.key() == config.key():
         return ""
+
     return f"its configuration is that of trial {checked.key()}"

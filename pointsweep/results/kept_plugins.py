@@ -11,7 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pointsweep.config.plugins import HOW_TO_ALLOW, Source, adopt, imported, is_allowed, read_source
+from pointsweep.config.plugins import (
+    HOW_TO_ALLOW,
+    Source,
+    adopt,
+    imported,
+    is_allowed,
+    read_source,
+)
 from pointsweep.errors import PluginError
 from pointsweep.results import metrics
 from pointsweep.results.metrics import Metric
@@ -22,7 +29,9 @@ from pointsweep.storage.base import Store
 FOLDER = "plugins"  # of a sweep in the store
 
 
-def keep_plugins(store: Store, name: str, sources: Iterable[Source]) -> list[dict[str, Any]]:
+def keep_plugins(
+    store: Store, name: str, sources: Iterable[Source]
+) -> list[dict[str, Any]]:
     """Write the code of a sweep's plug-ins; return what its plan.json says of them."""
     listed = []
     for source in sources:
@@ -35,6 +44,7 @@ def keep_plugins(store: Store, name: str, sources: Iterable[Source]) -> list[dic
                 "files": [file for file, _ in source.files],
             }
         )
+
     return listed
 
 
@@ -46,9 +56,13 @@ def kept_plugins(store: Store, name: str) -> tuple[Source, ...]:
     for about in _listed(store, name):
         files = []
         for file in about["files"]:
-            files.append((str(file), store.read(f"sweeps/{name}/{FOLDER}/{file}").decode()))
+            files.append(
+                (str(file), store.read(f"sweeps/{name}/{FOLDER}/{file}").decode())
+            )
+
         folder = store.location(f"sweeps/{name}/{FOLDER}") if files else ""
         sources.append(Source(str(about["name"]), tuple(files), folder))
+
     return tuple(sources)
 
 
@@ -62,18 +76,25 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
     for about in _listed(store, name):
         if not about["files"]:
             continue  # a package that is installed
+
         in_package = "/" in str(about["files"][0])
         path = Path(
-            str(about["folder"]), str(about["name"]) if in_package else str(about["files"][0])
+            str(about["folder"]),
+            str(about["name"]) if in_package else str(about["files"][0]),
         )
         with suppress(PluginError):
             digests[f"{PREFIX}{about['name']}"] = read_source(path).digest
+
     return digests
 
 
 def as_members(sources: Iterable[Source]) -> dict[str, bytes]:
     """Return the code of plug-ins as members of a bundle, by name."""
-    return {f"{FOLDER}/{file}": text.encode() for source in sources for file, text in source.files}
+    return {
+        f"{FOLDER}/{file}": text.encode()
+        for source in sources
+        for file, text in source.files
+    }
 
 
 def from_members(members: Mapping[str, bytes], shown: str) -> tuple[Source, ...]:
@@ -86,7 +107,10 @@ def from_members(members: Mapping[str, bytes], shown: str) -> tuple[Source, ...]
         if file != name:
             top = file.partition("/")[0].removesuffix(".py")
             files.setdefault(top, []).append((file, data.decode()))
-    return tuple(Source(name, tuple(own), f"{shown}/{FOLDER}") for name, own in files.items())
+
+    return tuple(
+        Source(name, tuple(own), f"{shown}/{FOLDER}") for name, own in files.items()
+    )
 
 
 def other_code(record: Record, sources: Iterable[Source]) -> str:
@@ -95,6 +119,7 @@ def other_code(record: Record, sources: Iterable[Source]) -> str:
     for source in sources:
         if not source.is_installed:
             current[f"{PREFIX}{source.name}"] = source.digest
+
     return plugins_differ(record.origin, current)
 
 
@@ -111,23 +136,31 @@ def import_all(sources: Iterable[Source], name: str, allowed: bool) -> None:
     """
     sources = list(sources)
     refused = [source for source in sources if not is_allowed(source, allowed)]
+
     if refused:
         names = ", ".join(f"{source.folder}/{source.shown}" for source in refused)
         text = (
             f"{name} was run with Python code of its user: {names}. Nothing of it was run now; if"
             f" you trust it, {HOW_TO_ALLOW}"
         )
+
         raise PluginError(text)
+
     register_metrics(sources, adopt(sources))
 
 
-def register_metrics(sources: Iterable[Source], modules: Mapping[str, ModuleType]) -> None:
+def register_metrics(
+    sources: Iterable[Source], modules: Mapping[str, ModuleType]
+) -> None:
     """Register the metrics that stand in plug-ins' modules. Raises PluginError."""
     for source in sources:
         if source.is_installed:
             continue
         for value in vars(modules[source.name]).values():
-            if isinstance(value, Metric) and metrics.METRICS.get(value.name) is not value:
+            if (
+                isinstance(value, Metric)
+                and metrics.METRICS.get(value.name) is not value
+            ):
                 metrics.register(value, source.shown)
 
 
@@ -138,6 +171,7 @@ def metric_at(source: Source, module: str, attribute: str) -> str:
         raise PluginError(
             f"{module} has no metric {attribute}; one is made by {attribute} = computed_metric(...)"
         )
+
     metrics.register(metric, source.shown)
     return metric.name
 
@@ -151,4 +185,5 @@ def _listed(store: Store, name: str) -> list[Mapping[str, Any]]:
         listed = plan.get("plugins") if isinstance(plan, dict) else None
         if isinstance(listed, list):
             return listed
+
     return []

@@ -56,7 +56,9 @@ def computed_metric(name: str, meaning: str, compute: FromPredictions) -> Metric
     """Return a metric of classification, larger is better, that is computed from stored
     predictions.
     """
-    return Metric(name, meaning, task="classification", recorded=False, from_predictions=compute)
+    return Metric(
+        name, meaning, task="classification", recorded=False, from_predictions=compute
+    )
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -72,6 +74,7 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
     # what is predicted and true of no object has no accuracy
     classes = sorted(set(labels.tolist()))
+
     return float(recall_score(labels, predicted, labels=classes, average="macro"))
 
 
@@ -89,10 +92,18 @@ _ALL = (
         "share of the objects whose class is right; of parts and scenes, of the points",
         from_predictions=accuracy,
     ),
-    Metric("instance_miou", "mean over the objects of their parts' mean IoU", task="parts"),
-    Metric("class_miou", "mean over the categories of their objects' mean IoU", task="parts"),
     Metric(
-        "miou", "mean over the classes of their IoU over all points of the split", task="scenes"
+        "instance_miou", "mean over the objects of their parts' mean IoU", task="parts"
+    ),
+    Metric(
+        "class_miou",
+        "mean over the categories of their objects' mean IoU",
+        task="parts",
+    ),
+    Metric(
+        "miou",
+        "mean over the classes of their IoU over all points of the split",
+        task="scenes",
     ),
     Metric(
         "mean_class_accuracy",
@@ -127,7 +138,9 @@ def register(metric: Metric, origin: str) -> None:
     if known is metric:
         return
     if metric.name in BUILT_IN:
-        raise PluginError(f"{origin}: the metric {metric.name!r} is pointsweep's own; rename it")
+        raise PluginError(
+            f"{origin}: the metric {metric.name!r} is pointsweep's own; rename it"
+        )
     if metric.recorded or metric.from_predictions is None or metric.unit != "%":
         raise PluginError(
             f"{origin}: the metric {metric.name!r} is computed from no predictions; make it by"
@@ -142,6 +155,7 @@ def register(metric: Metric, origin: str) -> None:
             f"{origin}: the metric {metric.name!r} is that of {_ORIGINS.get(metric.name)} too;"
             " rename one"
         )
+
     METRICS[metric.name] = metric
     _ORIGINS[metric.name] = origin
 
@@ -153,17 +167,22 @@ def discover(name: str) -> bool:
     for point in entry_points.offered("metrics", name):
         try:
             metric = point.load()
-        except Exception as error:  # whatever another package's import raises: said with its words
+        except (
+            Exception
+        ) as error:  # whatever another package's import raises: said with its words
             raise PluginError(
                 f"metric {name!r} of {point.value}: {type(error).__name__}: {error}"
             ) from error
+
         if not isinstance(metric, Metric) or metric.name != name:
             raise PluginError(
                 f"the entry point pointsweep.metrics {name} = {point.value} is no metric of that"
                 " name"
             )
+
         register(metric, point.value)
         return True
+
     return False
 
 
@@ -181,6 +200,7 @@ def table_metrics() -> tuple[str, ...]:
         if metric.unit == "%":
             splits = (TEST, VAL) if metric.recorded else (TEST,)
             names += [f"{split}/{name}" for split in splits]
+
     return tuple(names)
 
 
@@ -190,8 +210,10 @@ def computed(metric: str) -> Metric | None:
     """
     split, _, name = metric.partition("/")
     found = METRICS.get(name) if split == TEST else None
+
     if found is not None and not found.recorded:
         return found
+
     return None
 
 
@@ -200,7 +222,10 @@ def of_dataset(recorded: Sequence[str]) -> list[str]:
     deciding one first.
     """
     task = METRICS[recorded[0]].task or "classification"
-    return [*recorded, *(name for name in computed_names() if METRICS[name].task in ("", task))]
+    return [
+        *recorded,
+        *(name for name in computed_names() if METRICS[name].task in ("", task)),
+    ]
 
 
 def deciding(names: Collection[str]) -> str:

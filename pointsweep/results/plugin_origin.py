@@ -23,7 +23,10 @@ def plugin_origin(config: TrialConfig) -> dict[str, str]:
         value = getattr(config, part)
         if isinstance(value, NamedConfig):
             parts.append((kind, value.name))
-    return {f"{PREFIX}{name}": digest for name, digest in plugins.digests(parts).items()}
+
+    return {
+        f"{PREFIX}{name}": digest for name, digest in plugins.digests(parts).items()
+    }
 
 
 def digests_of(configs: Iterable[TrialConfig]) -> dict[str, str]:
@@ -31,6 +34,7 @@ def digests_of(configs: Iterable[TrialConfig]) -> dict[str, str]:
     digests: dict[str, str] = {}
     for config in configs:
         digests |= plugin_origin(config)
+
     return digests
 
 
@@ -52,4 +56,5 @@ def plugins_differ(origin: Mapping[str, str], current: Mapping[str, str]) -> str
                 f"plug-in changed since: {shown} was {before[:SHOWN_DIGITS]}, here it is"
                 f" {now[:SHOWN_DIGITS]}"
             )
+
     return ""

@@ -39,7 +39,9 @@ from pointsweep.storage.stores import folder_of
 FEW = 500  # records: up to as many are as fast read one by one
 MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
 THREADS = 16
-REWRITE_SHARE = 0.02  # of the records: where more are not in the index it is written anew
+REWRITE_SHARE = (
+    0.02  # of the records: where more are not in the index it is written anew
+)
 REMEDY = "the sweep's command, run again, sets it aside and trains the trial again"
 MIN_AGE_NS = (
     2 * 10**9
@@ -73,6 +75,7 @@ def read_record(store: Store, key: str) -> Record:
         data = store.read(name)
     except NotAFileError as error:
         raise RecordError(f"{store.url}, {name}: no file is in its place") from error
+
     return _record(store, key, data)
 
 
@@ -102,10 +105,14 @@ def _record(store: Store, key: str, data: bytes) -> Record:
         problem = problem or unsealed_problem(
             record, lambda name: store.read(f"trials/{key}/{name}")
         )
+
         if problem:
             raise RecordError(problem)
-    except StoreError as error:  # the class stays: a record of a later version is not a damaged one
+    except (
+        StoreError
+    ) as error:  # the class stays: a record of a later version is not a damaged one
         raise type(error)(f"{store.url}, trials/{key}/record.json: {error}") from error
+
     return record
 
 
@@ -114,6 +121,7 @@ def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
     disk = folder_of(store)
     if disk is None:
         return store.sizes(f"trials/{key}").get
+
     folder = _path(disk, key).removesuffix("record.json")
 
     def size(name: str) -> int | None:
@@ -121,6 +129,7 @@ def _sizes_in(store: Store, key: str) -> Callable[[str], int | None]:
             status = os.stat(folder + name)  # noqa: PTH116 - half the time of pathlib's
         except OSError:
             return None
+
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     return size
@@ -133,6 +142,7 @@ def read_records(store: Store, sweep: str, keys: Sequence[str]) -> dict[str, Rec
     records, damaged = sound_records(store, sweep, keys)
     for problem in damaged.values():
         raise RecordError(problem)
+
     return records
 
 
@@ -155,6 +165,7 @@ def sound_records(
     for key, (stamp, record) in _load(store, sweep).items():
         if stamps.get(key) == stamp:
             records[key] = record
+
     damaged = _files_beside(disk, records)
     changed = [key for key in stamps if key not in records]
 
@@ -162,10 +173,12 @@ def sound_records(
     # The time is taken, and the stamps are, before the files are read: a file that changes while
     # it is read has a stamp of its own then, or is too young to be entered.
     now_ns = _clock(disk, sweep) if rewrite else None
+
     if now_ns is not None:
         for key in changed:
             del stamps[key]
         stamps |= _stamps(disk, changed)
+
     read, unreadable = _read_all(disk, changed)
     records |= read
     damaged |= unreadable
@@ -175,13 +188,17 @@ def sound_records(
         for key, record in records.items():
             if key in stamps and stamps[key].changed_ns < now_ns - MIN_AGE_NS:
                 entries[key] = (stamps[key], record)
+
         with suppress(OSError):
             store.write(_name(sweep), _dump(entries))
+
     valid = {key: records[key] for key in keys if key in records and key not in damaged}
     return valid, damaged
 
 
-def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+def _read_singly(
+    store: Store, keys: Sequence[str]
+) -> tuple[dict[str, Record], dict[str, str]]:
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
     for key in keys:
@@ -191,6 +208,7 @@ def _read_singly(store: Store, keys: Sequence[str]) -> tuple[dict[str, Record], 
             continue
         except (RecordError, NewerRecordError) as error:
             damaged[key] = _with_remedy(error)
+
     return records, damaged
 
 
@@ -210,10 +228,13 @@ def _files_beside(store: FileStore, records: Mapping[str, Record]) -> dict[str, 
         problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
         if problem:
             wrong[key] = f"{store.url}, trials/{key}/record.json: {problem}; {REMEDY}"
+
     return wrong
 
 
-def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record], dict[str, str]]:
+def _read_all(
+    store: FileStore, keys: Sequence[str]
+) -> tuple[dict[str, Record], dict[str, str]]:
     """The records that are there, one may have been deleted just now, and what is wrong with
     damaged ones.
     """
@@ -224,9 +245,12 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
     if len(keys) <= MANY:
         data = read(keys)
     else:
-        parts = [keys[start : start + MANY // 8] for start in range(0, len(keys), MANY // 8)]
+        parts = [
+            keys[start : start + MANY // 8] for start in range(0, len(keys), MANY // 8)
+        ]
         with ThreadPoolExecutor(THREADS) as pool:
             data = [record for part in pool.map(read, parts) for record in part]
+
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
     for key, record in zip(keys, data, strict=True):
@@ -237,6 +261,7 @@ def _read_all(store: FileStore, keys: Sequence[str]) -> tuple[dict[str, Record],
                 records[key] = _record(store, key, record)
             except (RecordError, NewerRecordError) as error:
                 damaged[key] = _with_remedy(error)
+
     return records, damaged
 
 
@@ -246,7 +271,9 @@ def _bytes_or_problem(store: FileStore, key: str) -> bytes | RecordError | None:
         with reading(Path(path)):
             return _bytes(path)
     except NotAFileError:
-        return RecordError(f"{store.url}, trials/{key}/record.json: no file is in its place")
+        return RecordError(
+            f"{store.url}, trials/{key}/record.json: no file is in its place"
+        )
 
 
 def _path(store: FileStore, key: str) -> str:
@@ -290,9 +317,15 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
                 raise StoreError(
                     f"the store cannot be read: {error.strerror}: {_path(store, key)}"
                 ) from error
-            stamps[key] = Stamp(0, 0, 0, 0)  # a link to itself: the reading that follows says so
+
+            # a link to itself: the reading that follows says so
+            stamps[key] = Stamp(0, 0, 0, 0)
             continue
-        stamps[key] = Stamp(seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+        stamps[key] = Stamp(
+            seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+        )
+
     return stamps
 
 
@@ -300,8 +333,12 @@ def _clock(store: FileStore, sweep: str) -> int | None:
     """The time (ns) by the clock that stamps the files: a file server's may be another than ours.
     None if nothing can be written.
     """
-    with suppress(OSError), tempfile.TemporaryFile(dir=store.path(f"sweeps/{sweep}")) as file:
+    with (
+        suppress(OSError),
+        tempfile.TemporaryFile(dir=store.path(f"sweeps/{sweep}")) as file,
+    ):
         return os.fstat(file.fileno()).st_ctime_ns
+
     return None
 
 
@@ -315,7 +352,10 @@ def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
         "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True)),
     }
     for name in FIELDS:
-        columns[f"field.{name}"] = _column(name, [getattr(record, name) for record in records])
+        columns[f"field.{name}"] = _column(
+            name, [getattr(record, name) for record in records]
+        )
+
     body = json.dumps(columns, separators=(",", ":"), allow_nan=False).encode()
     head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
     return json.dumps(head).encode() + b"\n" + body
@@ -329,6 +369,7 @@ def _column(name: str, values: list[Any]) -> Any:
         return _numbers(values)
     if name == "config":
         return _configs(values)
+
     return values
 
 
@@ -337,6 +378,7 @@ def _shared(values: Sequence[Any]) -> dict[str, list[Any]]:
     numbers: dict[bytes, int] = {}
     distinct: list[Any] = []
     codes = [_code(numbers, distinct, value) for value in values]
+
     return {"values": distinct, "codes": codes}
 
 
@@ -346,6 +388,7 @@ def _code(numbers: dict[bytes, int], distinct: list[Any], value: Any) -> int:
     number = numbers.setdefault(marshal.dumps(value, 2), len(distinct))
     if number == len(distinct):
         distinct.append(value)
+
     return number
 
 
@@ -363,6 +406,7 @@ def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         }
         for config in configs
     ]
+
     return {
         "parts": parts,
         **_shared(seedless),
@@ -374,11 +418,15 @@ def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """The inverse of `_configs`. Records that share a part share one object."""
     parts = column["parts"]
     configs = [
-        {name: parts[number] for name, number in value.items()} for value in column["values"]
+        {name: parts[number] for name, number in value.items()}
+        for value in column["values"]
     ]
+
     pairs = zip(column["codes"], column["seeds"], strict=True)
+
     return [
-        configs[code] if seed is None else {**configs[code], "seed": seed} for code, seed in pairs
+        configs[code] if seed is None else {**configs[code], "seed": seed}
+        for code, seed in pairs
     ]
 
 
@@ -388,18 +436,27 @@ def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
     """
     rows: dict[Shape, list[list[Any]]] = {}
     shapes = []
+
     for value in values:
         numbers: list[Any] = []
         shapes.append(_shape(value, numbers))
         rows.setdefault(shapes[-1], []).append(numbers)
+
     if not all(map(_exact, rows.values())):
         return {"plain": list(values)}
+
     # (places, values) each
     arrays = [
-        base64.b64encode(np.array(column, "<f8").T.tobytes()).decode() for column in rows.values()
+        base64.b64encode(np.array(column, "<f8").T.tobytes()).decode()
+        for column in rows.values()
     ]
+
     codes = {shape: code for code, shape in enumerate(rows)}
-    return {"shapes": list(rows), "codes": [codes[shape] for shape in shapes], "arrays": arrays}
+    return {
+        "shapes": list(rows),
+        "codes": [codes[shape] for shape in shapes],
+        "arrays": arrays,
+    }
 
 
 def _shape(value: Any, numbers: list[Any]) -> Shape:
@@ -408,6 +465,7 @@ def _shape(value: Any, numbers: list[Any]) -> Shape:
     """
     if isinstance(value, dict):
         return tuple([(name, _shape(part, numbers)) for name, part in value.items()])
+
     numbers.append(value)
     return type(value).__name__
 
@@ -427,12 +485,16 @@ def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
     """The inverse of `_numbers`."""
     if "plain" in column:
         return column["plain"]
+
     by_code = []
-    for code, (shape, array) in enumerate(zip(column["shapes"], column["arrays"], strict=True)):
+    for code, (shape, array) in enumerate(
+        zip(column["shapes"], column["arrays"], strict=True)
+    ):
         count = column["codes"].count(code)
         # (places, values)
         numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)
         by_code.append(iter(_filled(shape, iter(numbers), count)))
+
     return [next(by_code[code]) for code in column["codes"]]
 
 
@@ -441,6 +503,7 @@ def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
     if isinstance(shape, str):
         values: list[float] = next(numbers).astype(shape).tolist()
         return values
+
     names = [name for name, _ in shape]
     parts = [_filled(part, numbers, count) for _, part in shape]
     return (
@@ -457,6 +520,7 @@ def uncollected() -> Iterator[None]:
     """
     enabled = gc.isenabled()
     gc.disable()
+
     try:
         yield
     finally:
@@ -470,24 +534,31 @@ def _load(store: Store, sweep: str) -> Entries:
         data = store.read(_name(sweep))
         end = data.find(b"\n")
         body = memoryview(data)[end + 1 :]  # no copy of so many megabytes
+
         if json.loads(data[: max(end, 0)]) != {
             "format": FORMAT,
             "fields": list(FIELDS),
             "crc": zlib.crc32(body),
         }:
             return {}
+
         columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
     except (FileNotFoundError, ValueError, RecursionError):
         # StoreError among them: a folder, or not to be read
         return {}
+
     for name in SHARED:
         column = columns[f"field.{name}"]
         if name == "marks":
             column["values"] = [tuple(value) for value in column["values"]]
+
         columns[f"field.{name}"] = [column["values"][code] for code in column["codes"]]
+
     for name in NUMBERS:
         columns[f"field.{name}"] = _numbered(columns[f"field.{name}"])
+
     columns["field.config"] = _joined(columns["field.config"])
     records = map(Record, *(columns[f"field.{name}"] for name in FIELDS))
     stamps = map(Stamp._make, zip(*columns["stamp"], strict=True))
+
     return dict(zip(columns["key"], zip(stamps, records, strict=True), strict=True))

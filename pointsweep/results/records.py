@@ -22,9 +22,16 @@ FIRST_WITH_CHECKSUM = 2
 # how the reason of a trial begins that is not in a table because its record is not believed
 DAMAGED = "damaged record"
 CHECKSUM = "checksum"  # its name in the file; it covers every other field there, unknown ones too
-SINCE_CHECKSUM = ("checksum", "files")  # fields that records without a checksum never had
+SINCE_CHECKSUM = (
+    "checksum",
+    "files",
+)  # fields that records without a checksum never had
 QUICKLY_READ_BYTES = 16 * 2**20
-PREDICTIONS, WEIGHTS, HISTORY = "predictions.npz", "weights.safetensors", "history.jsonl"
+PREDICTIONS, WEIGHTS, HISTORY = (
+    "predictions.npz",
+    "weights.safetensors",
+    "history.jsonl",
+)
 
 
 def class_type(num_classes: int) -> str:
@@ -48,7 +55,8 @@ class Record:
     config: Mapping[str, Any]  # TrialConfig.to_dict()
     metrics: Mapping[str, Mapping[str, float]]
     parameters: Mapping[str, int]  # trainable, trainable_without_head, total
-    dataset: Mapping[str, Any]  # name, digest, num_train, num_val, num_test, num_classes
+    # name, digest, num_train, num_val, num_test, num_classes
+    dataset: Mapping[str, Any]
     weights_origin: str  # of the frozen network
     # what a table must say beside the number: "random weights", "synthetic data", "official"
     marks: tuple[str, ...] = ()
@@ -83,6 +91,7 @@ class Record:
         data = asdict(self)
         if self.schema >= FIRST_WITH_CHECKSUM:
             data = sealed(data)
+
         return json.dumps(data, sort_keys=True, allow_nan=False)
 
 
@@ -112,6 +121,7 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
     data = _parsed(text)
     if not isinstance(data, dict):
         raise RecordError("not a record: no JSON object")
+
     schema = data.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise RecordError("not a record: no schema number")
@@ -119,14 +129,18 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
         raise NewerRecordError(
             f"record of schema {schema}, this version reads up to {SCHEMA}: use a later pointsweep"
         )
+
     if schema >= FIRST_WITH_CHECKSUM:
         _check_sum(data)
     else:
         _check_unsealed(data)
+
     for problem in _problems(data):
         raise RecordError(f"not a record: {problem}")
+
     if key is not None and data["key"] != key:
         raise RecordError(f"it is the record of trial {data['key']}")
+
     values = {name: value for name, value in data.items() if name in FIELDS}
     return Record(**(values | {"marks": tuple(values.get("marks", ()))}))
 
@@ -146,6 +160,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} stands there twice")
+
     return mapping
 
 
@@ -156,10 +171,12 @@ def _no_constant(name: str) -> Any:
 def _check_sum(data: Mapping[str, Any]) -> None:
     if CHECKSUM not in data:
         raise RecordError("its checksum is missing")
+
     try:
         right = checksum(data) == data[CHECKSUM]
     except (ValueError, RecursionError) as error:  # a number too large for a float
         raise RecordError(f"not a record: {error}") from error
+
     if not right:
         raise RecordError(
             "its checksum does not match: it was edited or damaged after it was written"
@@ -181,7 +198,11 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -203,6 +224,7 @@ def _is_texts(value: Any) -> bool:
 def _is_files(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
+
     for about in value.values():
         if (
             not isinstance(about, dict)
@@ -210,6 +232,7 @@ def _is_files(value: Any) -> bool:
             or not _is_text(about.get("sha256"))
         ):
             return False
+
     return True
 
 
@@ -247,16 +270,20 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
     for name in REQUIRED:
         if name not in data:
             yield f"it has no {name}"
+
     for name, (fits, meaning) in SHAPES.items():
         if name in data and not fits(data[name]):
             yield f"{name} is not {meaning}"
+
     metrics: Any = data.get("metrics")
     if not isinstance(metrics, dict):
         return
+
     for protocol, values in metrics.items():
         for name, value in values.items() if isinstance(values, dict) else ():
             if name.endswith(FRACTIONS) and _is_number(value) and not 0 <= value <= 1:
                 yield f"{protocol} {name} is {value}, allowed is 0 to 1"
+
     if data["schema"] >= FIRST_WITH_CHECKSUM:
         yield from _accuracy_problems(data)
 
@@ -266,22 +293,29 @@ def _accuracy_problems(data: Mapping[str, Any]) -> Iterator[str]:
 
     A checksum can be made anew by whoever edits a number; `verify` compares with the predictions.
     """
-    total = data["dataset"].get("num_test") if _is_mapping(data.get("dataset")) else None
+    total = (
+        data["dataset"].get("num_test") if _is_mapping(data.get("dataset")) else None
+    )
     correct: Any = data.get("correct")
+
     if not _is_count(total) or not total or not _is_texts(correct):
         return
+
     for protocol, text in correct.items():
         values = data["metrics"].get(protocol)
         recorded = values.get("test/accuracy") if isinstance(values, dict) else None
         if not _is_number(recorded):
             continue
+
         try:
             bits = binascii.a2b_base64(text)
         except binascii.Error:
             bits = b""
+
         if len(bits) != (total + 7) // 8:
             yield f"correct.{protocol} is not the bits of {total} objects"
             continue
+
         right = int.from_bytes(bits, "big").bit_count()
         if recorded != right / total:
             yield (
@@ -304,11 +338,14 @@ def files_problem(record: Record, size_of: Callable[[str], int | None]) -> str:
                 return f"{name} is missing beside it"
         elif size < recorded or (size > recorded and name != HISTORY):
             return f"{name} beside it has {size:,} bytes, by the record {recorded:,}"
+
     return ""
 
 
 def digests_problem(
-    record: Record, read: Callable[[str], bytes], limit_bytes: float = QUICKLY_READ_BYTES
+    record: Record,
+    read: Callable[[str], bytes],
+    limit_bytes: float = QUICKLY_READ_BYTES,
 ) -> str:
     """Return which file beside a record has other bytes than when it was written; empty if none.
     Missing ones are `files_problem`'s.
@@ -318,16 +355,20 @@ def digests_problem(
     for name, about in record.files.items():
         if about["bytes"] > limit_bytes:
             continue
+
         try:
             data = read(name)
         except FileNotFoundError:
             continue
         except StoreError as error:
             return str(error)
+
         if name == HISTORY:
             data = data[: about["bytes"]]  # it may have grown since
+
         if hashlib.sha256(data).hexdigest() != about["sha256"]:
             return f"{name} beside it is not the one that it was written with"
+
     return ""
 
 
@@ -410,7 +451,9 @@ def layout_from_json(text: str) -> Layout:
 
 def plan_json(layout: Layout, **origin: Any) -> bytes:
     """The content of a sweep's plan.json; `origin` says what it was run from."""
-    return json.dumps(sealed({"layout": json.loads(layout.to_json()), **origin})).encode()
+    return json.dumps(
+        sealed({"layout": json.loads(layout.to_json()), **origin})
+    ).encode()
 
 
 def layout_from_plan(data: bytes) -> Layout:
@@ -425,6 +468,7 @@ def layout_from_plan(data: bytes) -> Layout:
             raise StoreError(
                 "its checksum does not match: it was edited or damaged after it was written"
             )
+
         return layout_from_dict(plan["layout"])
     except RecursionError as error:
         raise StoreError("nested too deeply") from error
@@ -438,12 +482,15 @@ def layout_from_dict(data: Any) -> Layout:
     """
     if not isinstance(data, dict) or "cells" not in data:
         raise ValueError("not a layout: no cells")
+
     try:
         layout = _layout(data)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"not a layout: {type(error).__name__}: {error}") from error
+
     for problem in _layout_problems(layout):
         raise ValueError(f"not a layout: {problem}")
+
     return layout
 
 
@@ -460,8 +507,10 @@ def _layout(data: Mapping[str, Any]) -> Layout:
     values["adaptive"] = (
         Adaptive(**_known(data["adaptive"], Adaptive)) if data.get("adaptive") else None
     )
+
     for name in ("row_headers", "columns", "notes"):
         values[name] = tuple(data[name])
+
     return Layout(**values)
 
 
@@ -477,12 +526,16 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
     )
     if not all(map(_is_text, (*texts, *(part for row in layout.rows for part in row)))):
         yield "a name or a label is not a text"
+
     if any(len(row) != len(layout.row_headers) for row in layout.rows):
         yield "a row has another number of labels than the table has columns for them"
+
     if layout.per_hour is not None and not _is_number(layout.per_hour):
         yield "per_hour is no number"
+
     if not all(value is None or _is_mapping(value) for value in layout.factors):
         yield "factors are no objects"
+
     for cell in layout.cells:
         if not _is_count(cell.row) or not _is_count(cell.column):
             yield "a cell's row or column is no whole number"
@@ -491,8 +544,10 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
                 f"a cell in row {cell.row}, column {cell.column}, of {len(layout.rows)} rows and"
                 f" {len(layout.columns)} columns"
             )
+
         if not all(_is_whole(seed) and _is_text(key) for seed, key in cell.keys):
             yield "a cell's trials are not seeds and keys"
+
         if cell.published is not None and not all(
             value is None or _is_number(value)
             for value in (cell.published.value, cell.published.params_m)
@@ -505,7 +560,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _cell(data: Mapping[str, Any]) -> CellLayout:
-    published = Published(**_known(data["published"], Published)) if data["published"] else None
+    published = (
+        Published(**_known(data["published"], Published)) if data["published"] else None
+    )
     keys = tuple((seed, key) for seed, key in data["keys"])
     return CellLayout(data["row"], data["column"], keys, published, data["excluded"])
 
@@ -513,12 +570,18 @@ def _cell(data: Mapping[str, Any]) -> CellLayout:
 def value(record: Record, protocol: str, metric: str) -> float:
     """A record's number. Raises ValueError naming what the record has instead."""
     if protocol not in record.metrics:
-        hint = " (best_val needs dataset.val_fraction above 0)" if protocol == "best_val" else ""
+        hint = (
+            " (best_val needs dataset.val_fraction above 0)"
+            if protocol == "best_val"
+            else ""
+        )
         raise ValueError(
             f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}"
         )
+
     if metric not in record.metrics[protocol]:
         raise ValueError(
             f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}"
         )
+
     return record.metrics[protocol][metric]

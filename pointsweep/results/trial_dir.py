@@ -77,7 +77,9 @@ class TrialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.launch = ""  # which run of the command works on it; failures are counted by launch
+        self.launch = (
+            ""  # which run of the command works on it; failures are counted by launch
+        )
         self.lease: Lease | None = None
         # a copy of some of a trial's files: that others are not here says nothing
         self.partial = False
@@ -103,10 +105,12 @@ class TrialFolder:
         path = self.path / "history.jsonl"
         self._check()
         fault = faults.due(path)
+
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
             with open_append(path) as file:
                 faults.put(file, to_line(event), path, fault)
+
         faults.done(fault)
 
     def _check(self) -> None:
@@ -142,6 +146,7 @@ class TrialFolder:
         events = self.events()
         if events and events[-1]["type"] == "failed":
             return str(events[-1]["reason"])
+
         return None
 
     def failure_kind(self) -> str:
@@ -149,12 +154,15 @@ class TrialFolder:
         events = self.events()
         if events and events[-1]["type"] == "failed":
             return str(events[-1].get("class", "bug"))
+
         return ""
 
     def count_failures(self, kind: str) -> int:
         """Return how often this launch has seen a class of failure here."""
         return sum(
-            e["type"] == "failed" and e.get("class") == kind and e.get("launch") == self.launch
+            e["type"] == "failed"
+            and e.get("class") == kind
+            and e.get("launch") == self.launch
             for e in self.events()
         )
 
@@ -168,8 +176,10 @@ class TrialFolder:
             and last.get("launch") == self.launch
             and not last["retried"]
         )
+
         if given_up:
             return Failure(last["class"], last["reason"])
+
         return None
 
     def lost_attempt(self) -> Failure | None:
@@ -178,9 +188,11 @@ class TrialFolder:
         """
         self.repair()
         marks = []
+
         for event in self.events():
             if event["type"] in ("start", "failed", "stopped"):
                 marks.append(event)
+
         lost = (
             bool(marks)
             and marks[-1]["type"] == "start"
@@ -189,8 +201,10 @@ class TrialFolder:
         )
         if lost:
             return Failure(
-                "lost_node", "its process ended without a word: killed, or its machine is gone"
+                "lost_node",
+                "its process ended without a word: killed, or its machine is gone",
             )
+
         return None
 
     def parts(self) -> int:
@@ -198,7 +212,12 @@ class TrialFolder:
         suffice.
         """
         return max(
-            (int(event["parts"]) for event in self.events() if event["type"] == "parts"), default=1
+            (
+                int(event["parts"])
+                for event in self.events()
+                if event["type"] == "parts"
+            ),
+            default=1,
         )
 
     def stopped(self) -> int | None:
@@ -206,6 +225,7 @@ class TrialFolder:
         events = self.events()
         if events and events[-1]["type"] == "pruned":
             return int(events[-1]["epoch"])
+
         return None
 
     def _read(self) -> bytes:
@@ -219,6 +239,7 @@ class TrialFolder:
         """Drop a torn last line; keep a copy of what stands behind a damaged one."""
         if _is_something_else(self.path / HISTORY):
             self._rename_aside(HISTORY)
+
         data = self._read()
         _, good = parse(data)
         if good == len(data):
@@ -226,13 +247,17 @@ class TrialFolder:
                 # from here on it is the folder's own: links are not written through
                 self._write(HISTORY, data)
             return
+
         if b"\n" in data[good:].rstrip(b"\n"):
             self._write("history.damaged", data)
+
         self._write("history.jsonl", data[:good])
 
     # Checkpoints
 
-    def commit_epoch(self, event: Mapping[str, Any], snapshot: Snapshot, last: bool) -> None:
+    def commit_epoch(
+        self, event: Mapping[str, Any], snapshot: Snapshot, last: bool
+    ) -> None:
         """End an epoch: a checkpoint when one is due (always at the first and the last), then the
         history.
         """
@@ -256,6 +281,7 @@ class TrialFolder:
             copy.deepcopy(dict(state)),
             len(self._pending),
         )
+
         self._held_at = time.monotonic()
         self._hold_s = self._held_at - started
 
@@ -265,23 +291,29 @@ class TrialFolder:
         """
         if not self._saving.acquire(timeout=RESCUE_S):
             return
+
         try:
             if self._held is not None:
                 self._save(*self._held)
         finally:
             self._saving.release()
 
-    def _save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], count: int) -> None:
+    def _save(
+        self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], count: int
+    ) -> None:
         """Write a checkpoint that has the first `count` pending epochs behind it, then their
         lines.
         """
         started = time.monotonic()
         pending = self._pending[:count]
         self._write(
-            "checkpoint.safetensors", checkpoint.encode(tensors, {**state, "pending": pending})
+            "checkpoint.safetensors",
+            checkpoint.encode(tensors, {**state, "pending": pending}),
         )
+
         for event in pending:
             self.append(event)
+
         self._pending = self._pending[count:]
         self._held = None
         self._saved_at = time.monotonic()
@@ -293,8 +325,10 @@ class TrialFolder:
         """
         loaded = self._load()
         num_epochs, pending = 0, []
+
         if loaded:
             num_epochs, pending = loaded[1]["epoch"], loaded[1]["pending"]
+
         events: list[Event] = []
         epochs: set[int] = set()
         for event in self.events():
@@ -303,15 +337,18 @@ class TrialFolder:
             elif event["epoch"] <= num_epochs:
                 events.append(event)
                 epochs.add(event["epoch"])
+
         # The process may have ended between the checkpoint and the lines that belong to it.
         missing = [event for event in pending if event["epoch"] not in epochs]
         events += missing
         epochs |= {event["epoch"] for event in missing if event["type"] == "epoch"}
+
         if len(epochs) < num_epochs:
             # The history lost epochs that the checkpoint has behind it: the trial is trained anew
             # rather than shown with gaps.
             self._set_aside("history.jsonl")
             return self.resume()
+
         self._write("history.jsonl", b"".join(map(to_line, events)))
         return loaded
 
@@ -319,18 +356,23 @@ class TrialFolder:
         path = self.path / "checkpoint.safetensors"
         if _is_something_else(path):
             self._rename_aside(path.name)
+
         if not path.is_file():
             return None
+
         decoded = checkpoint.decode(path)
         if decoded is None:
             self._set_aside("checkpoint.safetensors")
+
         return decoded
 
     def _set_aside(self, damaged: str) -> None:
         """Take the checkpoint out of use because a file is damaged, and say so."""
         self._check()
         (self.path / "checkpoint.safetensors").replace(self.path / "checkpoint.damaged")
-        log.warning("%s: %s is damaged; the trial starts from scratch", self.path, damaged)
+        log.warning(
+            "%s: %s is damaged; the trial starts from scratch", self.path, damaged
+        )
         self.append(
             {
                 "type": "damaged",
@@ -345,8 +387,10 @@ class TrialFolder:
         self._check()
         path = self.path / name
         aside = free_name(path)
+
         with writing(path):
             path.rename(aside)
+
         return aside.name
 
     def set_record_aside(self, reason: str) -> None:
@@ -360,15 +404,19 @@ class TrialFolder:
             self.path.name,
             reason,
         )
+
         history = self._read()
         renamed = [self._rename_aside("record.json")]
+
         for name in (PREDICTIONS, WEIGHTS):
             if os.path.lexists(self.path / name):
                 renamed.append(self._rename_aside(name))
+
         if history:
             aside = free_name(self.path / HISTORY)
             self._write(aside.name, history)
             renamed.append(aside.name)
+
         self.repair()
         self.append(
             {
@@ -387,6 +435,7 @@ class TrialFolder:
         path = self.path / "checkpoint.safetensors"
         if not path.is_file():
             return
+
         self._check()
         path.replace(self.path / "checkpoint.stale")
         log.warning("%s: %s; the trial starts from scratch", self.path, reason)
@@ -417,6 +466,7 @@ class TrialFolder:
         if labels is not None:
             truth["labels"] = labels.astype(_label_type(labels, class_names))
             truth["class_names"] = np.array(class_names, dtype=np.str_)
+
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer, allow_pickle=False, **dict(sorted(predictions.items())), **truth
@@ -425,14 +475,18 @@ class TrialFolder:
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The predicted classes by protocol, as `save_predictions` wrote them."""
-        with np.load(io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False) as file:
+        with np.load(
+            io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False
+        ) as file:
             return {name: file[name] for name in file.files if name not in TRUTH}
 
     def truth(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
         """The true classes of the test clouds and the classes' names; None for a trial that did not
         keep them.
         """
-        with np.load(io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False) as file:
+        with np.load(
+            io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False
+        ) as file:
             if set(TRUTH) <= set(file.files):
                 return (file["labels"], tuple(map(str, file["class_names"])))
             return None
@@ -449,6 +503,7 @@ class TrialFolder:
         """
         if record.schema >= FIRST_WITH_CHECKSUM:
             record = replace(record, files=self._described())
+
         self._write("record.json", record.to_json().encode())
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
@@ -465,20 +520,29 @@ class TrialFolder:
             return None
         except NotAFileError as error:
             raise RecordError("record.json is no file") from error
+
         record = from_json(data)
         if self.partial:
             return record
+
         problem = files_problem(record, self._size)
-        problem = problem or digests_problem(record, lambda name: read_file(self.path / name))
-        problem = problem or unsealed_problem(record, lambda name: read_file(self.path / name))
+        problem = problem or digests_problem(
+            record, lambda name: read_file(self.path / name)
+        )
+        problem = problem or unsealed_problem(
+            record, lambda name: read_file(self.path / name)
+        )
+
         if problem:
             raise RecordError(f"record.json is not believed: {problem}")
+
         return record
 
     def _size(self, name: str) -> int | None:
         path = self.path / name
         if path.is_file():
             return path.stat().st_size
+
         return None
 
     def _described(self) -> dict[str, dict[str, Any]]:
@@ -490,6 +554,7 @@ class TrialFolder:
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+
         return files
 
     @contextmanager

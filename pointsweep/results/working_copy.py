@@ -32,7 +32,9 @@ from pointsweep.utils.array_cache import cache_folder
 log = logging.getLogger("pointsweep.workdir")
 
 CHECKPOINT, RECORD, LEASE = "checkpoint.safetensors", "record.json", "lease.json"
-UPLOADED = "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
+UPLOADED = (
+    "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
+)
 # files that mean something on this node only
 OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
@@ -46,6 +48,7 @@ def work_folder(store: Store, key: str) -> TrialFolder:
     disk = folder_of(store)
     if disk is not None:
         return TrialFolder(disk.path(f"trials/{key}"))
+
     digest = hashlib.sha256(store.url.encode()).hexdigest()[:16]
     return TrialFolder(cache_folder() / "trials" / digest / key)
 
@@ -64,13 +67,16 @@ def read_folder(store: Store, key: str, *files: str) -> TrialFolder:
     """
     if isinstance(store, KeepsTrials):
         return store.trial_folder(key, files)
+
     folder = work_folder(store, key)
     if remote_of(store) is None:
         return folder
+
     # Beside the working copy, which somebody may hold.
     copy = Copy(store, TrialFolder(folder.path.parent / "read" / key))
     copy.take(*(files or (HISTORY, RECORD)))
     copy.folder.partial = True
+
     return copy.folder
 
 
@@ -83,7 +89,9 @@ class Copy:
         self.store = store
         self.folder = folder
         self.remote = remote_of(store)
-        self.sent: dict[str, tuple[int, int]] = {}  # name -> (mtime, size) as it was uploaded
+        self.sent: dict[
+            str, tuple[int, int]
+        ] = {}  # name -> (mtime, size) as it was uploaded
         self.changed = threading.Condition()
         self.dirty = self.ended = False
         self.busy = threading.Lock()
@@ -99,11 +107,13 @@ class Copy:
         if self.remote is None:
             yield
             return
+
         with remote_leased(self.remote, self.name(LEASE), wait_s) as self.lease:
             try:
                 yield
             finally:
                 self.lease = None
+
         with suppress(StoreError):
             if self.finished():  # whoever takes it now finds the record
                 self.store.delete(self.name(LEASE))
@@ -131,14 +141,18 @@ class Copy:
         """
         names = set(self.store.list(f"trials/{self.folder.path.name}"))
         number = 1
+
         while f"{RECORD}.damaged-{number}" in names:
             number += 1
+
         for file in (RECORD, HISTORY, PREDICTIONS, WEIGHTS):
             data = self._read(file)
             if data is not None:
                 self.store.write(self.name(f"{file}.damaged-{number}"), data)
+
         for file in (RECORD, PREDICTIONS, WEIGHTS):
             self.store.delete(self.name(file))
+
         log.warning(
             "%s: set aside as %s.damaged-%d; the trial is trained again",
             self.name(RECORD),
@@ -152,12 +166,14 @@ class Copy:
         """
         if self.remote is None:
             return
+
         marker = self.folder.path / UPLOADED
         own_history = self.folder.path / HISTORY
         if not marker.exists() and own_history.is_file():
             history = self._read(HISTORY)
             if history and own_history.read_bytes().startswith(history):
                 return
+
         self.take(HISTORY, CHECKPOINT)
         marker.unlink(missing_ok=True)
 
@@ -165,6 +181,7 @@ class Copy:
         """Replace whatever lies here by some of the store's files."""
         for path in self._files():
             path.unlink()
+
         for file in files:
             data = self._read(file)
             if data is not None:
@@ -184,11 +201,16 @@ class Copy:
         """
         if self.remote is None:
             return
+
         if self.lease is not None and self.lease.lost:
             self.lease.check()
+
         if self.thread is None:
-            self.thread = threading.Thread(target=self._run, name="store-upload", daemon=True)
+            self.thread = threading.Thread(
+                target=self._run, name="store-upload", daemon=True
+            )
             self.thread.start()
+
         with self.changed:
             self.dirty = True
             self.behind_since = self.behind_since or time.monotonic()
@@ -199,6 +221,7 @@ class Copy:
         since = self.behind_since
         if since is not None:
             return time.monotonic() - since
+
         return 0.0
 
     def flush(self) -> None:
@@ -218,11 +241,14 @@ class Copy:
         """End the thread and send the rest. Raises StoreError."""
         if self.remote is None:
             return
+
         with self.changed:
             self.ended = True
             self.changed.notify()
+
         if self.thread is not None:
             self.thread.join()
+
         self.flush()
 
     def _run(self) -> None:
@@ -232,7 +258,9 @@ class Copy:
                 self.changed.wait_for(lambda: self.dirty or self.ended)
                 if self.ended:
                     return
+
                 self.dirty = False
+
             try:
                 self.upload()
                 warned = False
@@ -243,8 +271,11 @@ class Copy:
             except (StoreError, OSError) as error:
                 # the store's trouble is not the trial's until its end
                 if not warned:
-                    log.warning("%s; training goes on, the upload is tried again", error)
+                    log.warning(
+                        "%s; training goes on, the upload is tried again", error
+                    )
                     warned = True
+
                 with self.changed:
                     self.dirty = True
                     self.changed.wait_for(lambda: self.ended, timeout=PAUSE_S)
@@ -255,6 +286,7 @@ class Copy:
         """
         if self.remote is None:
             return
+
         with self.busy:
             # What is there once the record is seen belongs to it; what comes later waits for the
             # next time.
@@ -265,6 +297,7 @@ class Copy:
             for path in self._files():
                 if path.name not in (HISTORY, CHECKPOINT, RECORD):
                     self._send(path.name, self._new(path.name))
+
             self._send(HISTORY, self._new(HISTORY))
             self._send(CHECKPOINT, checkpoint)
             if record:
@@ -282,6 +315,7 @@ class Copy:
                 mark = (stat.st_mtime_ns, stat.st_size)
                 if self.sent.get(file) == mark:
                     return None
+
                 return (mark, opened.read())
         except FileNotFoundError:
             return None
@@ -291,11 +325,15 @@ class Copy:
             mark, data = new
             if self.lease is not None:
                 self.lease.check()
+
             self.store.write(self.name(file), data)
             self.sent[file] = mark
 
     def _files(self) -> list[Path]:
         if not self.folder.path.is_dir():
             return []
+
         files = [path for path in self.folder.path.iterdir() if path.is_file()]
-        return sorted(path for path in files if path.name not in OWN and path.suffix != ".tmp")
+        return sorted(
+            path for path in files if path.name not in OWN and path.suffix != ".tmp"
+        )

@@ -34,7 +34,9 @@ T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
 
 COOKIE = "pointsweep-serve"
-FIRST_LOOK_S = 2.0  # a page waits so long for the store before it is sent without its content
+FIRST_LOOK_S = (
+    2.0  # a page waits so long for the store before it is sent without its content
+)
 # plotly.js has its version in its name: what a browser has kept of it is never out of date
 KEPT = "public, max-age=31536000, immutable"
 ALIVE_S = 4.0  # between two signs of life; a browser gives up after three of them
@@ -68,8 +70,10 @@ class Access:
         """
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower()
+
         if name in self.hosts:
             return True
+
         try:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
@@ -81,15 +85,19 @@ class Access:
 
     def ticket(self) -> str:
         """Return what a browser keeps in the token's place."""
-        return hmac.new(self.token.encode(), b"pointsweep serve", hashlib.sha256).hexdigest()
+        return hmac.new(
+            self.token.encode(), b"pointsweep serve", hashlib.sha256
+        ).hexdigest()
 
     def admits(self, request: Request) -> bool:
         """Return whether a request comes from somebody who may look."""
         if not self.token:
             return self.names_this_machine(request.headers.get("host", ""))
+
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self.is_right(given.strip()):
             return True
+
         ticket = request.cookies.get(COOKIE, "")
         return hmac.compare_digest(ticket.encode(), self.ticket().encode())
 
@@ -113,6 +121,7 @@ async def in_thread(work: Callable[[], T]) -> T:
             result = work()
         except Exception as raised:
             error = raised
+
         with suppress(RuntimeError):  # the server has ended meanwhile
             loop.call_soon_threadsafe(tell, result, error)
 
@@ -140,6 +149,7 @@ def application(
     app.get("/sweeps/{name}/report")(routes.report)
     app.get("/sweeps/{name}/events")(routes.sweep_events)
     app.get(f"{ASSETS}{{name}}")(routes.asset)
+
     return app
 
 
@@ -153,7 +163,9 @@ class Routes:
     async def index(self) -> Response:
         """The list of sweeps."""
         states = await soon(self.watch.look_at_all)
-        return _page(pages.index(states, masked(self.watch.store.url), self.watch.problem))
+        return _page(
+            pages.index(states, masked(self.watch.store.url), self.watch.problem)
+        )
 
     async def index_events(self) -> Response:
         """Return a stream of what changes in the list."""
@@ -169,9 +181,11 @@ class Routes:
         sweep_watch = await self._find(name)
         if sweep_watch is None:
             return self._unknown(name)
+
         state = await soon(sweep_watch.look)
         await soon(sweep_watch.make_report)
         version = sweep_watch.report.version if sweep_watch.report is not None else ""
+
         return _page(pages.sweep(state, name, version))
 
     async def report(self, name: str, request: Request) -> Response:
@@ -179,11 +193,13 @@ class Routes:
         sweep_watch = await self._find(name)
         if sweep_watch is None:
             return self._unknown(name)
+
         state = await in_thread(sweep_watch.look)
         built = await in_thread(sweep_watch.make_report)
         if built is None or built.problem:
             text = built.problem if built is not None else state.problem
             return _page(pages.message(name, text or "There is no table yet."))
+
         # The page has a policy of its own, for its own scripts.
         headers = {"Content-Security-Policy": "frame-ancestors 'self'"}
         return _packed(built.data, built.packed, "text/html", headers, request)
@@ -193,14 +209,22 @@ class Routes:
         sweep_watch = await self._find(name)
         if sweep_watch is None:
             return self._unknown(name)
+
         making = Making(sweep_watch)
 
         def look() -> dict[str, str]:
             state = sweep_watch.look()
             making.start()
-            version = sweep_watch.report.version if sweep_watch.report is not None else ""
+            version = (
+                sweep_watch.report.version if sweep_watch.report is not None else ""
+            )
             content = pages.sweep_content(state)
-            return {"html": content, "version": version, "title": pages.tab_title(state)}
+
+            return {
+                "html": content,
+                "version": version,
+                "title": pages.tab_title(state),
+            }
 
         return _stream(look, self.ending)
 
@@ -210,8 +234,10 @@ class Routes:
             data, packed = await in_thread(pages.plotly)
             headers = {"Cache-Control": KEPT}
             return _packed(data, packed, "text/javascript", headers, request)
+
         if name not in pages.ASSETS:
             return _page(pages.message("Not found", "There is no such file."), 404)
+
         return Response(pages.asset(name), media_type=pages.ASSETS[name])
 
     async def _find(self, name: str) -> SweepWatch | None:
@@ -234,7 +260,9 @@ class Making:
         """Begin to make the report if it is due and nobody does."""
         busy = self.thread is not None and self.thread.is_alive()
         if not busy and self.watch.report_due():
-            self.thread = threading.Thread(target=self._make, name="report", daemon=True)
+            self.thread = threading.Thread(
+                target=self._make, name="report", daemon=True
+            )
             self.thread.start()
 
     def _make(self) -> None:
@@ -258,8 +286,10 @@ def _guard(access: Access) -> Callable[[Request, Answer], Awaitable[Response]]:
             response = await _answered(request, handler)
         else:
             response = _refused(access)
+
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
+
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
 
@@ -273,8 +303,13 @@ async def _answered(request: Request, handler: Answer) -> Response:
         log.exception("%s cannot be shown", request.url.path)
         text = scrubbed(f"{type(error).__name__}: {error}")
         return _page(pages.message("This cannot be shown", text))
-    if response.status_code == 404 and response.headers.get("content-type") == "application/json":
+
+    if (
+        response.status_code == 404
+        and response.headers.get("content-type") == "application/json"
+    ):
         return _page(pages.message("Not found", "There is no such page."), 404)
+
     return response
 
 
@@ -282,6 +317,7 @@ def _refused(access: Access) -> Response:
     if access.token:
         text = "Open the address that the server printed, or enter its token."
         return _page(pages.message("A token is needed", text, ask_token=True), 401)
+
     text = "This server answers to names of its own machine, such as localhost and 127.0.0.1."
     return _page(pages.message("Another name", text), 421)
 
@@ -293,6 +329,7 @@ def _packed(
     headers = {**headers, "Vary": "Accept-Encoding"}
     if "gzip" not in request.headers.get("accept-encoding", ""):
         return Response(data, media_type=kind, headers=headers)
+
     headers["Content-Encoding"] = "gzip"
     return Response(packed, media_type=kind, headers=headers)
 
@@ -301,8 +338,12 @@ def _page(text: str, status: int = 200) -> Response:
     return Response(text, status_code=status, media_type="text/html")
 
 
-def _stream(read_state: Callable[[], dict[str, Any]], ending: Callable[[], bool]) -> Response:
-    return StreamingResponse(_events(read_state, ending), media_type="text/event-stream")
+def _stream(
+    read_state: Callable[[], dict[str, Any]], ending: Callable[[], bool]
+) -> Response:
+    return StreamingResponse(
+        _events(read_state, ending), media_type="text/event-stream"
+    )
 
 
 async def _events(
@@ -312,6 +353,7 @@ async def _events(
     yield "retry: 1000\n\n"
     last_state: dict[str, Any] | None = None
     sent_at = 0.0
+
     while not ending():
         state = await in_thread(read_state)
         now = time.monotonic()
@@ -321,6 +363,7 @@ async def _events(
         elif now - sent_at >= ALIVE_S:
             yield "event: alive\ndata: .\n\n"  # browsers drop an event without data
             sent_at = now
+
         for _ in range(4):
             if ending():
                 return

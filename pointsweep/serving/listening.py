@@ -32,6 +32,7 @@ def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches a host."""
     if host == "localhost":
         return True
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -48,17 +49,21 @@ def given_token(file: str | None) -> str:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise ServeError(f"--token: {file} cannot be read: {reason}") from error
+
         source = f"--token: {file}"
     else:
         if TOKEN_VARIABLE not in os.environ:
             return ""
+
         token = os.environ[TOKEN_VARIABLE].strip()
         source = f"${TOKEN_VARIABLE}"
+
     if len(token) < SHORTEST or not token.isprintable() or not token.isascii():
         raise ServeError(
             f"{source} is no token: {len(token)} characters; allowed: {SHORTEST} or more, ASCII, on"
             " one line"
         )
+
     return token
 
 
@@ -66,12 +71,16 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises ServeError."""
     if port > HIGHEST_PORT:
         raise ServeError(f"--port: {port}; allowed: 0 to {HIGHEST_PORT}")
+
     try:
         [family, kind, protocol, _, address] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise ServeError(f"--host: {host} is no address of this machine: {error}") from error
+        raise ServeError(
+            f"--host: {host} is no address of this machine: {error}"
+        ) from error
+
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -83,6 +92,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServeError(
             f"{host}, port {port}: {reason}; --port 0 takes a port that is free"
         ) from error
+
     return listener
 
 
@@ -91,12 +101,18 @@ def address(host: str, port: int, path: str, token: str) -> str:
     name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
     if ":" in name:
         name = f"[{name}]"
+
     query = f"?token={quote(token)}" if token else ""
     return f"http://{name}:{port}{path}{query}"
 
 
 def serve(
-    watch: StoreWatch, host: str, port: int, token: str, path: str, say: Callable[[str], None]
+    watch: StoreWatch,
+    host: str,
+    port: int,
+    token: str,
+    path: str,
+    say: Callable[[str], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM; `say` gets the address. Beyond this machine, and where one is
     given, a token is asked for. Raises ServeError.
@@ -104,6 +120,7 @@ def serve(
     new_token = "" if token or is_loopback(host) else secrets.token_urlsafe(32)
     listener = listen(host, port)
     access = Access(token or new_token, frozenset({"localhost", host.lower()}))
+
     with listener:
         server = Server(watch, access)
         say(address(host, listener.getsockname()[1], path, new_token))
@@ -124,6 +141,7 @@ class Server:
             server_header=False,
             timeout_graceful_shutdown=PATIENCE_S,
         )
+
         self.uvicorn = uvicorn.Server(config)
 
     def ending(self) -> bool:

@@ -86,12 +86,16 @@ def sweep(state: SweepState | None, name: str, version: str) -> str:
     """Return the page of a sweep; without a state one that waits for it. `version` is that of its
     report, empty while there is none.
     """
-    return _rendered("sweep.html", content=sweep_content(state), name=name, version=version)
+    return _rendered(
+        "sweep.html", content=sweep_content(state), name=name, version=version
+    )
 
 
 def sweep_content(state: SweepState | None) -> str:
     """Return the part of a sweep's page that changes, but for the report."""
-    return _rendered("sweep_content.html", sweep=None if state is None else shown(state))
+    return _rendered(
+        "sweep_content.html", sweep=None if state is None else shown(state)
+    )
 
 
 def message(title: str, text: str, ask_token: bool = False) -> str:
@@ -103,6 +107,7 @@ def tab_title(state: SweepState) -> str:
     """Return what stands in the browser's tab."""
     if state.standing is None:
         return state.name
+
     num_finished = state.standing.count("finished")
     return f"{num_finished}/{len(state.standing.trials)} {state.name}"
 
@@ -112,6 +117,7 @@ def shown(state: SweepState) -> Shown:
     seen = ""
     if state.seen_at:
         seen = time.strftime("%H:%M:%S", time.localtime(state.seen_at))
+
     numbers = Shown(
         name=state.name,
         problem=state.problem,
@@ -121,9 +127,11 @@ def shown(state: SweepState) -> Shown:
         running=[_running(trial, state.metric) for trial in state.running],
         seen=seen,
     )
+
     standing = state.standing
     if standing is None:
         return numbers
+
     failed = [f"{trial.label}: {trial.reason}" for trial in standing.of("failed")]
     return replace(
         numbers,
@@ -154,14 +162,17 @@ def _points(values: Sequence[float]) -> str:
     drawn = values[:: max(len(values) // MOST_POINTS, 1)]
     if len(drawn) < 2:
         return ""
+
     width, height, margin = CURVE
     low, high = min(drawn), max(drawn)
     points = []
+
     for i, value in enumerate(drawn):
         share = (value - low) / (high - low) if high > low else 0.5
         x = margin + (width - 2 * margin) * i / (len(drawn) - 1)
         y = height - margin - (height - 2 * margin) * share
         points.append(f"{x:.1f},{y:.1f}")
+
     return " ".join(points)
 
 
@@ -173,6 +184,7 @@ def _duration(seconds: float) -> str:
         return f"{round(seconds / 60)} min"
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
+
     return f"{seconds / 86400:.1f} days"
 
 
@@ -180,4 +192,5 @@ def _device_time(hours: float) -> str:
     """Return a time of devices, which is paid by the hour: 40 s, 12 min, 310.5 h."""
     if hours < 1.5:
         return _duration(hours * 3600)
+
     return f"{hours:,.1f} h"

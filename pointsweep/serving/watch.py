@@ -18,7 +18,12 @@ from dataclasses import dataclass, field, replace
 from pointsweep.errors import StoreError
 from pointsweep.reporting.build import build, read_layout
 from pointsweep.reporting.html.page import plotly_file
-from pointsweep.reporting.standing import SweepStanding, TrialStanding, sweep_names, trial_labels
+from pointsweep.reporting.standing import (
+    SweepStanding,
+    TrialStanding,
+    sweep_names,
+    trial_labels,
+)
 from pointsweep.reporting.stored import compared
 from pointsweep.reporting.table import Table
 from pointsweep.results import metrics
@@ -35,7 +40,9 @@ from pointsweep.utils.masking import scrubbed
 
 log = logging.getLogger("pointsweep.serving")
 
-ASSETS = "/assets/"  # the address of scripts and style sheets, which hold nothing of a store
+ASSETS = (
+    "/assets/"  # the address of scripts and style sheets, which hold nothing of a store
+)
 PAUSE_S = (1.0, 15.0)  # between two looks at a folder, and at a store on a server
 COST = 10.0  # a pause is this many times the processor's time that it follows
 ALL_S = 60.0  # between two looks at the finished trials of a folder too
@@ -101,6 +108,7 @@ class Spent:
         """
         now = time.monotonic()
         cpu_s = time.thread_time() - self.cpu_begun
+
         return now + max(pause_s, COST * cpu_s, now - self.begun)
 
 
@@ -142,6 +150,7 @@ class SweepWatch:
             now = time.monotonic()
             if now < self._next_look:
                 return self.state
+
             spent = Spent()
             try:
                 self._look(self.begun())
@@ -149,9 +158,12 @@ class SweepWatch:
                 self._fail(f"{error}: not there any more")
             except (ValueError, OSError) as error:
                 self._fail(str(error))
-            except Exception as error:  # one sweep that nobody foresaw is no reason to show none
+            except (
+                Exception
+            ) as error:  # one sweep that nobody foresaw is no reason to show none
                 log.exception("%s cannot be read", self.name)
                 self._fail(f"{type(error).__name__}: {error}")
+
             self._next_look = spent.next_time(self.pause_s)
             return self.state
 
@@ -163,22 +175,28 @@ class SweepWatch:
         first = self.layout is None
         self._read_layout()
         assert self.layout is not None
+
         if first:
             self.store.look_at_all(self.name, self.keys)
+
         now = time.monotonic()
         everything = self.store.disk is not None and now >= self._next_all
         if everything:
             self._next_all = now + ALL_S
+
         changed = False
         for key in self.keys:
             trial = self.store.trials.get(key)
             finished = trial is not None and trial.record is not None
             if (key in begun or trial is not None) and (everything or not finished):
                 changed |= self.store.look(key)
+
         if changed or first:
             self.version += 1
+
         if changed and not first:
             self.changed_at = now
+
         between_trials = self.state.state == "running" and not self.state.running
         if changed or first or between_trials or self.state.problem:
             self.state = self._described()
@@ -192,12 +210,16 @@ class SweepWatch:
             self.layout = None
             if f"{self.name}/" in self.store.list("sweeps"):
                 raise StoreError("no table yet: a search that has not ended")
+
             raise StoreError("no such sweep in the store")
+
         if self.layout is None or mark != self.plan_mark:
             layout = read_layout(self.store, self.name)
             self.layout = layout
             self.plan_mark = mark
-            self.keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
+            self.keys = list(
+                dict.fromkeys(key for cell in layout.cells for _, key in cell.keys)
+            )
             self._completed = {}
             self.version += 1
 
@@ -209,15 +231,18 @@ class SweepWatch:
         requested, _ = settle(layout, records)
         standings = []
         running: list[RunningTrial] = []
+
         for key, cell in trial_labels(requested):
             trial = trials.get(key, KeptTrial())
             standings.append(_standing(key, cell, trial))
             if standings[-1].state == "running" and len(running) < MOST_RUNNING:
                 running.append(_running(standings[-1], trial, layout.metric))
+
         seconds = []
         for item in standings:
             if item.state == "finished":
                 seconds.append(records[item.key].seconds.get("total", 0.0))
+
         standing = SweepStanding(layout.name, layout.title, standings, seconds)
         hours = self._device_s([item.key for item in standings]) / 3600
         return SweepState(
@@ -242,6 +267,7 @@ class SweepWatch:
             return "failed"
         if time.monotonic() - self.changed_at < SETTLING_S + self.pause_s:
             return "running"
+
         num_started = standing.count("finished") + standing.count("failed")
         num_started += sum(trial.epoch > 0 for trial in standing.of("open"))
         return "interrupted" if num_started else "waiting"
@@ -252,8 +278,11 @@ class SweepWatch:
             trial = self.store.trials.get(key)
             if trial is not None:
                 total += (
-                    trial.record.device_s if trial.record else device_s(epochs_of(trial.events))
+                    trial.record.device_s
+                    if trial.record
+                    else device_s(epochs_of(trial.events))
                 )
+
         return total
 
     # The report
@@ -267,11 +296,13 @@ class SweepWatch:
         with self._making:
             if self.layout is None or not self.report_due():
                 return self.report
+
             spent = Spent()
             with self._looking:
                 version, layout = self.version, self.layout
                 records = records_of(self.store.trials, self.keys)
                 failures = self._failures()
+
             try:
                 self.report = _report(self._page(layout, records, failures).encode())
             except (ValueError, OSError) as error:
@@ -279,6 +310,7 @@ class SweepWatch:
             except Exception as error:  # as in look
                 log.exception("%s: no report can be made", self.name)
                 self.report = _report(b"", f"{type(error).__name__}: {error}")
+
             self._reported = version
             self._next_report = spent.next_time(REPORT_S)
             return self.report
@@ -291,6 +323,7 @@ class SweepWatch:
                 reasons[key] = f"{DAMAGED}: {trial.damage}"
             elif trial.record is None and trial.failure:
                 reasons[key] = trial.failure
+
         return reasons
 
     def _page(
@@ -299,7 +332,9 @@ class SweepWatch:
         """Return the page that `pointsweep report` would write now."""
         metric = layout.metric.rpartition("/")[2]
         if metric not in METRICS and not metrics.discover(metric):
-            import_kept(self.store, self.name, False)  # nobody has allowed it: this says so
+            # nobody has allowed it: this says so
+            import_kept(self.store, self.name, False)
+
         fresh = {
             key: record
             for key, record in records.items()
@@ -307,10 +342,14 @@ class SweepWatch:
         }
         for key, record in with_metric(self.store, fresh, layout.metric).items():
             self._completed[key] = (records[key], record)
+
         completed = {key: self._completed[key][1] for key in records}
         layout, compared_records = compared(layout, completed, self.store)
         table = build(layout, compared_records, failures)
-        return self.make_page(table, compared_records, self.store, f"{ASSETS}{plotly_file()}")
+
+        return self.make_page(
+            table, compared_records, self.store, f"{ASSETS}{plotly_file()}"
+        )
 
 
 def _report(data: bytes, problem: str = "") -> Report:
@@ -322,21 +361,28 @@ def _report(data: bytes, problem: str = "") -> Report:
 def _standing(key: str, cell: str, trial: KeptTrial) -> TrialStanding:
     if trial.record is not None:
         return TrialStanding(key, cell, "finished")
+
     epochs = epochs_of(trial.events)
     epoch = int(epochs[-1]["epoch"]) if epochs else 0
     if trial.running:
-        return TrialStanding(key, cell, "running", epoch=epoch, worker=str(trial.holder))
+        return TrialStanding(
+            key, cell, "running", epoch=epoch, worker=str(trial.holder)
+        )
+
     reason = f"{DAMAGED}: {trial.damage}" if trial.damage else trial.failure
     if reason:
         shown_reason = one_line(scrubbed(reason))
         return TrialStanding(key, cell, "failed", reason=shown_reason, epoch=epoch)
+
     return TrialStanding(key, cell, "open", epoch=epoch)
 
 
 def _running(trial: TrialStanding, stored: KeptTrial, metric: str) -> RunningTrial:
     epoch_metrics = [event.get("metrics", {}) for event in epochs_of(stored.events)]
     values = [entry[metric] for entry in epoch_metrics if metric in entry]
-    return RunningTrial(trial.label, trial.worker, trial.epoch, _num_epochs(stored), values)
+    return RunningTrial(
+        trial.label, trial.worker, trial.epoch, _num_epochs(stored), values
+    )
 
 
 def _num_epochs(trial: KeptTrial) -> int:
@@ -345,6 +391,7 @@ def _num_epochs(trial: KeptTrial) -> int:
         if event["type"] == "start":
             epochs = event.get("config", {}).get("train", {}).get("epochs")
             return epochs if isinstance(epochs, int) else 0
+
     return 0
 
 
@@ -354,20 +401,26 @@ def _left_s(standing: SweepStanding, trials: Mapping[str, KeptTrial]) -> float |
     """
     epochs_left = 0.0
     paces = []  # seconds that a whole trial takes, by the epochs of unfinished ones
+
     for trial in standing.trials:
         if trial.state == "finished":
             continue
+
         stored = trials.get(trial.key, KeptTrial())
         epochs = epochs_of(stored.events)
         total = _num_epochs(stored)
         epochs_left += max(1 - trial.epoch / total, 0.0) if total else 1.0
+
         if epochs and total:
             mean_s = statistics.fmean(float(event["seconds"]) for event in epochs)
             paces.append(mean_s * total)
+
     if standing.finished_s:
         paces = list(standing.finished_s)
+
     if not paces or not epochs_left:
         return None
+
     return statistics.median(paces) * epochs_left / max(standing.count("running"), 1)
 
 
@@ -397,7 +450,9 @@ class StoreWatch:
                     self.problem = ""
                 except (ValueError, OSError) as error:
                     self.problem = one_line(scrubbed(str(error)))
+
                 self._next_names = time.monotonic() + self.pause_s
+
             return self._names
 
     def sweep(self, name: str) -> SweepWatch | None:
@@ -406,7 +461,10 @@ class StoreWatch:
             if name not in self._sweeps:
                 if name not in self.names():
                     return None
-                self._sweeps[name] = SweepWatch(self.store, name, self.begun, self.make_page)
+                self._sweeps[name] = SweepWatch(
+                    self.store, name, self.begun, self.make_page
+                )
+
             return self._sweeps[name]
 
     def look_at_all(self) -> list[SweepState]:
@@ -423,4 +481,5 @@ class StoreWatch:
                 listed = self.store.list("trials")
                 self._begun = frozenset(entry.rstrip("/") for entry in listed)
                 self._next_begun = spent.next_time(self.pause_s / 2)
+
             return self._begun

@@ -17,7 +17,13 @@ from pointsweep.config import scalars
 from pointsweep.errors import unknown
 from pointsweep.results.records import Adaptive, CellLayout, Layout, Record, value
 from pointsweep.statistics.seeds import DIGITS, LEVEL, Summary, holm, summary
-from pointsweep.statistics.sequential import UNLIKELY, chance, evidence, last_level, sequential_p
+from pointsweep.statistics.sequential import (
+    UNLIKELY,
+    chance,
+    evidence,
+    last_level,
+    sequential_p,
+)
 from pointsweep.utils.numbers import percent
 
 KEYS = ("min", "max", "until", "against")
@@ -40,11 +46,14 @@ class Comparison:
     state: str = "open"
 
 
-def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str, ...], str]]:
+def parse(
+    data: Mapping[str, Any], most_seeds: int
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield what is wrong with the `seeds:` mapping of a file, each with its path in it."""
     for key in data:
         if key not in KEYS:
             yield (key,), unknown("key", key, KEYS, "Allowed")
+
     is_whole = {
         key: isinstance(data.get(key), int) and not isinstance(data.get(key), bool)
         for key in ("min", "max")
@@ -65,16 +74,20 @@ def parse(data: Mapping[str, Any], most_seeds: int) -> Iterator[tuple[tuple[str,
                 f" {scalars.shown(data.get('max'))}"
             ),
         )
+
     if data.get("until") != "decided":
         yield ("until",), unknown("end", data.get("until"), ["decided"], "Allowed")
 
 
-def settle(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, list[Comparison]]:
+def settle(
+    layout: Layout, records: Mapping[str, Record]
+) -> tuple[Layout, list[Comparison]]:
     """The layout with the seeds that every cell is to have by these records, and the comparisons. A
     fixed layout stays as it is.
     """
     if layout.adaptive is None:
         return layout, []
+
     values = {}
     cells_of: list[list[CellLayout]] = [[] for _ in layout.columns]
     for cell in layout.cells:
@@ -87,17 +100,21 @@ def settle(layout: Layout, records: Mapping[str, Record]) -> tuple[Layout, list[
     least = layout.adaptive.least
     comparisons: list[Comparison] = []
     num_seeds: dict[tuple[int, int], int] = {}
+
     for column, column_cells in enumerate(cells_of):
         column_comparisons = _column(column_cells, layout.adaptive, values)
         comparisons += column_comparisons
         for comparison in column_comparisons:
             num_seeds[comparison.row, column] = comparison.n
+
         counts = [comparison.n for comparison in column_comparisons]
         num_seeds[layout.adaptive.against, column] = max(counts, default=least)
+
     cells = []
     for cell in layout.cells:
         count = num_seeds.get((cell.row, cell.column), least)
         cells.append(replace(cell, keys=cell.keys[:count]))
+
     return replace(layout, cells=tuple(cells)), comparisons
 
 
@@ -108,23 +125,31 @@ def _column(
     reference = next((cell for cell in cells if cell.row == rule.against), None)
     if reference is None:
         return []
+
     arms = {cell.row: cell for cell in cells if cell.keys != reference.keys}
-    comparisons = [Comparison(row, cell.column, rule.least) for row, cell in arms.items()]
+    comparisons = [
+        Comparison(row, cell.column, rule.least) for row, cell in arms.items()
+    ]
     for n in range(rule.least, rule.most + 1):
         p_values = []
         for comparison in comparisons:
             if comparison.state == "open":
                 comparison.n = n
                 _update(comparison, arms[comparison.row], reference, rule, values)
+
             p = None
             if comparison.differences:
                 p = sequential_p(comparison.evidence, rule.least, rule.most)
+
             p_values.append(p)
+
         for comparison, p in zip(comparisons, holm(p_values), strict=True):
             comparison.adjusted = p
             if p is not None and p < ALPHA:
                 comparison.state = "decided"
+
         _give_up(comparisons, n, rule)
+
     return comparisons
 
 
@@ -152,20 +177,29 @@ def _update(
     """
     arm_keys = [key for _, key in arm.keys[: comparison.n]]
     reference_keys = [key for _, key in reference.keys[: comparison.n]]
+
     if any(key not in values for key in (*arm_keys, *reference_keys)):
         comparison.state = "waiting"
         return
+
     differences = []
     for key, other in zip(arm_keys, reference_keys, strict=True):
         differences.append(round(values[key] - values[other], DIGITS))
+
     comparison.differences = summary(differences)
-    comparison.evidence = min(comparison.evidence, evidence(comparison.differences, rule.most))
+    comparison.evidence = min(
+        comparison.evidence, evidence(comparison.differences, rule.most)
+    )
 
 
 def _is_unlikely(comparison: Comparison, left: int, rule: Adaptive) -> bool:
     assert comparison.differences is not None
     return (
-        chance(comparison.differences, rule.most, last_level(ALPHA / left, rule.least, rule.most))
+        chance(
+            comparison.differences,
+            rule.most,
+            last_level(ALPHA / left, rule.least, rule.most),
+        )
         < UNLIKELY
     )
 
@@ -173,10 +207,13 @@ def _is_unlikely(comparison: Comparison, left: int, rule: Adaptive) -> bool:
 # What the table says
 
 
-def reasons(layout: Layout, comparisons: Sequence[Comparison]) -> dict[tuple[int, int], str]:
+def reasons(
+    layout: Layout, comparisons: Sequence[Comparison]
+) -> dict[tuple[int, int], str]:
     """Return why the seeds of each cell ended where they did, by (row, column)."""
     if layout.adaptive is None:
         return {}
+
     words = {
         "decided": "told apart",
         "unlikely": (
@@ -185,15 +222,21 @@ def reasons(layout: Layout, comparisons: Sequence[Comparison]) -> dict[tuple[int
         "spent": "the most seeds",
         "waiting": "waits for its seeds",
     }
+
     decided = {}
     for comparison in comparisons:
         decided[(comparison.row, comparison.column)] = words[comparison.state]
+
     plain = {}
     for cell in layout.cells:
         if cell.keys:
             plain[(cell.row, cell.column)] = "nothing to compare with"
+
     compared = {
-        (layout.adaptive.against, comparison.column): "as many as its comparisons asked for"
+        (
+            layout.adaptive.against,
+            comparison.column,
+        ): "as many as its comparisons asked for"
         for comparison in comparisons
     }
     return plain | compared | decided
@@ -204,6 +247,7 @@ def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
     rule = layout.adaptive
     if rule is None:
         return
+
     names = [" / ".join(row) for row in layout.rows]
     yield (
         f"adaptive seeds, {rule.least} to {rule.most}: every row against {names[rule.against]},"
@@ -211,12 +255,19 @@ def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
         " column (Holm); > and < the seeds tell the two apart, ~ they do not; intervals of the"
         " cells do not know that the number of seeds was chosen by the values"
     )
+
     why = reasons(layout, comparisons)
+
     for column, title in enumerate(layout.columns):
         parts = []
         for comparison in comparisons:
             if comparison.column == column:
-                parts.append(_text(comparison, names[comparison.row], why[comparison.row, column]))
+                parts.append(
+                    _text(
+                        comparison, names[comparison.row], why[comparison.row, column]
+                    )
+                )
+
         if parts:
             yield f"{title}, against {names[rule.against]}: {'; '.join(parts)}"
 
@@ -224,6 +275,7 @@ def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
 def _text(comparison: Comparison, name: str, why: str) -> str:
     if comparison.differences is None or comparison.adjusted is None:
         return f"{name} ? {comparison.n} seeds, {why}"
+
     mean, adjusted = comparison.differences.mean, comparison.adjusted
     if comparison.state != "decided":
         sign = "~"
@@ -231,5 +283,8 @@ def _text(comparison: Comparison, name: str, why: str) -> str:
         sign = ">"
     else:
         sign = "<"
+
     p = f"p {adjusted:.3f}" if adjusted >= 0.001 else "p below 0.001"
-    return f"{sign} {name} {percent(mean, signed=True)} ({p}, {comparison.n} seeds, {why})"
+    return (
+        f"{sign} {name} {percent(mean, signed=True)} ({p}, {comparison.n} seeds, {why})"
+    )

@@ -62,7 +62,11 @@ class Pair:
     @property
     def resolved(self) -> bool:
         """Return whether the seeds separate the two."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return (
+            self.low is not None
+            and self.high is not None
+            and (self.low > 0 or self.high < 0)
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ def guard_level(num_arms: int) -> float | None:
     """
     if num_arms < 3:
         return None
+
     return min(0.025 * num_arms - 0.035, 0.09)
 
 
@@ -120,8 +125,10 @@ def compare(
     for name, by_seed in arms.items():
         if by_seed:
             means[name] = round(math.fsum(by_seed.values()) / len(by_seed), DIGITS)
+
     sign = -1 if higher_is_better else 1
-    order = sorted(means, key=lambda name: sign * means[name])  # of equal ones, the first row first
+    # of equal ones, the first row first
+    order = sorted(means, key=lambda name: sign * means[name])
     if len(order) < 2:
         return Family(title, tuple(order))
 
@@ -129,9 +136,11 @@ def compare(
     values = np.full((len(order), len(seeds)), math.nan)  # (arms, seeds)
     for row, name in enumerate(order):
         values[row] = [arms[name].get(seed, math.nan) for seed in seeds]
+
     far = dict(far_seeds(values))
     errors = Errors(np.delete(values, list(far), axis=0), len(order))
     set_aside = []
+
     for row, column in far.items():
         value = float(values[row, column])
         usual = float(np.nanmedian(values[row]))
@@ -141,13 +150,21 @@ def compare(
     sd = detectable = None
     if errors.freedom and errors.variance:
         sd = math.sqrt(errors.variance)
+
     if sd is not None and len(tested) > 1:
         count = int(np.median(np.isfinite(values[tested]).sum(axis=1)))
         if count > 1:
             detectable = sd * detectable_gain(len(order), count, families)
+
     pairs = _pairs(order, values, tested, errors, families)
     return Family(
-        title, tuple(order), tuple(pairs), tuple(set_aside), sd, errors.freedom, detectable
+        title,
+        tuple(order),
+        tuple(pairs),
+        tuple(set_aside),
+        sd,
+        errors.freedom,
+        detectable,
     )
 
 
@@ -162,11 +179,15 @@ def _pairs(
     # `errors` knows only the rows that are tested, by their position among these.
     position = {row: number for number, row in enumerate(tested)}
     num_firsts = len(order) if len(order) <= MOST_ARMS else 1
+
     for first in range(num_firsts):
         for second in range(first + 1, len(order)):
             names = order[first], order[second]
             shared = np.isfinite(values[first]) & np.isfinite(values[second])
-            differences = np.round(values[first, shared] - values[second, shared], DIGITS)
+            differences = np.round(
+                values[first, shared] - values[second, shared], DIGITS
+            )
+
             if first in position and second in position:
                 rows = position[first], position[second]
                 yield _pair(names, differences, errors, rows, families)
@@ -184,13 +205,18 @@ def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
     """
     distances_of: dict[int, list[float]] = {}  # by arm, zero where there is no value
     counted: list[float] = []
+
     for arm, row in enumerate(values.tolist()):
         known = [value for value in row if not math.isnan(value)]
         if len(known) < 2:
             continue
+
         median = statistics.median(known)
-        distances_of[arm] = [0.0 if math.isnan(value) else abs(value - median) for value in row]
+        distances_of[arm] = [
+            0.0 if math.isnan(value) else abs(value - median) for value in row
+        ]
         counted += sorted(abs(value - median) for value in known)[1:]
+
     usual = statistics.median(counted) if counted else 0.0
     if usual <= 10**-DIGITS:
         return []
@@ -200,6 +226,7 @@ def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
         farthest = max(distances)
         if farthest > FAR * usual:
             far.append((arm, distances.index(farthest)))
+
     return far
 
 
@@ -215,25 +242,37 @@ class Errors:
         self.counts = np.isfinite(self.residuals).sum(axis=1)
         self.in_pool = int((self.counts > 1).sum())
         self.variance = (
-            float(np.nansum(self.residuals**2)) / self.freedom if self.freedom > 0 else 0.0
+            float(np.nansum(self.residuals**2)) / self.freedom
+            if self.freedom > 0
+            else 0.0
         )
+
         # of each arm, without the part of the block that it does not share
         self.own = np.zeros(len(values))
+
         if self.in_pool > 3:
-            spread = np.nansum(self.residuals**2, axis=1) / np.maximum(self.counts - 1, 1)
+            spread = np.nansum(self.residuals**2, axis=1) / np.maximum(
+                self.counts - 1, 1
+            )
             self.own = (spread - self.variance / self.in_pool) / (1 - 2 / self.in_pool)
 
-    def of_pair(self, first: int, second: int, differences: np.ndarray) -> tuple[float, float]:
+    def of_pair(
+        self, first: int, second: int, differences: np.ndarray
+    ) -> tuple[float, float]:
         """Return the variance of the difference of two arms at one seed by their own errors, and
         its degrees of freedom.
         """
         count = len(differences)
         paired = float(differences.var(ddof=1))
         least, most = count - 1.0, (count - 1) * _freedom_gain(self.in_pool)
+
         if self.in_pool <= 3:
             return paired, least
+
         freedom = _own_freedom(self.own[first], self.own[second], least, most)
-        return max(float(self.own[first] + self.own[second]), paired / 4), float(freedom)
+        return max(float(self.own[first] + self.own[second]), paired / 4), float(
+            freedom
+        )
 
 
 def _freedom_gain(num_arms: int) -> float:
@@ -242,22 +281,30 @@ def _freedom_gain(num_arms: int) -> float:
     """
     if num_arms > 3:
         return (2 * num_arms - 5) / (num_arms - 2)
+
     return 1.0
 
 
-def _own_freedom(first: np.ndarray, second: np.ndarray, least: float, most: float) -> np.ndarray:
+def _own_freedom(
+    first: np.ndarray, second: np.ndarray, least: float, most: float
+) -> np.ndarray:
     """Return the degrees of freedom of a difference by its arms' own variances (Welch 1947),
     rounded down to a step.
     """
     first, second = np.maximum(first, 0.0), np.maximum(second, 0.0)
     total = first * first + second * second
     freedom = (
-        np.where(total > 0, (first + second) ** 2 / np.where(total > 0, total, 1.0), 1.0) * least
+        np.where(
+            total > 0, (first + second) ** 2 / np.where(total > 0, total, 1.0), 1.0
+        )
+        * least
     )
+
     step = (most - least) / FREEDOM_STEPS
     rounded: np.ndarray = least + step * np.floor(
         (np.clip(freedom, least, most) - least) / step + 1e-9
     )
+
     return rounded
 
 
@@ -272,6 +319,7 @@ def residuals(values: np.ndarray) -> tuple[np.ndarray, int]:
     known = is_finite & (is_finite.sum(axis=1, keepdims=True) > 1)
     weight = known.astype(np.float64)  # (A, S)
     counts = weight.sum(axis=1)  # (A,)
+
     if not counts.any():
         return np.full(values.shape, np.nan), 0
 
@@ -284,6 +332,7 @@ def residuals(values: np.ndarray) -> tuple[np.ndarray, int]:
     effects, _, rank, _ = np.linalg.lstsq(matrix, centred.sum(axis=0), rcond=1e-10)
     residual = centred - weight * effects + weight * (share @ effects)[:, None]
     num_values, num_arms = int(counts.sum()), int((counts > 0).sum())
+
     return np.where(known, residual, np.nan), num_values - num_arms - int(rank)
 
 
@@ -297,12 +346,15 @@ def _pair(
     count = len(differences)
     if count == 0:
         return Pair(*names, 0, None, reason="no seed in common")
+
     mean = float(differences.mean())
     if count == 1:
         return Pair(*names, 1, mean, reason="one seed in common")
+
     if differences.min() == differences.max():
         same = float(differences[0])
         return Pair(*names, count, same, reason="the same difference with every seed")
+
     if errors.freedom < 1 or errors.variance <= 0:
         return Pair(*names, count, mean, reason="no spread to judge by")
 
@@ -311,18 +363,26 @@ def _pair(
     half_width = pooled * range_quantile(level, errors.num_arms, errors.freedom)
     p = families * range_tail(abs(mean) / pooled, errors.num_arms, errors.freedom)
     guard = guard_level(errors.num_arms)
+
     if guard is not None:
         variance, freedom = errors.of_pair(*rows, differences)
         own = math.sqrt(variance / 2 / count)
-        own_half_width = own * range_quantile(guard / families, errors.num_arms, freedom)
+        own_half_width = own * range_quantile(
+            guard / families, errors.num_arms, freedom
+        )
         half_width = max(half_width, own_half_width)
         own_p = range_tail(abs(mean) / own, errors.num_arms, freedom)
         p = max(p, families * own_p * ALPHA / guard)
+
     return Pair(*names, count, mean, mean - half_width, mean + half_width, min(1.0, p))
 
 
 def half_widths(
-    values: np.ndarray, first: np.ndarray, second: np.ndarray, num_arms: int, families: int = 1
+    values: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    num_arms: int,
+    families: int = 1,
 ) -> np.ndarray:
     """Return the intervals' half widths (T, P) of pairs of arms (P,) each, in many complete tables
     (T, A, S) at once.
@@ -341,19 +401,29 @@ def half_widths(
 
     guard = guard_level(num_arms)
     pair_variance = (values[:, first] - values[:, second]).var(axis=2, ddof=1)  # (T, P)
+
     if guard is None:
         return np.broadcast_to(half_width, pair_variance.shape)
+
     least, most = seeds - 1.0, (seeds - 1) * _freedom_gain(arms)
     freedoms = np.full(pair_variance.shape, least)
     if arms > 3:
         spread = (residual**2).sum(axis=2) / (seeds - 1)  # (T, A)
         per_arm = (spread - variance / arms) / (1 - 2 / arms)
-        first_variance, second_variance = per_arm[:, first], per_arm[:, second]  # (T, P)
+        first_variance, second_variance = (
+            per_arm[:, first],
+            per_arm[:, second],
+        )  # (T, P)
+
         pair_variance = np.maximum(first_variance + second_variance, pair_variance / 4)
         freedoms = _own_freedom(first_variance, second_variance, least, most)
+
     critical = np.zeros(pair_variance.shape)
     for value in np.unique(freedoms):
-        critical[freedoms == value] = range_quantile(guard / families, num_arms, float(value))
+        critical[freedoms == value] = range_quantile(
+            guard / families, num_arms, float(value)
+        )
+
     return np.maximum(half_width, np.sqrt(pair_variance / 2 / seeds) * critical)
 
 
@@ -371,4 +441,5 @@ def detectable_gain(
     noise = generator.normal(size=(DRAWN_TABLES, min(num_arms, MOST_ARMS), num_seeds))
     chance = (noise[:, 0] - noise[:, 1]).mean(axis=1)
     half = half_widths(noise, np.array([0]), np.array([1]), num_arms, families)[:, 0]
+
     return float(np.quantile(half - chance, power))

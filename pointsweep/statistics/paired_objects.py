@@ -35,9 +35,9 @@ def unpacked(text: str, count: int) -> np.ndarray:
     """The inverse of `packed`, bool (count,). Raises ValueError if the text holds another number of
     objects.
     """
-    return np.unpackbits(np.frombuffer(_bits(text, count), dtype=np.uint8), count=count).astype(
-        bool
-    )
+    return np.unpackbits(
+        np.frombuffer(_bits(text, count), dtype=np.uint8), count=count
+    ).astype(bool)
 
 
 def _bits(text: str, count: int) -> bytes:
@@ -46,6 +46,7 @@ def _bits(text: str, count: int) -> bytes:
         raise ValueError(
             f"correctness of {8 * len(bits) - 7} to {8 * len(bits)} objects, expected {count}"
         )
+
     return bits
 
 
@@ -56,7 +57,10 @@ def packed_groups(groups: np.ndarray) -> str:
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int32)
     rank[np.argsort(first)] = np.arange(len(first))
-    return base64.b64encode(zlib.compress(rank[numbers].astype("<i4").tobytes(), 9)).decode()
+
+    return base64.b64encode(
+        zlib.compress(rank[numbers].astype("<i4").tobytes(), 9)
+    ).decode()
 
 
 def groups_of(record: Record) -> np.ndarray | None:
@@ -66,17 +70,20 @@ def groups_of(record: Record) -> np.ndarray | None:
     text = record.dataset.get("test_groups")
     if not text:
         return None
+
     try:
         groups = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i4")
     except (binascii.Error, zlib.error, ValueError) as error:
         raise ValueError(
             f"trial {record.key}: the objects of its test clouds cannot be read: {error}"
         ) from error
+
     if len(groups) != record.dataset["num_test"]:
         raise ValueError(
             f"trial {record.key}: objects of {len(groups)} clouds, expected"
             f" {record.dataset['num_test']}"
         )
+
     return groups
 
 
@@ -87,15 +94,20 @@ def effective_clouds(correct: np.ndarray, groups: np.ndarray | None) -> float:
     count = len(correct)
     if groups is None:
         return float(count)
+
     share = float(correct.mean())
     sizes = np.bincount(groups)
     objects = len(sizes)
-    if not 0 < share < 1 or objects < 2:  # nothing varies: no more is known than of so many objects
+
+    # nothing varies: no more is known than of so many objects
+    if not 0 < share < 1 or objects < 2:
         return float(objects)
+
     residuals = np.bincount(groups, weights=correct) - share * sizes
     # of the share, over objects
     variance = float((residuals**2).sum()) * objects / (objects - 1) / count**2
     independent = share * (1 - share) / variance if variance else float(count)
+
     return min(float(count), max(float(objects), independent))
 
 
@@ -108,10 +120,12 @@ def sign_flip(net: np.ndarray) -> float | None:
     sizes = np.abs(net[net != 0]).astype(np.int64)
     if 0.5 ** len(sizes) >= 1 - LEVEL:
         return None
+
     chances = np.ones(1)  # of the sums -total ... total, with what was added up to now
     for size, number in enumerate(np.bincount(sizes).tolist()):
         if size == 0 or number == 0:
             continue
+
         steps = np.zeros(2 * size * number + 1)
         steps[:: 2 * size] = _binomial(number)
         chances = np.convolve(chances, steps)
@@ -121,8 +135,10 @@ def sign_flip(net: np.ndarray) -> float | None:
     below = chances[: total - reached]
     above = chances[total + reached + 1 :]
     equal = float(chances[total - reached])
+
     if reached:
         equal += float(chances[total + reached])
+
     return min(1.0, float(below.sum() + above.sum()) + equal / 2)
 
 
@@ -132,9 +148,14 @@ def _binomial(number: int) -> np.ndarray:
 
     hits = np.arange(number + 1)
     logs = (
-        gammaln(number + 1) - gammaln(hits + 1) - gammaln(number - hits + 1) - number * math.log(2)
+        gammaln(number + 1)
+        - gammaln(hits + 1)
+        - gammaln(number - hits + 1)
+        - number * math.log(2)
     )
+
     chances: np.ndarray = np.exp(logs)
+
     return chances
 
 
@@ -147,14 +168,17 @@ def mcnemar(gained: int, lost: int) -> float | None:
     from scipy.special import bdtr
 
     differing, less = gained + lost, min(gained, lost)
+
     if 0.5**differing >= 1 - LEVEL:
         return None
+
     below = float(bdtr(less - 1, differing, 0.5)) if less else 0.0
     at_most = float(bdtr(less, differing, 0.5))
     # Of an even split every outcome is as extreme or more so; half of its own chance is taken off,
     # as everywhere.
     if gained == lost:
         return 1 - (at_most - below) / 2
+
     return at_most + below
 
 
@@ -167,8 +191,11 @@ def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
     differing, less = gained + lost, np.minimum(gained, lost)
     below = np.where(less > 0, bdtr(less - 1.0, differing, 0.5), 0.0)
     at_most = bdtr(less.astype(np.float64), differing, 0.5)
-    values = np.where(gained == lost, 1 - (at_most - below) / 2, at_most + below).tolist()
+    values = np.where(
+        gained == lost, 1 - (at_most - below) / 2, at_most + below
+    ).tolist()
     untold = (0.5**differing >= 1 - LEVEL).tolist()
+
     return [None if none else value for none, value in zip(untold, values, strict=True)]
 
 
@@ -195,7 +222,8 @@ def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     each, uint64 (n, words).
     """
     gained, lost = (
-        np.bitwise_count(bits).sum(axis=1, dtype=np.int64) for bits in (one & ~other, other & ~one)
+        np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+        for bits in (one & ~other, other & ~one)
     )
     return gained, lost
 
@@ -207,6 +235,7 @@ def correctness(record: Record, protocol: str) -> np.ndarray | None:
     text = record.correct.get(protocol)
     if text is None:
         return None
+
     return unpacked(text, int(record.dataset["num_test"]))
 
 
@@ -214,8 +243,13 @@ def _matrix(records: Sequence[Record], protocol: str) -> np.ndarray:
     """Return which objects each trial got right, a bit each, uint64 (n, words); where one has fewer
     objects, zeros fill its row.
     """
-    rows = [_bits(record.correct[protocol], int(record.dataset["num_test"])) for record in records]
+    rows = [
+        _bits(record.correct[protocol], int(record.dataset["num_test"]))
+        for record in records
+    ]
+
     width = -(-max(map(len, rows), default=0) // 8) * 8
+
     return np.frombuffer(
         b"".join(row.ljust(width, b"\0") for row in rows), dtype=np.uint64
     ).reshape(len(rows), width // 8)
@@ -225,8 +259,10 @@ def same_objects(one: Record, other: Record) -> bool:
     """Return whether two trials were tested on the same clouds, so that they can be compared cloud
     by cloud.
     """
-    if one.dataset is other.dataset:  # as records that were read together share their parts
+    # as records that were read together share their parts
+    if one.dataset is other.dataset:
         return True
+
     return all(
         one.dataset.get(key) == other.dataset.get(key)
         for key in ("digest", "num_test", "test_groups")
@@ -265,6 +301,7 @@ def model_tests(
         for seed, record in arms[name].items():
             if protocol in record.correct and not one_episode(record):
                 with_objects[name, seed] = record
+
     pairs = list(_comparable(order, with_objects))
     if not pairs:
         return ()
@@ -277,11 +314,13 @@ def model_tests(
     p_values = _mcnemar_all(gained, lost)
     num_objects = [0] * len(pairs)
     groups_by_text: dict[str, np.ndarray | None] = {}
+
     for number, (first, second, seed) in enumerate(pairs):
         one, other = with_objects[first, seed], with_objects[second, seed]
         text = str(one.dataset.get("test_groups") or "")
         if text not in groups_by_text:
             groups_by_text[text] = groups_of(one)
+
         groups = groups_by_text[text]
         if groups is not None:
             p_values[number] = sign_flip(_net(one, other, protocol, groups))
@@ -300,6 +339,7 @@ def model_tests(
                 num_objects[number],
             )
         )
+
     return tuple(tests)
 
 
@@ -312,6 +352,7 @@ def _net(one: Record, other: Record, protocol: str, groups: np.ndarray) -> np.nd
     assert first is not None
     assert second is not None
     gains = first.astype(np.int8) - second.astype(np.int8)
+
     return np.bincount(groups, weights=gains).round().astype(np.int64)
 
 
@@ -347,18 +388,22 @@ def bootstrap(
     from scipy.special import ndtri, stdtrit
 
     shared = sorted(first.keys() & second.keys())
+
     if not shared:
         raise ValueError("the arms share no seed")
+
     # (S, n)
     gain = np.stack(
         [first[seed].astype(np.int8) - second[seed].astype(np.int8) for seed in shared]
     ).astype(np.float64)
     mean = float(gain.mean())
     sizes = np.ones(gain.shape[1])
+
     if groups is not None:
         sizes = np.bincount(groups).astype(np.float64)
         # (S, G): an object's clouds together
         gain = np.stack([np.bincount(groups, weights=row) for row in gain])
+
     count, objects = gain.shape
     drawn = _replicates(gain, sizes, replicates)
     error = float(drawn.std(ddof=1))
@@ -367,7 +412,10 @@ def bootstrap(
         if count == 1
         else float(stdtrit(_freedom(gain, sizes), 0.5 + LEVEL / 2))
     )
-    return Bootstrap(mean, error, mean - quantile * error, mean + quantile * error, count, objects)
+
+    return Bootstrap(
+        mean, error, mean - quantile * error, mean + quantile * error, count, objects
+    )
 
 
 def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
@@ -381,11 +429,15 @@ def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
     """
     count, objects = gain.shape
     clouds = float(sizes.sum())
-    by_seed = float((gain.sum(axis=1) / clouds).var(ddof=1)) / count if count > 1 else 0.0
+    by_seed = (
+        float((gain.sum(axis=1) / clouds).var(ddof=1)) / count if count > 1 else 0.0
+    )
     residuals = gain.mean(axis=0) - gain.mean(axis=0).sum() / clouds * sizes
     by_object = float((residuals**2).sum()) / clouds**2
+
     if count == 2 or not by_seed + by_object:
         return count - 1
+
     return (by_seed + by_object) ** 2 / (
         by_seed**2 / (count - 1) + by_object**2 / max(objects - 1, 1)
     )
@@ -398,13 +450,21 @@ def _replicates(gain: np.ndarray, sizes: np.ndarray, replicates: int) -> np.ndar
     count, objects = gain.shape
     generator = np.random.default_rng(0)
     means = []
+
     for start in range(0, replicates, CHUNK):
         size = min(CHUNK, replicates - start)
         # (R, n)
-        weights = generator.multinomial(objects, np.full(objects, 1 / objects), size=size) / objects
+        weights = (
+            generator.multinomial(objects, np.full(objects, 1 / objects), size=size)
+            / objects
+        )
+
         by_seed = weights @ gain.T / (weights @ sizes)[:, None]  # (R, S)
         middle = by_seed.mean(axis=1, keepdims=True)
         widened = middle + (by_seed - middle) * math.sqrt(count / max(count - 1, 1))
-        seeds = generator.multinomial(count, np.full(count, 1 / count), size=size) / count  # (R, S)
+        seeds = (
+            generator.multinomial(count, np.full(count, 1 / count), size=size) / count
+        )  # (R, S)
         means.append((widened * seeds).sum(axis=1))
+
     return np.concatenate(means)

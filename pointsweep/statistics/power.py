@@ -29,11 +29,14 @@ def power_of_seeds(gain: float, seeds: int, sd: float, comparisons: float = 1) -
     shift = gain * math.sqrt(seeds) / sd
     not_above = float(nctdtr(freedom, shift, critical))
     below = float(nctdtr(freedom, shift, -critical))
+
     # Far out scipy gives nan for the tail that is all or nothing.
     if math.isnan(not_above):
         not_above = 0.0
+
     if math.isnan(below):
         below = 0.0
+
     return (1 - not_above) + below
 
 
@@ -44,8 +47,10 @@ def power_of_models(gain: float, objects: int, discordant: float) -> float:
     from scipy.special import ndtr, ndtri
 
     z = float(ndtri(0.5 + LEVEL / 2))
+
     if gain >= discordant:
         return 1.0 if discordant * objects >= z * z else 0.0
+
     return float(
         ndtr(
             (gain * math.sqrt(objects) - z * math.sqrt(discordant))
@@ -54,14 +59,18 @@ def power_of_models(gain: float, objects: int, discordant: float) -> float:
     )
 
 
-def smallest_gain(power: Callable[[float], float], target: float = TARGET) -> float | None:
+def smallest_gain(
+    power: Callable[[float], float], target: float = TARGET
+) -> float | None:
     """The smallest gain that is seen with this power, to 1e-5; None if none up to 1 is."""
     low, high = 0.0, 1.0
     if power(high) < target:
         return None
+
     while high - low > 1e-6:
         middle = (low + high) / 2
         low, high = (low, middle) if power(middle) >= target else (middle, high)
+
     return high
 
 
@@ -82,6 +91,8 @@ def pooled_sd(sds: Sequence[tuple[float, int]]) -> tuple[float, int] | None:
     """
     freedom = sum(n - 1 for _, n in sds)
     total = math.fsum((n - 1) * sd * sd for sd, n in sds)
+
     if freedom and total:
         return (math.sqrt(total / freedom), freedom)
+
     return None

@@ -58,6 +58,7 @@ class Difference:
         """
         if self.low is None or self.high is None or self.constant:
             return False
+
         return self.low > 0 or self.high < 0
 
 
@@ -68,7 +69,10 @@ def summary(values: Sequence[float]) -> Summary:
         return Summary(middle, None, len(values), None, None)
     if min(values) == max(values):
         return Summary(middle, 0.0, len(values), middle, middle)
-    sd = math.sqrt(math.fsum([(value - middle) ** 2 for value in values]) / (len(values) - 1))
+
+    sd = math.sqrt(
+        math.fsum([(value - middle) ** 2 for value in values]) / (len(values) - 1)
+    )
     half = half_width(sd, len(values))
     return Summary(middle, sd, len(values), middle - half, middle + half)
 
@@ -79,6 +83,7 @@ def mean(values: Sequence[float]) -> float:
     """
     if min(values) == max(values):
         return values[0]
+
     return math.fsum(values) / len(values)
 
 
@@ -90,7 +95,8 @@ def half_width(sd: float, n: int) -> float:
 @functools.cache
 def _quantile(freedom: int) -> float:
     """Student's t at 97.5 %."""
-    from scipy.special import stdtrit  # a tenth of the time that importing scipy.stats takes
+    # a tenth of the time that importing scipy.stats takes
+    from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
@@ -102,6 +108,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     result = _apart(first, second)
     if result is None:
         raise ValueError("the arms share no seed")
+
     return Difference(result.mean, result.n, result.low, result.high, t_test(result))
 
 
@@ -110,6 +117,7 @@ def _apart(first: Mapping[int, float], second: Mapping[int, float]) -> Summary |
     shared = sorted(first.keys() & second.keys())
     if shared:
         return summary([round(first[seed] - second[seed], DIGITS) for seed in shared])
+
     return None
 
 
@@ -121,7 +129,10 @@ def t_test(values: Summary) -> float | None:
 
     if not values.sd:
         return None
-    return float(2 * stdtr(values.n - 1, -abs(values.mean) * math.sqrt(values.n) / values.sd))
+
+    return float(
+        2 * stdtr(values.n - 1, -abs(values.mean) * math.sqrt(values.n) / values.sd)
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -131,9 +142,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     total, largest = len(p_values), 0.0
     known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     result: list[float | None] = [None] * total
+
     for rank, (p, at) in enumerate(known):
         largest = max(largest, min(1.0, (total - rank) * p))
         result[at] = largest
+
     return result
 
 
@@ -151,6 +164,7 @@ def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, f
         / (1 + z * z / total)
         * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     )
+
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
@@ -188,6 +202,7 @@ def verdict(values: Sequence[float], published: float, num_test: float) -> Verdi
     margin = (highest - lowest) / 2
     stats = summary(values)
     difference = stats.mean - published
+
     if stats.sd:
         half_width = float(stdtrit(stats.n - 1, LEVEL)) * stats.sd / math.sqrt(stats.n)
         low, high = difference - half_width, difference + half_width
@@ -206,6 +221,7 @@ def verdict(values: Sequence[float], published: float, num_test: float) -> Verdi
         kind, reason = "not", "higher" if difference > 0 else "lower"
     else:
         kind, reason = "undecided", "the interval reaches over the margin"
+
     return Verdict(kind, margin, f"{reason} ({evidence})", difference, low, high, basis)
 
 
@@ -214,6 +230,8 @@ def by_mean(arms: Mapping[Arm, Mapping[int, float]]) -> list[Arm]:
     out.
     """
     means = {
-        arm: round(mean(list(values.values())), DIGITS) for arm, values in arms.items() if values
+        arm: round(mean(list(values.values())), DIGITS)
+        for arm, values in arms.items()
+        if values
     }
     return sorted(means, key=lambda arm: (-means[arm], arm))

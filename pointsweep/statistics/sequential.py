@@ -25,7 +25,9 @@ from pointsweep.statistics.seeds import Summary, t_test
 
 PATHS = 200_000
 GROWTH = 2.0  # of the share of the level that a look may use, in the number of seeds
-UNLIKELY = 0.1  # chance of a claim by the last seed below which no further seed is spent
+UNLIKELY = (
+    0.1  # chance of a claim by the last seed below which no further seed is spent
+)
 DRAWING = 0  # seed of the paths
 
 
@@ -37,6 +39,7 @@ def evidence(differences: Summary, most: int) -> float:
     p = t_test(differences)
     if p is None:
         return math.inf
+
     return p / (differences.n / most) ** GROWTH
 
 
@@ -61,14 +64,17 @@ def null_evidence(least: int, most: int) -> np.ndarray:
 
     generator = np.random.default_rng(DRAWING)
     total, squares, strongest = (np.full(PATHS, start) for start in (0.0, 0.0, np.inf))
+
     for n in range(1, most + 1):
         values = generator.standard_normal(PATHS)
         total += values
         squares += values * values
+
         if n >= least:
             sd = np.sqrt((squares - total * total / n) / (n - 1))
             p = 2 * stdtr(n - 1, -np.abs(total) / (math.sqrt(n) * sd))
             np.minimum(strongest, p / (n / most) ** GROWTH, out=strongest)
+
     strongest.sort()
     return strongest
 
@@ -87,11 +93,15 @@ def chance(differences: Summary, most: int, level: float) -> float:
     mean = abs(differences.mean)
     sd = differences.sd
     rest = most - differences.n
+
     if not sd:
         return float(mean > 0)
-    needed = -float(stdtrit(most - 1, level / 2)) * sd * math.sqrt(most)  # of the sum of all
+
+    # of the sum of all
+    needed = -float(stdtrit(most - 1, level / 2)) * sd * math.sqrt(most)
     # of the mean of those to come about the mean of those there are
     scale = sd * math.sqrt(1 / rest + 1 / n)
     above = stdtr(n - 1, -((needed - n * mean) / rest - mean) / scale)
     below = stdtr(n - 1, (-(needed + n * mean) / rest - mean) / scale)
+
     return float(above + below)

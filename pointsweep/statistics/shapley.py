@@ -17,14 +17,19 @@ from pointsweep.statistics.seeds import Summary, summary
 Factors = Mapping[str, bool]
 
 
-def shares(values: Mapping[frozenset[str], float], components: Sequence[str]) -> dict[str, float]:
+def shares(
+    values: Mapping[frozenset[str], float], components: Sequence[str]
+) -> dict[str, float]:
     """The share of each component, from the value with every subset of them. Raises ValueError
     naming a subset that is missing.
     """
     for size in range(len(components) + 1):
         for subset in itertools.combinations(components, size):
             if frozenset(subset) not in values:
-                raise ValueError(f"no value with {' + '.join(subset) or 'none of the components'}")
+                raise ValueError(
+                    f"no value with {' + '.join(subset) or 'none of the components'}"
+                )
+
     total = len(components)
     result = {}
     for component in components:
@@ -37,11 +42,15 @@ def shares(values: Mapping[frozenset[str], float], components: Sequence[str]) ->
             for subset in itertools.combinations(others, size)
             for with_it in [frozenset({*subset, component})]
         ]
+
         result[component] = math.fsum(gains) / math.factorial(total)
+
     return result
 
 
-def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str, Summary]:
+def attribution(
+    arms: Sequence[tuple[Factors, Mapping[int, float]]],
+) -> dict[str, Summary]:
     """The mean share and its t-interval, by component, over the seeds that all arms have. An arm:
     its factors, its values by seed.
 
@@ -51,13 +60,16 @@ def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str
     components = list(arms[0][0])
     if any(set(factors) != set(components) for factors, _ in arms):
         raise ValueError("the rows name different factors")
+
     by_subset: dict[frozenset[str], Mapping[int, float]] = {}
     for factors, values in arms:
         subset = frozenset(name for name, present in factors.items() if present)
         if subset in by_subset:
             names = " + ".join(sorted(subset)) or "none of the components"
             raise ValueError(f"two rows with {names}")
+
         by_subset[subset] = values
+
     seeds = set.intersection(*map(set, by_subset.values()))
     if not seeds:
         raise ValueError("no seed has every row")
@@ -67,4 +79,5 @@ def attribution(arms: Sequence[tuple[Factors, Mapping[int, float]]]) -> dict[str
         worth = {subset: values[seed] for subset, values in by_subset.items()}
         for name, share in shares(worth, components).items():
             shares_of[name].append(share)
+
     return {name: summary(values) for name, values in shares_of.items()}

@@ -28,6 +28,7 @@ def range_tail(q: float, num_means: int, freedom: float) -> float:
     """
     if q <= 0:
         return 1.0
+
     spread, weight = _spread(freedom)  # (S,) each
     return float(np.clip(weight @ _normal_tail(q * spread, num_means), 0.0, 1.0))
 
@@ -39,13 +40,14 @@ def range_quantile(level: float, num_means: int, freedom: float) -> float:
     """
 
     def apart(log_q: float) -> float:
-        return math.log(max(range_tail(math.exp(log_q), num_means, freedom), 1e-300)) - math.log(
-            level
-        )
+        return math.log(
+            max(range_tail(math.exp(log_q), num_means, freedom), 1e-300)
+        ) - math.log(level)
 
     low, high = -8.0, 1.0
     while apart(high) > 0:
         low, high = high, high + 1.0
+
     above, below = apart(low), apart(high)
     root = high
     for _ in range(MOST_STEPS):  # the Illinois variant of regula falsi
@@ -53,12 +55,14 @@ def range_quantile(level: float, num_means: int, freedom: float) -> float:
         value = apart(root)
         if abs(value) < PRECISION:
             break
+
         if value > 0:
             low, above = root, value
             below /= 2
         else:
             high, below = root, value
             above /= 2
+
     return math.exp(root)
 
 
@@ -76,6 +80,7 @@ def _normal_tail(widths: np.ndarray, num_means: int) -> np.ndarray:
     bend = STEP * (slope[left] + slope[left + 1]) - 2 * rise
     turn = rise - STEP * slope[left] - bend
     values: np.ndarray = tail[left] + x * (STEP * slope[left] + x * (turn + x * bend))
+
     return values
 
 
@@ -91,9 +96,15 @@ def _normal_table(num_means: int) -> tuple[np.ndarray, np.ndarray]:
     above = 1 - ndtr(smallest)  # (Z,)
     largest = smallest + widths[:, None]
     within = ndtr(largest) - ndtr(smallest)  # (W, Z)
-    tail = num_means * step * ((above ** (num_means - 1) - within ** (num_means - 1)) @ density)
+    tail = (
+        num_means
+        * step
+        * ((above ** (num_means - 1) - within ** (num_means - 1)) @ density)
+    )
+
     growth = within ** (num_means - 2) * _density(largest)
     slope = -num_means * (num_means - 1) * step * (growth @ density)
+
     return tail, slope
 
 
@@ -115,7 +126,13 @@ def _spread(freedom: float) -> tuple[np.ndarray, np.ndarray]:
     spread = np.exp(logs)
     half = freedom / 2
     log_density = (
-        np.log(2) + half * np.log(half) - gammaln(half) + freedom * logs - half * spread * spread
+        np.log(2)
+        + half * np.log(half)
+        - gammaln(half)
+        + freedom * logs
+        - half * spread * spread
     )
+
     weight = np.exp(log_density) * (logs[1] - logs[0])
+
     return spread, weight

@@ -148,10 +148,12 @@ class FileStore:
                 entries = os.scandir(folder)
             except FileNotFoundError:
                 return []
+
             with entries:
                 for entry in entries:
                     if not entry.name.endswith(".tmp"):
                         names.append(entry.name + "/" * entry.is_dir())
+
         return sorted(names)
 
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -162,10 +164,12 @@ class FileStore:
                 entries = os.scandir(folder)
             except FileNotFoundError:
                 return {}
+
             with entries:
                 for entry in entries:
                     if entry.is_file():
                         file_sizes[entry.name] = entry.stat().st_size
+
         return file_sizes
 
     def exists(self, name: str) -> bool:
@@ -184,6 +188,7 @@ def parts_of(name: str) -> list[str]:
         raise ValueError(
             f"store: bad name {name!r}; allowed are relative names without '.', '..' or backslashes"
         )
+
     return parts
 
 
@@ -202,6 +207,7 @@ def write_whole(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
     faults.done(fault)
 
 
@@ -212,6 +218,7 @@ def free_name(path: Path) -> Path:
     number = 1
     while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
         number += 1
+
     return path.with_name(f"{path.name}.damaged-{number}")
 
 
@@ -221,10 +228,14 @@ def make_room(path: Path) -> None:
     """
     if path.is_symlink() or not path.is_dir():
         return
+
     aside = free_name(path)
     with writing(path):
         path.rename(aside)
-    log.warning("%s: a folder was in the place of this file; it is %s now", path, aside.name)
+
+    log.warning(
+        "%s: a folder was in the place of this file; it is %s now", path, aside.name
+    )
 
 
 def create_beside(path: Path) -> tuple[Path, IO[bytes]]:
@@ -233,6 +244,7 @@ def create_beside(path: Path) -> tuple[Path, IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
     return temporary, os.fdopen(os.open(temporary, flags, 0o666), "wb")
 
 
@@ -257,12 +269,15 @@ def read_file(path: Path) -> bytes:
     # Without waiting: whoever opens a pipe to read it waits for a writer.
     with (
         reading(path),
-        os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file,
+        os.fdopen(
+            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"
+        ) as file,
     ):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise NotAFileError(
                 f"the store cannot be read: no file, but something else is there: {path}"
             )
+
         return file.read()
 
 
@@ -284,7 +299,10 @@ def reading(path: Path) -> Iterator[None]:
             raise NotAFileError(
                 f"the store cannot be read: a link to itself is in the place of a file: {path}"
             ) from error
-        raise StoreError(f"the store cannot be read: {error.strerror or error}: {path}") from error
+
+        raise StoreError(
+            f"the store cannot be read: {error.strerror or error}: {path}"
+        ) from error
 
 
 @contextmanager
@@ -316,6 +334,7 @@ def path_problem(text: str) -> str:
             )
         if not str(path.absolute()).isprintable():
             return "has a character in its path that cannot be printed"
+
         status = path.stat() if exists else None
     except (RuntimeError, ValueError) as error:  # no such user, a null character
         return f"is no path ({error})"
@@ -323,6 +342,7 @@ def path_problem(text: str) -> str:
         return "is a link to something that does not exist"
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
+
     if status is None:
         return _ancestor_problem(path) or _name_problem(path)
     if not stat.S_ISDIR(status.st_mode):
@@ -331,6 +351,7 @@ def path_problem(text: str) -> str:
         return "is the root of the file system"
     if not os.access(path, os.R_OK | os.X_OK):
         return f"may not be read by {_user()} (mode {stat.S_IMODE(status.st_mode):o})"
+
     return ""
 
 
@@ -341,6 +362,7 @@ def _name_problem(path: Path) -> str:
         return ""
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
+
     return ""
 
 
@@ -367,11 +389,13 @@ def establish(store: Store) -> None:
     missing = not has_marker(store)
     if isinstance(store, FileStore) and missing:
         _refuse_foreign(store)
+
     try:
         if isinstance(store, FileStore):
             with writing(store.root):
                 store.root.mkdir(parents=True, exist_ok=True)
             _refuse_read_only(store)
+
         if missing:
             content = {"kind": MARKER_KIND, "format": STORE_FORMAT}
             store.write(MARKER, (json.dumps(content) + "\n").encode())
@@ -387,12 +411,15 @@ def has_marker(store: Store) -> bool:
         data = store.read(MARKER)
     except (FileNotFoundError, NotAFileError):
         return False
+
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
         return False
+
     if not isinstance(content, dict) or content.get("kind") != MARKER_KIND:
         return False
+
     version = content.get("format")
     if not isinstance(version, int) or isinstance(version, bool):
         return False
@@ -401,6 +428,7 @@ def has_marker(store: Store) -> bool:
             f"store: {store.url} has format {version}, this version reads up to {STORE_FORMAT}: use"
             " a later pointsweep"
         )
+
     return True
 
 
@@ -428,13 +456,22 @@ def _refuse_foreign(store: FileStore) -> None:
 def _has_store_shape(store: FileStore) -> bool:
     """Return whether the folder looks like a store that was made before stores had a marker."""
     expected_files = {
-        "trials": {"record.json", "history.jsonl", "checkpoint.safetensors", "lock", "lease.json"},
+        "trials": {
+            "record.json",
+            "history.jsonl",
+            "checkpoint.safetensors",
+            "lock",
+            "lease.json",
+        },
         "sweeps": {"plan.json", "sweep.yaml", "study.db", "lock"},
     }
     for top, files in expected_files.items():
         for entry in store.list(top):
-            if entry.endswith("/") and files.intersection(store.list(f"{top}/{entry.rstrip('/')}")):
+            if entry.endswith("/") and files.intersection(
+                store.list(f"{top}/{entry.rstrip('/')}")
+            ):
                 return True
+
     return False
 
 

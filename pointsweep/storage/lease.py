@@ -77,12 +77,14 @@ def read_holder(path: Path) -> Holder | None:
     except (ValueError, TypeError, RecursionError):
         # StoreError among them: something that is no file
         return UNKNOWN_HOLDER
+
     texts = (holder.owner, holder.host, holder.machine)
     numbers = (holder.pid, holder.expires)
     if not all(isinstance(text, str) for text in texts) or not all(
         type(number) in (int, float) for number in numbers
     ):
         return UNKNOWN_HOLDER
+
     return holder
 
 
@@ -91,10 +93,13 @@ def machine() -> str:
     parts = []
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
+
     if len(parts) == 2:
         return " ".join(parts)
+
     return uuid.uuid4().hex
 
 
@@ -106,7 +111,9 @@ class Lease:
         self.holder = holder
         self.file = file
         self.ended = threading.Event()
-        threading.Thread(target=self._renew, name=f"lease {path.parent.name}", daemon=True).start()
+        threading.Thread(
+            target=self._renew, name=f"lease {path.parent.name}", daemon=True
+        ).start()
 
     def _renew(self) -> None:
         while not self.ended.wait(TERM_S / 6):
@@ -126,7 +133,9 @@ class Lease:
         holder = read_holder(self.path)
         if holder is None or holder.owner != self.holder.owner:
             state = f"{holder} holds it now" if holder else "its lease is gone"
-            raise LeaseLostError(f"{self.path.parent} was taken from {self.holder}: {state}")
+            raise LeaseLostError(
+                f"{self.path.parent} was taken from {self.holder}: {state}"
+            )
 
     def release(self) -> None:
         """End the lease; another one's is left alone."""
@@ -135,6 +144,7 @@ class Lease:
             holder = read_holder(self.path)
             if claimed and holder is not None and holder.owner == self.holder.owner:
                 self.path.unlink(missing_ok=True)
+
         self.file.close()
 
 
@@ -146,10 +156,12 @@ def leased(folder: Path, wait_s: float) -> Iterator[Lease]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open_lock(folder / "lock")
+
     deadline = time.monotonic() + wait_s
     with lock:
         while not _flock(lock):
             _pause(folder / "lease.json", deadline)
+
         lease = _acquire(folder / "lease.json", deadline)
         try:
             yield lease
@@ -167,6 +179,7 @@ def _flock(file: IO[bytes]) -> bool:
         return False
     except OSError:
         return True
+
     return True
 
 
@@ -176,6 +189,7 @@ def _pause(path: Path, deadline: float) -> None:
         raise LeaseHeldError(
             f"{path.parent} is worked on by another process: {holder or 'it does not say which'}"
         )
+
     time.sleep(POLL_S)
 
 
@@ -185,26 +199,34 @@ def _acquire(path: Path, deadline: float) -> Lease:
         lease = _create(path)
         if lease is not None:
             return lease
+
         holder = read_holder(path)
         if holder is None:
             continue
+
         if holder != last_holder:
             last_holder, unchanged_since = holder, time.monotonic()
+
         # Not by the clock on the wall alone: it differs between machines and may jump.
         waited = time.monotonic() - unchanged_since
         if waited > 2 * TERM_S:  # whoever claimed it has died over it
             _claim(path, holder.owner).unlink(missing_ok=True)
+
         if (is_dead(holder) or waited > TERM_S) and _take_away(path, holder):
             continue
+
         _pause(path, deadline)
 
 
 def _create(path: Path) -> Lease | None:
     """A new lease, or None if there is one."""
     owner = uuid.uuid4().hex
-    holder = Holder(owner, socket.gethostname(), machine(), os.getpid(), time.time() + TERM_S)
+    holder = Holder(
+        owner, socket.gethostname(), machine(), os.getpid(), time.time() + TERM_S
+    )
     temporary = path.with_name(f".lease.{owner}.tmp")
     file = temporary.open("wb", buffering=0)
+
     try:
         file.write(holder.encode())
         faults.flush(file)
@@ -216,9 +238,11 @@ def _create(path: Path) -> Lease | None:
         file.close()
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
+
         return _create_unlinked(path, holder)
     finally:
         temporary.unlink(missing_ok=True)
+
     return Lease(path, holder, file)
 
 
@@ -230,6 +254,7 @@ def _create_unlinked(path: Path, holder: Holder) -> Lease | None:
         file = path.open("xb", buffering=0)
     except FileExistsError:
         return None
+
     file.write(holder.encode())
     return Lease(path, holder, file)
 
@@ -242,6 +267,7 @@ def is_dead(holder: Holder) -> bool:
         return False
     if holder.machine == machine():
         return not Path(f"/proc/{holder.pid}").exists()
+
     return time.time() > holder.expires + 10 * TERM_S
 
 
@@ -252,6 +278,7 @@ def _take_away(path: Path, judged: Holder) -> bool:
     with _claimed(path, judged.owner) as claimed:
         if not claimed or read_holder(path) != judged:
             return False
+
         path.unlink(missing_ok=True)
         return True
 
@@ -271,6 +298,7 @@ def _claimed(path: Path, owner: str) -> Iterator[bool]:
     except OSError:  # or a disk that is full: the lease stands until it has expired
         yield False
         return
+
     try:
         yield True
     finally:

@@ -78,8 +78,11 @@ class RemoteLease:
         if time.monotonic() - self.renewed > lease.TERM_S / 2:
             # nobody takes it before a whole term
             self._renew()
+
         if self.lost:
-            raise LeaseLostError(f"{self.store.location(self.name)} was taken from {self.holder}")
+            raise LeaseLostError(
+                f"{self.store.location(self.name)} was taken from {self.holder}"
+            )
 
     def release(self) -> None:
         """End the lease; another one's is left alone. If the store is away it runs out by
@@ -92,7 +95,9 @@ class RemoteLease:
 
 
 @contextmanager
-def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[RemoteLease | None]:
+def remote_leased(
+    store: RemoteStore, name: str, wait_s: float
+) -> Iterator[RemoteLease | None]:
     """Hold the lease `name` for this process; None where the server cannot hold any. Raises
     LeaseHeldError, naming the holder.
     """
@@ -100,6 +105,7 @@ def remote_leased(store: RemoteStore, name: str, wait_s: float) -> Iterator[Remo
         log.warning("%s: %s", store.url, WORDS)
         yield None
         return
+
     acquired = _acquire(store, name, time.monotonic() + wait_s)
     try:
         yield acquired
@@ -132,6 +138,7 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
         holder, version = _read(store, name)
         if holder != last_holder:
             last_holder, unchanged_since = holder, time.monotonic()
+
         # Not by the clock on the wall alone: it differs between machines and may jump.
         if (
             holder is None
@@ -146,11 +153,15 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
                 os.getpid(),
                 time.time() + lease.TERM_S,
             )
+
             new_version = store.write_if(name, own_holder.encode(), version)
+
             if new_version is not None:
                 return RemoteLease(store, name, own_holder, new_version, now)
         elif time.monotonic() > deadline:
-            raise LeaseHeldError(f"{store.location(name)} is held by another process: {holder}")
+            raise LeaseHeldError(
+                f"{store.location(name)} is held by another process: {holder}"
+            )
         else:
             time.sleep(min(POLL_S, lease.TERM_S / 10))
 
@@ -163,6 +174,7 @@ def _read(store: RemoteStore, name: str) -> tuple[Holder | None, str | None]:
         data, version = store.read_version(name)
     except FileNotFoundError:
         return None, None
+
     try:
         return Holder(**json.loads(data)), version
     except (ValueError, TypeError):

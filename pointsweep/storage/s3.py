@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 _HINT = "check bucket, AWS_ENDPOINT_URL_S3, and credentials with list, get, put and delete rights"
 PART_BYTES = 16 * 2**20  # larger objects travel in parts of this size
-PARALLEL = 4  # parts of one object in flight: this, and no more, is what an upload may queue
+PARALLEL = (
+    4  # parts of one object in flight: this, and no more, is what an upload may queue
+)
 ATTEMPTS = 8  # of one request; the pauses between them add up to about a minute
 PAUSE_S = (0.2, 15.0)  # the first pause and the longest
 PASSING = {
@@ -49,11 +51,13 @@ class S3Store:
             raise StoreError(
                 f"store: {url} names no bucket; allowed: s3://bucket or s3://bucket/prefix"
             )
+
         self.attempts = attempts
         self.client = _s3_client()
 
     def __reduce__(self) -> tuple[type[S3Store], tuple[str, int]]:
-        return S3Store, (self.url, self.attempts)  # a client cannot travel to another process
+        # a client cannot travel to another process
+        return S3Store, (self.url, self.attempts)
 
     @property
     def url(self) -> str:
@@ -76,10 +80,14 @@ class S3Store:
             response = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
             data: bytes = response["Body"].read()
             expected = response["Metadata"].get("sha256")
+
             if len(data) != response["ContentLength"] or (
                 expected and hashlib.sha256(data).hexdigest() != expected
             ):
-                raise _DamagedError(f"{self.location(name)}: what arrived is not what was written")
+                raise _DamagedError(
+                    f"{self.location(name)}: what arrived is not what was written"
+                )
+
             return data, response["ETag"]
 
         return self._ask(name, get)
@@ -98,10 +106,12 @@ class S3Store:
             "ChecksumSHA256": base64.b64encode(digest.digest()).decode(),
             "Metadata": {"sha256": digest.hexdigest()},
         }
+
         response = self.client.put_object(
             Bucket=self.bucket, Key=self.key(name), Body=data, **fields, **conditions
         )
         version: str = response["ETag"]
+
         return version
 
     def _write_parts(self, name: str, data: bytes) -> None:
@@ -110,26 +120,41 @@ class S3Store:
             "Metadata": {"sha256": hashlib.sha256(data).hexdigest()},
             "ChecksumAlgorithm": "SHA256",
         }
-        upload = self._ask(name, lambda: self.client.create_multipart_upload(**target, **about))[
-            "UploadId"
-        ]
+
+        upload = self._ask(
+            name, lambda: self.client.create_multipart_upload(**target, **about)
+        )["UploadId"]
         view = memoryview(data)
 
         def send(number: int) -> dict[str, Any]:
             part = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
             checksum = base64.b64encode(hashlib.sha256(part).digest()).decode()
-            about_part = {"UploadId": upload, "PartNumber": number, "ChecksumSHA256": checksum}
+            about_part = {
+                "UploadId": upload,
+                "PartNumber": number,
+                "ChecksumSHA256": checksum,
+            }
+
             response = self._ask(
                 name, lambda: self.client.upload_part(**target, **about_part, Body=part)
             )
-            return {"PartNumber": number, "ETag": response["ETag"], "ChecksumSHA256": checksum}
+
+            return {
+                "PartNumber": number,
+                "ETag": response["ETag"],
+                "ChecksumSHA256": checksum,
+            }
 
         try:
             with ThreadPoolExecutor(PARALLEL, "s3-part") as pool:
                 parts = list(pool.map(send, range(1, -(-len(data) // PART_BYTES) + 1)))
+
             finished = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             try:
-                self._ask(name, lambda: self.client.complete_multipart_upload(**target, **finished))
+                self._ask(
+                    name,
+                    lambda: self.client.complete_multipart_upload(**target, **finished),
+                )
             except FileNotFoundError:
                 # completed at an attempt whose answer was lost, or lost for good
                 if self.stat(name)[2] != about["Metadata"]["sha256"]:
@@ -138,8 +163,12 @@ class S3Store:
             # Parts that nobody sees cost money all the same; gc.py finds those of a killed process.
             with contextlib.suppress(StoreError, FileNotFoundError):
                 self._ask(
-                    name, lambda: self.client.abort_multipart_upload(**target, UploadId=upload)
+                    name,
+                    lambda: self.client.abort_multipart_upload(
+                        **target, UploadId=upload
+                    ),
                 )
+
             raise
 
     def list(self, prefix: str) -> list[str]:
@@ -151,10 +180,15 @@ class S3Store:
             )
             entries = []
             for page in pages:
-                for entry in (*page.get("CommonPrefixes", ()), *page.get("Contents", ())):
+                for entry in (
+                    *page.get("CommonPrefixes", ()),
+                    *page.get("Contents", ()),
+                ):
                     entries.append(entry)
+
             return sorted(
-                (entry.get("Prefix") or entry["Key"]).removeprefix(start) for entry in entries
+                (entry.get("Prefix") or entry["Key"]).removeprefix(start)
+                for entry in entries
             )
 
         return self._ask(prefix, ask)
@@ -169,6 +203,7 @@ class S3Store:
             ):
                 for entry in page.get("Contents", ()):
                     object_sizes[entry["Key"].removeprefix(start)] = entry["Size"]
+
             return object_sizes
 
         return self._ask(prefix, ask)
@@ -178,10 +213,14 @@ class S3Store:
             self.stat(name)
         except FileNotFoundError:
             return False
+
         return True
 
     def delete(self, name: str) -> None:
-        self._ask(name, lambda: self.client.delete_object(Bucket=self.bucket, Key=self.key(name)))
+        self._ask(
+            name,
+            lambda: self.client.delete_object(Bucket=self.bucket, Key=self.key(name)),
+        )
 
     # What a store on a server has besides (base.RemoteStore)
 
@@ -190,9 +229,14 @@ class S3Store:
         FileNotFoundError.
         """
         response = self._ask(
-            name, lambda: self.client.head_object(Bucket=self.bucket, Key=self.key(name))
+            name,
+            lambda: self.client.head_object(Bucket=self.bucket, Key=self.key(name)),
         )
-        return response["ContentLength"], response["ETag"], response["Metadata"].get("sha256", "")
+        return (
+            response["ContentLength"],
+            response["ETag"],
+            response["Metadata"].get("sha256", ""),
+        )
 
     def write_if(self, name: str, data: bytes, version: str | None) -> str | None:
         """Write what nobody else ever writes, if the object still has this version (None: if there
@@ -206,7 +250,9 @@ class S3Store:
         def put() -> str | None:
             try:
                 return self._put(
-                    name, data, **({"IfMatch": version} if version else {"IfNoneMatch": "*"})
+                    name,
+                    data,
+                    **({"IfMatch": version} if version else {"IfNoneMatch": "*"}),
                 )
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -214,8 +260,12 @@ class S3Store:
                     raise NoConditionalWritesError(
                         f"{self.location(name)}: this server knows no conditional writes"
                     ) from error
-                if status in (404, 412) and error.response["Error"]["Code"] != "NoSuchBucket":
+                if (
+                    status in (404, 412)
+                    and error.response["Error"]["Code"] != "NoSuchBucket"
+                ):
                     return None
+
                 raise
 
         new_version = self._ask(name, put)
@@ -224,7 +274,12 @@ class S3Store:
             # there.
             with contextlib.suppress(FileNotFoundError):
                 _, stored_version, digest = self.stat(name)
-                new_version = stored_version if digest == hashlib.sha256(data).hexdigest() else None
+                new_version = (
+                    stored_version
+                    if digest == hashlib.sha256(data).hexdigest()
+                    else None
+                )
+
         return new_version
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
@@ -234,13 +289,14 @@ class S3Store:
 
         def get() -> bytes:
             span = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": version}
-            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **span)[
-                "Body"
-            ].read()
+            data: bytes = self.client.get_object(
+                Bucket=self.bucket, Key=self.key(name), **span
+            )["Body"].read()
             if len(data) != stop - start:
                 raise _DamagedError(
                     f"{self.location(name)}: {len(data)} of {stop - start} bytes arrived"
                 )
+
             return data
 
         return self._ask(name, get)
@@ -258,6 +314,7 @@ class S3Store:
                 for item in page.get("Uploads", []):
                     if item["Key"].startswith(start):
                         own_uploads.append(item)
+
             return [
                 (item["Key"].removeprefix(start), item["UploadId"], item["Initiated"])
                 for item in own_uploads
@@ -287,6 +344,7 @@ class S3Store:
         )
 
         broken = (HTTPClientError, IncompleteReadError, FlexibleChecksumError, OSError)
+
         for attempt in range(1, self.attempts + 1):
             try:
                 return request()
@@ -295,18 +353,22 @@ class S3Store:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if code in ("NoSuchKey", "404", "NotFound", "NoSuchUpload"):
                     raise FileNotFoundError(self.location(name)) from error
+
                 problem = f"{code} ({status})"
                 passing = status >= 500 or status == 429 or code in PASSING
             except (BotoCoreError, OSError) as error:
                 problem = scrubbed(f"{type(error).__name__}: {error}")
                 passing = isinstance(error, broken)
+
             if not passing or attempt == self.attempts:
                 raise StoreError(
                     f"{self.location(name)}: {problem}, after {attempt} attempts; {_HINT}"
                 )
+
             longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])
             # many workers must not come back at once
             time.sleep(random.uniform(longest / 2, longest))
+
         raise AssertionError("attempts is at least 1")
 
 
@@ -325,4 +387,5 @@ def _s3_client() -> Any:
         max_pool_connections=4 * PARALLEL,
         request_checksum_calculation="when_required",
     )  # fmt: skip
+
     return boto3.session.Session().client("s3", config=settings)

@@ -32,9 +32,11 @@ def staged(address: str, folder: str = "") -> Path:
     """
     if not is_address(address):
         return Path(address).expanduser()
+
     store = open_remote(address)
     for name in list(walk(store, folder)):
         stage(store, name, _staging_folder(store))
+
     return _staging_folder(store) / FILES
 
 
@@ -42,13 +44,16 @@ def staged_file(address: str) -> Path:
     """One file, staged if it lies on a server."""
     if not is_address(address):
         return Path(address).expanduser()
+
     parent, _, name = address.rpartition("/")
     store = open_remote(parent)
     return stage(store, name, _staging_folder(store))
 
 
 def _staging_folder(store: RemoteStore) -> Path:
-    return cache_folder() / "staged" / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    return (
+        cache_folder() / "staged" / hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    )
 
 
 def stage(store: RemoteStore, name: str, root: Path) -> Path:
@@ -62,29 +67,39 @@ def stage(store: RemoteStore, name: str, root: Path) -> Path:
     # Not beside the target: whoever lists the files of a data set must not see these.
     state = root / "state" / name
     part_file = state.with_name(state.name + ".part")
-    begun_file = state.with_name(state.name + ".begun")  # which version `part_file` is of
-    staged_file = state.with_name(state.name + ".staged")  # which version `target` is of
+    # which version `part_file` is of
+    begun_file = state.with_name(state.name + ".begun")
+    # which version `target` is of
+    staged_file = state.with_name(state.name + ".staged")
 
     size, version, digest = store.stat(name)
     identity = json.dumps({"size": size, "version": version, "sha256": digest})
+
     if _is_here(target, staged_file, identity):
         return target
+
     with _alone(state.with_name(state.name + ".lock")):
         if _is_here(target, staged_file, identity):  # another worker was faster
             return target
+
         if not begun_file.is_file() or begun_file.read_text() != identity:
-            part_file.unlink(missing_ok=True)  # of another version, or of an unknown one
+            # of another version, or of an unknown one
+            part_file.unlink(missing_ok=True)
             write_whole(begun_file, identity.encode())
+
         _transfer(store, name, part_file, size, version)
         _check(store, name, part_file, digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         part_file.replace(target)
         write_whole(staged_file, identity.encode())
         begun_file.unlink()
+
         return target
 
 
-def _transfer(store: RemoteStore, name: str, part: Path, size: int, version: str) -> None:
+def _transfer(
+    store: RemoteStore, name: str, part: Path, size: int, version: str
+) -> None:
     with part.open("ab") as file:
         done = min(file.tell(), size)
         file.truncate(done)
@@ -102,8 +117,10 @@ def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
     """
     if not digest:
         return
+
     with part.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
+
     if actual != digest:
         part.unlink()
         raise StoreError(

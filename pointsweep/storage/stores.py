@@ -28,6 +28,7 @@ def register(scheme: str, target: str) -> None:
     """
     if scheme == "file" or SCHEMES.get(scheme, target) != target:
         raise ValueError(f"store: the scheme {scheme}:// is taken")
+
     SCHEMES[scheme] = target
 
 
@@ -46,6 +47,7 @@ def _discover(scheme: str) -> bool:
     for point in entry_points.offered("stores", scheme):
         register(scheme, point.value)
         return True
+
     return False
 
 
@@ -59,16 +61,21 @@ def open_store(url: str | None = None) -> Store:
     address = url or os.environ.get("POINTSWEEP_STORE") or "~/pointsweep"
     if is_address(address):
         return open_remote(address)
+
     if "://" in address and not address.startswith("file://"):
         addresses = " or ".join(f"{scheme}://bucket/prefix" for scheme in SCHEMES)
         raise StoreError(
             f"store: {address.partition('://')[0]}:// is not a store this version knows; allowed: a"
             f" folder's path, or {addresses}"
         )
+
     path = address.removeprefix("file://")
     problem = path_problem(path)
     if problem:
-        raise StoreError(f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE")
+        raise StoreError(
+            f"store: {path} {problem}; name a folder by --store or $POINTSWEEP_STORE"
+        )
+
     return FileStore(Path(path))
 
 
@@ -88,6 +95,7 @@ def remote_of(store: Store) -> RemoteStore | None:
     """The store as one on a server; None for a folder."""
     if isinstance(store, FileStore):
         return None
+
     return cast("RemoteStore", store)
 
 
@@ -98,4 +106,5 @@ def on_disk(store: Store, because: str) -> FileStore:
         raise StoreError(
             f"store: {store.url} is no folder, and {because}; name a folder by --store"
         )
+
     return folder

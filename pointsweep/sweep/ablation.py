@@ -49,6 +49,7 @@ class Component:
         for side in self.sides.values():
             for key, value in side.items():
                 keys.update(keys_of(str(key), value))
+
         return keys
 
 
@@ -58,6 +59,7 @@ def read_rows(document: Document, path: Path, value: Any) -> Axis:
     """
     if not isinstance(value, Mapping) or "ablate" not in value:
         return read_axis(document, path, value)
+
     if len(value) > 1:
         complain(
             document,
@@ -65,11 +67,14 @@ def read_rows(document: Document, path: Path, value: Any) -> Axis:
             "`ablate` stands alone: further rows belong into a list, further settings into axes",
         )
         return Axis("", ())
+
     ablation = Ablation(document, (*path, "ablate"), value["ablate"])
     before = len(document.problems)
     entries = ablation.entries()
+
     if len(document.problems) > before:
         return Axis("", ())
+
     refuse_twins(document, ablation.path, [entry.label for entry in entries])
     return Axis("", tuple(entries))
 
@@ -81,6 +86,7 @@ class Ablation:
         self.document = document
         self.path = path
         self.data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+
         if not isinstance(data, Mapping):
             self.complain(
                 (),
@@ -98,23 +104,30 @@ class Ablation:
         for key in self.data:
             if key not in KEYS:
                 self.complain((key,), unknown("key", key, KEYS, "Allowed"))
+
         self.components = self._components()
-        self.generators = {key: self._named(key) for key in self.data if key in GENERATORS}
+        self.generators = {
+            key: self._named(key) for key in self.data if key in GENERATORS
+        }
         if self.data and not self.generators:
             self.complain(
                 (),
                 f"names no rows: say one or more of {', '.join(GENERATORS)}, each `all` or a list"
                 " of components",
             )
+
         self.whole_label = self._text("whole", "all components")
         self.bare_label = self._text("bare", "none")
         rows: dict[Chosen, str] = {}
+
         for generator, names in self.generators.items():
             for present, label in self._rows(generator, names):
                 rows.setdefault(present, label)
+
         published = self._published(list(rows.values()))
         return [
-            self._entry(present, label, published.get(label)) for present, label in rows.items()
+            self._entry(present, label, published.get(label))
+            for present, label in rows.items()
         ]
 
     # The section
@@ -127,7 +140,9 @@ class Ablation:
                     ("components",),
                     f"must be a mapping {{name: {{without: {{KEY: VALUE}}}}}}, got {data!r}",
                 )
+
             return {}
+
         components: dict[str, Component] = {}
         owners: dict[str, str] = {}
         for name, item in data.items():
@@ -137,7 +152,9 @@ class Ablation:
                     if owner != name and overlap(key, other):
                         text = f"sets {key}, as does {owner!r}: a setting belongs to one component"
                         self.complain(("components", name), text)
+
                 owners.setdefault(key, name)
+
         return components
 
     def _sides(self, name: str, item: Any) -> dict[str, Mapping[str, Any]]:
@@ -147,40 +164,58 @@ class Ablation:
                 ("components", name),
                 f"needs `without:`, the settings that switch it off, got {item!r}",
             )
+
         for side, settings in sides.items():
             if side not in SIDES:
-                self.complain(("components", name, side), unknown("key", side, SIDES, "Allowed"))
+                self.complain(
+                    ("components", name, side), unknown("key", side, SIDES, "Allowed")
+                )
             elif not isinstance(settings, Mapping):
                 self.complain(
-                    ("components", name, side), f"must be a mapping of settings, got {settings!r}"
+                    ("components", name, side),
+                    f"must be a mapping of settings, got {settings!r}",
                 )
             else:
                 path = (*self.path, "components", name, side)
                 for key in settings:
                     known(self.document, (*path, key), key)
+
                 refuse_set_twice(self.document, path, settings)
-        return {side: sides[side] for side in SIDES if isinstance(sides.get(side), Mapping)}
+
+        return {
+            side: sides[side] for side in SIDES if isinstance(sides.get(side), Mapping)
+        }
 
     def _named(self, generator: str) -> list[str]:
         """The components that a generator names."""
         value = self.data[generator]
         names = list(self.components) if value == "all" else value
-        if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
+
+        if (
+            not isinstance(names, list)
+            or not names
+            or len(set(map(str, names))) < len(names)
+        ):
             self.complain(
-                (generator,), f"must be `all` or a list of different components, got {value!r}"
+                (generator,),
+                f"must be `all` or a list of different components, got {value!r}",
             )
             return []
+
         for at, name in enumerate(names):
             if name not in self.components:
                 self.complain(
-                    (generator, at), unknown("component", name, self.components, "Components")
+                    (generator, at),
+                    unknown("component", name, self.components, "Components"),
                 )
+
         if generator == "factorial" and len(names) > MOST_FACTORS:
             self.complain(
                 (generator,),
                 f"names {len(names)} components, {2 ** len(names)} rows; at most {MOST_FACTORS}",
             )
             return []
+
         return [name for name in names if name in self.components]
 
     def _text(self, key: str, otherwise: str) -> str:
@@ -196,14 +231,20 @@ class Ablation:
                 f"must be a mapping of rows' labels to what the paper calls them, got {value!r}",
             )
             return {}
+
         for label in value:
             if label not in labels:
-                self.complain(("published", label), unknown("row", label, labels, "Rows"))
+                self.complain(
+                    ("published", label), unknown("row", label, labels, "Rows")
+                )
+
         return value
 
     # The rows
 
-    def _rows(self, generator: str, names: Sequence[str]) -> Iterator[tuple[Chosen, str]]:
+    def _rows(
+        self, generator: str, names: Sequence[str]
+    ) -> Iterator[tuple[Chosen, str]]:
         """Return which components a row has, and its label. What a generator does not name is there
         in rows that take away, else not.
         """
@@ -212,7 +253,9 @@ class Ablation:
             without = [everything - {name} for name in names]
             yield from self._labelled([everything, *without], "-")
         elif generator == "add_one_in":
-            yield from self._labelled([frozenset(), *(frozenset({name}) for name in names)], "+")
+            yield from self._labelled(
+                [frozenset(), *(frozenset({name}) for name in names)], "+"
+            )
         elif generator == "cumulative":
             yield from self._cumulative_rows(names, everything)
         else:
@@ -221,31 +264,42 @@ class Ablation:
             for size in range(len(names) + 1):
                 for chosen in itertools.combinations(names, size):
                     subsets.append(others | frozenset(chosen))
+
             yield from self._labelled(subsets, "-" if others else "+")
 
     def _cumulative_rows(
         self, names: Sequence[str], everything: Chosen
     ) -> Iterator[tuple[Chosen, str]]:
         steps = [frozenset(names[:count]) for count in range(len(names) + 1)]
-        if len(self.generators) > 1:  # beside other rows "+ ensemble" would have two meanings
+        # beside other rows "+ ensemble" would have two meanings
+        if len(self.generators) > 1:
             yield from self._labelled(steps, "+")
             return
+
         yield frozenset(), self.bare_label
         for present, name in zip(steps[1:], names, strict=True):
             label = f"+ {name}"
             if present == everything and "whole" in self.data:
                 label += f" ({self.whole_label})"
+
             yield present, label
 
-    def _labelled(self, sets: Sequence[Chosen], sign: str) -> Iterator[tuple[Chosen, str]]:
+    def _labelled(
+        self, sets: Sequence[Chosen], sign: str
+    ) -> Iterator[tuple[Chosen, str]]:
         for present in sets:
             if len(present) == len(self.components):
                 label = self.whole_label
             elif not present:
                 label = self.bare_label
             else:
-                named = [name for name in self.components if (name in present) == (sign == "+")]
+                named = [
+                    name
+                    for name in self.components
+                    if (name in present) == (sign == "+")
+                ]
                 label = " ".join(f"{sign} {name}" for name in named)
+
             yield present, label
 
     def _entry(self, present: Chosen, label: str, published: Any) -> Entry:
@@ -257,11 +311,13 @@ class Ablation:
             for key, value in flat(component.sides.get(side, {})).items():
                 settings[key] = value
                 within[key] = (*self.path, "components", component.name, side)
+
         factors = None
         if (names := self.generators.get("factorial")) and present >= frozenset(
             self.components
         ) - set(names):
             factors = {name: name in present for name in names}
+
         return Entry(
             label,
             settings,

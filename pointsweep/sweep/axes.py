@@ -36,7 +36,9 @@ class Entry:
     path: tuple[Any, ...]
     when: Mapping[str, Any] | None = None
     published: Any = None
-    factors: Mapping[str, bool] | None = None  # of a factorial: which components the row has
+    factors: Mapping[str, bool] | None = (
+        None  # of a factorial: which components the row has
+    )
     # settings that stand elsewhere than at `path`
     within: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     because: str | None = None
@@ -69,6 +71,7 @@ def location_of(document: Document, path: tuple[Any, ...], key: str) -> Location
         inner = path
     else:
         inner = (*path, key)
+
     return Location(f"{document.shown}{document.where(*inner)}", document.line(inner))
 
 
@@ -90,19 +93,26 @@ def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
             " {ablate: ...}",
         )
         return Axis("", ())
+
     if not axis.entries:
         complain(document, path, "has no entries")
+
     return axis
 
 
-def refuse_twins(document: Document, path: tuple[Any, ...], labels: Sequence[str]) -> None:
+def refuse_twins(
+    document: Document, path: tuple[Any, ...], labels: Sequence[str]
+) -> None:
     """Refuse two rows of one label, which could not be told apart."""
     for label in sorted({label for label in labels if labels.count(label) > 1}):
         complain(document, path, f"the label {label!r} stands twice")
 
 
 def refuse_equal(
-    document: Document, path: tuple[Any, ...], entries: Sequence[Entry], labelled: bool = False
+    document: Document,
+    path: tuple[Any, ...],
+    entries: Sequence[Entry],
+    labelled: bool = False,
 ) -> None:
     """Complain of entries that could not be told apart, by their labels or, however they are
     written, by their values.
@@ -110,22 +120,31 @@ def refuse_equal(
     labels: set[str] = set()
     owners: dict[Any, Entry] = {}
     refuse_close(document, path, entries)
+
     for entry in entries:
         first = owners.setdefault(comparable(entry.settings), entry)
         if entry.label in labels:
             hint = "; rows with a label each, or a zip with label:, give equal names of their own"
             if labelled:
                 hint = ""
+
             equal = first is not entry
             complain(
-                document, path, f"the label {entry.label!r} stands twice{'' if equal else hint}"
+                document,
+                path,
+                f"the label {entry.label!r} stands twice{'' if equal else hint}",
             )
         elif first is not entry:
-            complain(document, path, f"{first.label} and {entry.label} are the same value")
+            complain(
+                document, path, f"{first.label} and {entry.label} are the same value"
+            )
+
         labels.add(entry.label)
 
 
-def refuse_close(document: Document, path: tuple[Any, ...], entries: Sequence[Entry]) -> None:
+def refuse_close(
+    document: Document, path: tuple[Any, ...], entries: Sequence[Entry]
+) -> None:
     """Complain of entries that differ in nothing but the last digits of a number: of 0.3 and
     0.30000000000000004.
     """
@@ -139,13 +158,16 @@ def refuse_close(document: Document, path: tuple[Any, ...], entries: Sequence[En
         ]
         if not differing:
             continue
+
         key = differing[0]
         location, other_location = first.location(key), entry.location(key)
         line = f" (line {location.line})" if location.line else ""
         one = scalars.spelled(first.settings[key])
         other = scalars.spelled(entry.settings[key])
         text = f"{other} is the {one} of {location.path}{line} but for rounding: write both alike"
-        document.problems.append(Problem(other_location.path, text, other_location.line))
+        document.problems.append(
+            Problem(other_location.path, text, other_location.line)
+        )
 
 
 def comparable(value: Any, digits: int | None = None) -> Any:
@@ -154,13 +176,16 @@ def comparable(value: Any, digits: int | None = None) -> Any:
     With `digits`, floats that are equal when written with so many digits are equal too.
     """
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), comparable(item, digits)) for key, item in value.items()))
+        return tuple(
+            sorted((str(key), comparable(item, digits)) for key, item in value.items())
+        )
     if isinstance(value, (list, tuple)):
         return ("list", *(comparable(item, digits) for item in value))
     if isinstance(value, float) and digits is not None:
         return float(f"{value:.{digits}g}")
     if isinstance(value, (bool, int, float)):
         return value
+
     return f"text {scalars.spelled(value)}"
 
 
@@ -168,14 +193,18 @@ def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -
     """The axis of one key and its values, or of a zip."""
     if key == "zip":
         return _read_zip(document, (*path, "zip"), values)
+
     if not isinstance(values, list):
         complain(document, (*path, key), f"must be a list of values, got {values!r}")
         return Axis(str(key), ())
+
     if not known(document, (*path, key), key):
         return Axis(str(key), ())
+
     entries = []
     for i, value in enumerate(values):
         entries.append(Entry(_label(value), {key: value}, document, (*path, key, i)))
+
     refuse_equal(document, (*path, key), entries)
     return Axis(key.rpartition(".")[2], tuple(entries))
 
@@ -184,68 +213,96 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     lists = values if isinstance(values, Mapping) else {}
     lengths = {key: len(item) for key, item in lists.items() if isinstance(item, list)}
     if not lists or len(lengths) < len(lists) or len(set(lengths.values())) != 1:
-        complain(document, path, f"needs lists of one length, got {lengths or values!r}")
+        complain(
+            document, path, f"needs lists of one length, got {lengths or values!r}"
+        )
         return Axis("", ())
+
     if "because" in lists:
-        complain(document, (*path, "because"), "stands in rows that are written out alone")
+        complain(
+            document, (*path, "because"), "stands in rows that are written out alone"
+        )
+
     settings = [key for key in lists if key not in OWN_KEYS]
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
     if unknown_keys:
         return Axis("", ())
 
-    refuse_set_twice(document, path, {key: lists[key][0] for key in settings if lists[key]})
+    refuse_set_twice(
+        document, path, {key: lists[key][0] for key in settings if lists[key]}
+    )
     num_entries = len(next(iter(lists.values())))
     entries = [_zip_entry(document, path, lists, i) for i in range(num_entries)]
+
     if "published" in lists or "when" in lists:
         refuse_twins(document, path, [entry.label for entry in entries])
         refuse_close(document, path, entries)
     else:
         refuse_equal(document, path, entries, labelled="label" in lists)
+
     header = ", ".join(key.rpartition(".")[2] for key in settings)
     if "label" in lists and len(settings) > 1:
         header = "label"
+
     return Axis(header, tuple(entries))
 
 
 def _zip_entry(
-    document: Document, path: tuple[Any, ...], lists: Mapping[str, Sequence[Any]], i: int
+    document: Document,
+    path: tuple[Any, ...],
+    lists: Mapping[str, Sequence[Any]],
+    i: int,
 ) -> Entry:
     """Return the entry that the i-th items of a zip's lists make."""
     items = {key: values[i] for key, values in lists.items()}
     settings = {key: item for key, item in items.items() if key not in OWN_KEYS}
+
     if "label" in items:
         label = read_label(document, (*path, "label", i), items["label"])
     else:
         label = ", ".join(map(_label, settings.values()))
+
     own_factors = {"factors": items["factors"]} if "factors" in items else {}
     factors = _factors(document, path, own_factors)
     when = None
+
     if "when" in items:
         when = read_when(document, (*path, "when", i), items["when"])
-    return Entry(label, settings, document, (*path, i), when, items.get("published"), factors)
+
+    return Entry(
+        label, settings, document, (*path, i), when, items.get("published"), factors
+    )
 
 
 def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None:
     if not isinstance(item, Mapping) or "label" not in item:
         complain(document, path, "must be a mapping with a label")
         return None
+
     label = read_label(document, (*path, "label"), item["label"])
     settings = {key: value for key, value in item.items() if key not in OWN_KEYS}
     when = read_when(document, (*path, "when"), item.get("when"))
     unknown_keys = [key for key in settings if not known(document, (*path, key), key)]
+
     if unknown_keys:
         return None
+
     refuse_set_twice(document, path, settings)
     because = item.get("because")
     if because is not None:
         because = document.text_of((*path, "because"), because)
         if settings:
             listed = ", ".join(settings)
-            text = f"has because: and is not run, so it sets nothing; leave out {listed}"
+            text = (
+                f"has because: and is not run, so it sets nothing; leave out {listed}"
+            )
             complain(document, path, text)
+
     factors = _factors(document, path, item)
     published = item.get("published")
-    return Entry(label, settings, document, path, when, published, factors, because=because)
+    return Entry(
+        label, settings, document, path, when, published, factors, because=because
+    )
 
 
 def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
@@ -253,12 +310,17 @@ def read_label(document: Document, path: tuple[Any, ...], value: Any) -> str:
     problem of the document.
     """
     if value is None:
-        complain(document, path, "a label is a text, found null; put it in quotes if it is meant")
+        complain(
+            document,
+            path,
+            "a label is a text, found null; put it in quotes if it is meant",
+        )
     elif isinstance(value, (Mapping, list)):
         kind = "a mapping" if isinstance(value, Mapping) else "a list"
         complain(document, path, f"a label is a text, found {kind}: {value!r}")
     elif value == "":
         complain(document, path, "a label is a text, found an empty one")
+
     return document.text_of(path, value)
 
 
@@ -266,22 +328,31 @@ def lay_entries(settings: Settings, entries: Iterable[Entry]) -> None:
     """Lay the entries of a cell over settings: components that any of them names first, then the
     fields.
     """
-    listed = [(entry, key, value) for entry in entries for key, value in entry.settings.items()]
+    listed = [
+        (entry, key, value)
+        for entry in entries
+        for key, value in entry.settings.items()
+    ]
     for entry, key, value in sorted(listed, key=lambda item: rank(item[1], item[2])):
         settings.set(key, value, entry.location(key))
 
 
-def read_when(document: Document, path: tuple[Any, ...], when: Any) -> Mapping[str, Any] | None:
+def read_when(
+    document: Document, path: tuple[Any, ...], when: Any
+) -> Mapping[str, Any] | None:
     """Return a condition; None where there is none. One that can never hold is a problem of the
     document's.
     """
     if when is None:
         return None
+
     if not isinstance(when, Mapping):
         complain(document, path, f"must be a mapping of keys to values, got {when!r}")
         return None
+
     for key, message in conditions.problems(when):
         complain(document, (*path, key) if key else path, message)
+
     return when
 
 
@@ -292,10 +363,16 @@ def refuse_set_twice(
     for leaf, first, second in set_twice(settings):
         location = location_of(document, path, first)
         line = f" (line {location.line})" if location.line else ""
-        complain(document, (*path, second), f"sets {leaf}, which {first}{line} beside it sets too")
+        complain(
+            document,
+            (*path, second),
+            f"sets {leaf}, which {first}{line} beside it sets too",
+        )
 
 
-def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | None, ...]:
+def factors_of(
+    rows: Sequence[Sequence[Entry]],
+) -> tuple[Mapping[str, bool] | None, ...]:
     """The components of every row of the table, of all its axes together; empty where no row names
     any.
     """
@@ -304,9 +381,12 @@ def factors_of(rows: Sequence[Sequence[Entry]]) -> tuple[Mapping[str, bool] | No
         factors: dict[str, bool] = {}
         for entry in row:
             factors.update(entry.factors or {})
+
         merged.append(factors)
+
     if any(merged):
         return tuple(factors or None for factors in merged)
+
     return ()
 
 
@@ -316,6 +396,7 @@ def _factors(
     factors = item.get("factors")
     if factors is None:
         return None
+
     if (
         not isinstance(factors, Mapping)
         or not factors
@@ -327,6 +408,7 @@ def _factors(
             f"must be a mapping of components to true or false, got {factors!r}",
         )
         return None
+
     return {str(name): present for name, present in factors.items()}
 
 
@@ -335,6 +417,7 @@ def known(document: Document, path: tuple[Any, ...], key: str) -> bool:
     part = str(key).partition(".")[0]
     if part in PARTS_OF_A_TRIAL and part != "seed":
         return True
+
     allowed = [*(p for p in PARTS_OF_A_TRIAL if p != "seed"), *OWN_KEYS]
     complain(document, path, unknown("key", part, allowed, "Allowed"))
     return False
@@ -348,4 +431,6 @@ def _label(value: Any) -> str:
 
 def complain(document: Document, path: tuple[Any, ...], message: str) -> None:
     """Add what is wrong at a path to the document's problems."""
-    document.problems.append(Problem(document.where(*path), message, document.line(path)))
+    document.problems.append(
+        Problem(document.where(*path), message, document.line(path))
+    )

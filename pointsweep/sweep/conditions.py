@@ -32,14 +32,17 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
     """
     part, _, rest = key.partition(".")
     is_network = data.get("network") is not None
+
     if is_network and part in MODEL_PARTS:
         return None
+
     node = data.get(part)
     owner: Any
     if part in PARTS:
         name = node.get("name") if isinstance(node, Mapping) else node
         if rest in ("", "name"):
             return name
+
         known = registry.config_classes(PARTS[part])
         owner = known.get(name) if isinstance(name, str) else None
     elif part in UNNAMED:
@@ -48,10 +51,13 @@ def lookup(data: Mapping[str, Any], key: str) -> Any:
         fields = TrialConfig.model_fields
         if node is None and part in fields and not rest:
             return fields[part].default
+
         return node
+
     value = default_of(owner, rest)
     if isinstance(node, Mapping):
         value = node.get(rest, value)
+
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -65,6 +71,7 @@ def default_of(owner: Any, field: str) -> Any:
         return owner.model_fields[field].default
     if field == "modality":
         return getattr(owner, field, None)
+
     return None
 
 
@@ -85,21 +92,29 @@ def opened(when: When) -> dict[str, Any]:
                 flat[f"{key}.{name}"] = item
         else:
             flat[str(key)] = value
+
     return {key.removesuffix(".name"): value for key, value in flat.items()}
 
 
 def matches(data: Mapping[str, Any], when: When) -> bool:
     """Return whether every key has the value, or one of the values, that `when` lists."""
-    return all(lookup(data, key) in alternatives(key, value) for key, value in opened(when).items())
+    return all(
+        lookup(data, key) in alternatives(key, value)
+        for key, value in opened(when).items()
+    )
 
 
 def alternatives(key: str, value: Any) -> list[Any]:
     """Return the values that a condition allows; a list is one value of a field that is a list."""
     if not isinstance(value, list):
         return [value]
+
     nested = any(isinstance(item, list) for item in value)
-    if not nested and any(_is_list(owner, key.partition(".")[2]) for owner in owners(key, {})):
+    if not nested and any(
+        _is_list(owner, key.partition(".")[2]) for owner in owners(key, {})
+    ):
         return [value]
+
     return value
 
 
@@ -117,6 +132,7 @@ def owners(key: str, when: When) -> list[Any]:
         return [UNNAMED[part]]
     if part not in PARTS:
         return []
+
     kind = PARTS[part]
     named = opened(when).get(part)
     if named is None:
@@ -125,7 +141,12 @@ def owners(key: str, when: When) -> list[Any]:
         names = named
     else:
         names = [named]
-    return [registry.config_class(kind, name) for name in names if name in registry.names(kind)]
+
+    return [
+        registry.config_class(kind, name)
+        for name in names
+        if name in registry.names(kind)
+    ]
 
 
 def key_problem(key: str, when: When) -> str | None:
@@ -143,20 +164,29 @@ def key_problem(key: str, when: When) -> str | None:
         return None
     if not rest:
         return f"names no field; write {part}.FIELD"
+
     candidates = owners(key, when)
     if not candidates or any(_has(owner, rest) for owner in candidates):
         return None  # an unknown component is a problem of its own
-    fields = sorted({name for owner in candidates for name in field_names(owner) if name != "name"})
+
+    fields = sorted(
+        {name for owner in candidates for name in field_names(owner) if name != "name"}
+    )
     named = opened(when).get(part)
     if named is None:
         named = part
+
     owner_name = " or ".join(map(str, named)) if isinstance(named, list) else str(named)
     text = unknown("field", rest, fields, "Fields")
-    return f"{owner_name} has no field '{rest}'." + text.removeprefix(f"unknown field '{rest}'.")
+    return f"{owner_name} has no field '{rest}'." + text.removeprefix(
+        f"unknown field '{rest}'."
+    )
 
 
 def _has(owner: Any, field: str) -> bool:
-    return field in field_names(owner) or (field == "modality" and hasattr(owner, "modality"))
+    return field in field_names(owner) or (
+        field == "modality" and hasattr(owner, "modality")
+    )
 
 
 def value_problem(key: str, value: Any, when: When) -> str | None:
@@ -165,21 +195,29 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
     if part in PARTS and not rest:
         if value is None and part == "network":
             return None
+
         names = registry.names(PARTS[part])
         if isinstance(value, str) and value in names:
             return None
+
         return unknown(part, value, registry.offered(PARTS[part]), "Known")
+
     if rest == "modality":
         if value in MODALITIES:
             return None
         return unknown("modality", value, MODALITIES, "Allowed")
+
     if part == "compat":
         candidates = [TrialConfig]
     else:
         candidates = [owner for owner in owners(key, when) if _has(owner, rest)]
-    problems_by_owner = [field_problems(owner, rest or part, value) for owner in candidates]
+
+    problems_by_owner = [
+        field_problems(owner, rest or part, value) for owner in candidates
+    ]
     if not problems_by_owner or not all(problems_by_owner):
         return None
+
     return problems_by_owner[0][0]
 
 
@@ -187,20 +225,25 @@ def problems(when: When) -> Iterator[tuple[str, str]]:
     """Yield (key, message) for everything in a condition that can never hold."""
     if not when:
         yield "", "is empty: a condition names keys and their values"
+
     for key, value in opened(when).items():
         wrong = key_problem(key, when)
         if wrong is not None:
             yield key, wrong
             continue
+
         if isinstance(value, list) and not value:
             yield key, "lists no value, so that it never holds"
+
         for item in alternatives(key, value):
             wrong = value_problem(key, item, when)
             if wrong is not None:
                 yield key, wrong
 
 
-def setting_problems(settings: Mapping[str, Any], when: When) -> Iterator[tuple[str, str]]:
+def setting_problems(
+    settings: Mapping[str, Any], when: When
+) -> Iterator[tuple[str, str]]:
     """Yield (key, message) for settings that no trial can have, whether or not their condition
     holds anywhere.
     """
@@ -214,6 +257,7 @@ def setting_problems(settings: Mapping[str, Any], when: When) -> Iterator[tuple[
         key = key.removesuffix(".name")
         if value is None and key in PARTS_OF_A_TRIAL:
             continue
+
         wrong = key_problem(key, narrowed) or value_problem(key, value, narrowed)
         if wrong is not None:
             yield key, wrong
@@ -225,6 +269,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         for leaf in keys_of(str(key), value):
             flattened[leaf] = _inner(value, leaf.removeprefix(str(key)).strip("."))
+
     return flattened
 
 
@@ -240,6 +285,7 @@ def described(when: When) -> str:
     parts: list[str] = []
     for key, value in opened(when).items():
         parts.append(f"{key} {' or '.join(map(str, alternatives(key, value)))}")
+
     return ", ".join(parts)
 
 
@@ -247,7 +293,9 @@ def kinds_of(key: str) -> set[type]:
     """Return the types that the value of a key may have, over all components with that field."""
     rest = key.partition(".")[2]
     kinds: set[type] = set()
+
     for owner in owners(key, {}):
         if rest in field_names(owner):
             kinds |= field_types(owner, rest)
+
     return kinds

@@ -22,9 +22,14 @@ def write_definition(sweep: Sweep, store: Store) -> None:
     """
     stored = sweep.stored
     store.write(f"sweeps/{stored.name}/sweep.yaml", stored.text.encode())
-    origin: dict[str, Any] = {"source": _path(stored), "overrides": list(stored.overrides)}
+    origin: dict[str, Any] = {
+        "source": _path(stored),
+        "overrides": list(stored.overrides),
+    }
+
     if stored.plugins:
         origin["plugins"] = keep_plugins(store, stored.name, stored.plugins)
+
     store.write(f"sweeps/{stored.name}/plan.json", plan_json(stored.layout(), **origin))
 
 
@@ -35,11 +40,16 @@ def name_conflict(sweep: Sweep, store: Store) -> str | None:
     stored = sweep.stored
     plan = _read(store, stored.name)
     source = plan.get("source")
+
     if source is None:  # of a version that did not keep it
         return None
-    same_file = source == _path(stored) and plan.get("overrides") == list(stored.overrides)
+
+    same_file = source == _path(stored) and plan.get("overrides") == list(
+        stored.overrides
+    )
     if same_file or _same_table(stored, plan, store):
         return None
+
     command = " ".join([str(source), *map(str, plan.get("overrides") or ())])
     return (
         f"{sweep.source}: the name {stored.name!r} is that of another table in {store.url}, made by"
@@ -52,6 +62,7 @@ def _same_table(sweep: Sweep, plan: Mapping[str, Any], store: Store) -> bool:
     """Return whether a copy of a file, or the same file in another folder, says the same."""
     if sweep.search is None:
         return bool(plan.get("layout") == json.loads(sweep.layout().to_json()))
+
     name = f"sweeps/{sweep.name}/sweep.yaml"
     return (
         store.exists(name)
@@ -70,6 +81,7 @@ def _read(store: Store, name: str) -> Mapping[str, Any]:
             return {}  # edited or damaged
     except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return {}
+
     return plan if isinstance(plan, dict) else {}
 
 

@@ -77,6 +77,7 @@ def _closed(properties: Mapping[str, Schema], required: tuple[str, ...] = ()) ->
     schema: Schema = {"type": "object", "additionalProperties": False}
     if required:
         schema["required"] = list(required)
+
     return {**schema, "properties": dict(properties)}
 
 
@@ -92,11 +93,17 @@ def _whole(least: int, most: int | None = None) -> Schema:
     schema: Schema = {"type": "integer", "minimum": least}
     if most is None:
         return schema
+
     return {**schema, "maximum": most}
 
 
 def _mapping(keys: Schema, values: Schema, **more: Any) -> Schema:
-    return {"type": "object", "propertyNames": keys, "additionalProperties": values, **more}
+    return {
+        "type": "object",
+        "propertyNames": keys,
+        "additionalProperties": values,
+        **more,
+    }
 
 
 # Components
@@ -119,8 +126,10 @@ def _components() -> dict[str, Schema]:
     for part, kind in PARTS.items():
         for name, config in _own(kind).items():
             schemas[f"{part}.{name}"] = {**model_schema(config), "required": ["name"]}
+
     for part, unnamed in UNNAMED.items():
         schemas[part] = model_schema(unnamed)
+
     return schemas
 
 
@@ -131,6 +140,7 @@ def model_schema(config: type[Config]) -> Schema:
     for name, text in _docstrings(config).items():
         if name in schema["properties"]:
             schema["properties"][name]["description"] = " ".join(text.split())
+
     return schema
 
 
@@ -140,13 +150,17 @@ def _cleaned(schema: Any) -> Any:
         return [_cleaned(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+
     cleaned = {}
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):
             continue
+
         if key == "prefixItems":
             key, value = "items", value[0]  # all entries have one type
+
         cleaned[key] = _cleaned(value)
+
     return cleaned
 
 
@@ -156,13 +170,18 @@ def _docstrings(config: type[Config]) -> dict[str, str]:
     for kind in reversed(config.__mro__):
         if not issubclass(kind, Config) or kind is Config:
             continue
+
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(tree, ast.ClassDef)
         for field, text in zip(tree.body, tree.body[1:], strict=False):
-            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(
+                field.target, ast.Name
+            ):
                 continue
+
             if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 texts[field.target.id] = inspect.cleandoc(str(text.value.value))
+
     return texts
 
 
@@ -178,12 +197,17 @@ def _field_schemas() -> dict[str, Schema]:
             for field, schema in model_schema(config)["properties"].items():
                 if field != "name":
                     options.setdefault(field, []).append(schema)
+
         found[f"{part}.name"] = _any_of({"enum": list(_own(kind))}, OF_OTHERS)
         for field, schemas in options.items():
             found[f"{part}.{field}"] = _merged(schemas)
+
     for part, unnamed in UNNAMED.items():
         for field, schema in model_schema(unnamed)["properties"].items():
-            found[f"{part}.{field}"] = {k: v for k, v in schema.items() if k != "default"}
+            found[f"{part}.{field}"] = {
+                k: v for k, v in schema.items() if k != "default"
+            }
+
     return found
 
 
@@ -193,31 +217,39 @@ def _merged(schemas: list[Schema]) -> Schema:
     """
     distinct: dict[str, Schema] = {}
     described = {}
+
     for schema in schemas:
         bare = {}
         for key, value in schema.items():
             if key not in ("default", "description"):
                 bare[key] = value
+
         distinct.setdefault(json.dumps(bare, sort_keys=True), bare)
         if "description" in schema:
             described["description"] = schema["description"]
+
     merged = [*distinct.values()]
     return {**(merged[0] if len(merged) == 1 else _any_of(*merged)), **described}
 
 
 def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
     """Return the definitions of settings: parts, dotted keys, lists of values, and conditions."""
-    schemas: dict[str, Schema] = {key: schema for key, schema in fields.items() if "." in key}
+    schemas: dict[str, Schema] = {
+        key: schema for key, schema in fields.items() if "." in key
+    }
     # A component's own definition may have the name of a field of its part.
     schemas = {f"field.{key}": schema for key, schema in schemas.items()}
     keys: dict[str, Schema] = {}
+
     for part in (*PARTS, *UNNAMED):
         schemas[f"part.{part}"] = _part(part, fields)
         keys[part] = _ref(f"part.{part}")
+
     keys["compat"] = {
         "enum": list(get_args(Compat)),
         "description": "fixed, or official: as the published program does it.",
     }
+
     keys |= {key: _ref(f"field.{key}") for key in fields}
     schemas["key"] = {"enum": list(keys)}
     schemas["settings"] = {"type": "object", "properties": keys}
@@ -227,19 +259,24 @@ def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
         "type": "object",
         "minProperties": 1,
         "propertyNames": _any_of(_ref("key"), {"const": "backbone.modality"}),
-        "properties": {key: _any_of(schema, _list_of(schema)) for key, schema in keys.items()},
+        "properties": {
+            key: _any_of(schema, _list_of(schema)) for key, schema in keys.items()
+        },
     }
+
     return schemas
 
 
 def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
     if part in UNNAMED:
         return _any_of({"type": "null"}, _ref(part))
+
     names = list(_own(PARTS[part]))
     own = {}
     for key in fields:
         if key.startswith(f"{part}."):
             own[key.removeprefix(f"{part}.")] = _ref(f"field.{key}")
+
     own.pop("name")
     return _any_of(
         {"enum": [*names, None]},
@@ -256,10 +293,13 @@ def _settings_and(own: Mapping[str, Schema], required: tuple[str, ...] = ()) -> 
         "type": "object",
         "allOf": [_ref("settings")],
         "properties": dict(own),
-        "propertyNames": _any_of(_ref("key"), {"enum": list(own)}) if own else _ref("key"),
+        "propertyNames": _any_of(_ref("key"), {"enum": list(own)})
+        if own
+        else _ref("key"),
     }
     if required:
         schema["required"] = list(required)
+
     return schema
 
 
@@ -273,8 +313,12 @@ def _sections() -> dict[str, Schema]:
         "when": _ref("condition"),
         "because": {**SCALAR, "description": "The reason, which the table shows."},
     }
+
     profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
-    own_metrics = [name for name in table_metrics() if name.partition("/")[2] in BUILT_IN]
+    own_metrics = [
+        name for name in table_metrics() if name.partition("/")[2] in BUILT_IN
+    ]
+
     return {
         "name": {
             "type": ["string", "integer"],
@@ -309,7 +353,9 @@ def _sections() -> dict[str, Schema]:
             ),
         },
         "exclude": {
-            **_list_of({"type": "object", "required": list(exclude), "properties": exclude}),
+            **_list_of(
+                {"type": "object", "required": list(exclude), "properties": exclude}
+            ),
             "description": "Cells that are left out, each with a reason.",
         },
         "seeds": _seeds(),
@@ -322,7 +368,10 @@ def _sections() -> dict[str, Schema]:
             **published,
             "description": "Selects lines of published.csv; rows and columns add to it.",
         },
-        "cite": {"type": "string", "description": "The source of numbers whose line names none."},
+        "cite": {
+            "type": "string",
+            "description": "The source of numbers whose line names none.",
+        },
         "resources": _resources(),
         "profiles": {
             "type": "object",
@@ -353,7 +402,9 @@ def _seeds() -> Schema:
     }
     listed = {**_list_of(_whole(0, MOST_WHOLE)), **ONE_OR_MORE, "uniqueItems": True}
     return {
-        **_any_of(_whole(1, MOST_SEEDS), listed, _closed(rule, ("min", "max", "until"))),
+        **_any_of(
+            _whole(1, MOST_SEEDS), listed, _closed(rule, ("min", "max", "until"))
+        ),
         "description": (
             "A number of seeds, a list, or a rule that spends further seeds where rows are not told"
             " apart."
@@ -373,17 +424,32 @@ def _tables() -> dict[str, Schema]:
     selected = {"type": "object", "additionalProperties": SCALAR}
     by_column = {"type": "object", "additionalProperties": _any_of(SCALAR, selected)}
     published = _any_of(SCALAR, by_column, {"type": "null"})
-    factors = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "boolean"}}
+    factors = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"type": "boolean"},
+    }
+
     entry = {
         "label": {**SCALAR, "description": "What the table prints."},
-        "when": {**_ref("condition"), "description": "The cells that this row or column is for."},
+        "when": {
+            **_ref("condition"),
+            "description": "The cells that this row or column is for.",
+        },
         "published": {
             **published,
             "description": "What the paper calls it, or its number in percent.",
         },
-        "factors": {**factors, "description": "Of a factorial: which components it has."},
-        "because": {**SCALAR, "description": "Why it cannot be run; it then sets nothing."},
+        "factors": {
+            **factors,
+            "description": "Of a factorial: which components it has.",
+        },
+        "because": {
+            **SCALAR,
+            "description": "Why it cannot be run; it then sets nothing.",
+        },
     }
+
     in_zips = ("label", "when", "published")
     lists = {key: _list_of(entry[key]) for key in in_zips}
     lists["when"] = _list_of(_any_of(_ref("condition"), {"type": "null"}))
@@ -397,6 +463,7 @@ def _tables() -> dict[str, Schema]:
         "properties": {"zip": _ref("zip"), "ablate": _ref("ablate")},
         "propertyNames": _any_of(_ref("key"), {"enum": ["zip", "ablate"]}),
     }
+
     return {
         "entry": _settings_and(entry, ("label",)),
         "zip": {
@@ -421,7 +488,9 @@ def _tables() -> dict[str, Schema]:
 
 def _ablate() -> Schema:
     sides = {side: _settings_and({}) for side in SIDES}
-    chosen = _any_of({"const": "all"}, {**_list_of(SCALAR), **ONE_OR_MORE, "uniqueItems": True})
+    chosen = _any_of(
+        {"const": "all"}, {**_list_of(SCALAR), **ONE_OR_MORE, "uniqueItems": True}
+    )
     return _closed(
         {
             "components": {
@@ -430,7 +499,10 @@ def _ablate() -> Schema:
                 "additionalProperties": _closed(sides, ("without",)),
                 "description": "Each with the settings that switch it off (without) and on (with).",
             },
-            "whole": {**SCALAR, "description": "The label of the row with all components."},
+            "whole": {
+                **SCALAR,
+                "description": "The label of the row with all components.",
+            },
             "bare": {**SCALAR, "description": "The label of the row with none."},
             **dict.fromkeys(GENERATORS, chosen),
             "published": {
@@ -451,9 +523,11 @@ def _searches() -> dict[str, Schema]:
         _range("float", "number"),
         _range("int", "integer"),
         _closed(
-            {"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")}, ("choices",)
+            {"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")},
+            ("choices",),
         ),
     )
+
     objectives: Schema = _closed(
         {name: {"const": direction} for name, direction in OBJECTIVES.items()}
     )
@@ -464,23 +538,32 @@ def _searches() -> dict[str, Schema]:
         "space": _mapping(_ref("key"), parameter, minProperties=1),
         "constraints": text_or_list,
         "objectives": {**objectives, "minProperties": 1},
-        "sampler": _any_of(*_choices({name: _options(kinds) for name, kinds in SAMPLERS.items()})),
+        "sampler": _any_of(
+            *_choices({name: _options(kinds) for name, kinds in SAMPLERS.items()})
+        ),
         "scheduler": _any_of(
             {"type": "null"},
             *_choices(
-                {name: {key: _whole(1) for key in options} for name, options in SCHEDULERS.items()}
+                {
+                    name: {key: _whole(1) for key in options}
+                    for name, options in SCHEDULERS.items()
+                }
             ),
         ),
         "enqueue": _any_of(point, _list_of(point)),
     }
+
     inner = _section(StudyConfig, read_apart, "space")
+
     return {
         "search": _section(SearchConfig, read_apart, "space"),
         "per_arm": _section(PerArmConfig, {"search": inner}, "search"),
     }
 
 
-def _section(config: type[Config], open_keys: Mapping[str, Schema], required: str) -> Schema:
+def _section(
+    config: type[Config], open_keys: Mapping[str, Schema], required: str
+) -> Schema:
     """Return the schema of a section: that of its model, with the keys that the model leaves
     open.
     """
@@ -489,6 +572,7 @@ def _section(config: type[Config], open_keys: Mapping[str, Schema], required: st
         keys[name] = {**schema, **open_keys.get(name, {})}
         if keys[name].get("default", "") is None:
             del keys[name]["default"]
+
     return _closed(keys, (required,))
 
 
@@ -496,7 +580,13 @@ def _range(kind: str, type_name: str) -> Schema:
     limits = {**_list_of({"type": type_name}), "minItems": 2, "maxItems": 2}
     step: Schema = {"type": [type_name, "null"], "exclusiveMinimum": 0}
     return _closed(
-        {kind: limits, "log": {"type": "boolean"}, "step": step, "when": _ref("condition")}, (kind,)
+        {
+            kind: limits,
+            "log": {"type": "boolean"},
+            "step": step,
+            "when": _ref("condition"),
+        },
+        (kind,),
     )
 
 

@@ -38,7 +38,8 @@ class LostSetting:
     kept: list[str] = field(default_factory=list)
     # cell, component, value there
     differs: list[tuple[str, Any, Any]] = field(default_factory=list)
-    without: list[Any] = field(default_factory=list)  # components that have no such field
+    # components that have no such field
+    without: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -70,6 +71,7 @@ class _CellNames:
         self.locations.append((name, settings.locations))
         if settings.dropped:
             self.with_dropped.append((name, settings))
+
         names = tuple(scalars.spelled(settings.name(part)) for part in PARTS)
         self._of_components.setdefault(names, settings)
 
@@ -104,11 +106,14 @@ class LabelAudit:
         """
         if self.reader.search is None:
             self._cells.add(name, settings)
+
         for entry in entries:
             if id(entry) in self._entries:
                 continue
+
             self._entries[id(entry)] = entry
             self._against_command_line_and_profile(entry)
+
         searched = self._searched()
         for i, one in enumerate(reversed(entries)):
             for other in list(reversed(entries))[i + 1 :]:
@@ -130,14 +135,17 @@ class LabelAudit:
             if sources.get(winner, setting.source) != setting.source:
                 # an heir may set again what its parent sets
                 continue
+
             seen = self._conditional.setdefault(
                 (setting.key, setting.location), OverriddenSetting(setting)
             )
             if conditions.lookup(settings.data, setting.key) == setting.value:
                 seen.kept = True
                 continue
+
             if winner not in seen.winners:
                 seen.winners.append(winner)
+
             if name not in seen.cells:
                 seen.cells.append(name)
 
@@ -153,15 +161,25 @@ class LabelAudit:
         self._held.add((document.source, path))
 
     def decided_too_early(
-        self, document: Document, path: Path, when: Mapping[str, Any], holds: bool, final: Settings
+        self,
+        document: Document,
+        path: Path,
+        when: Mapping[str, Any],
+        holds: bool,
+        final: Settings,
     ) -> None:
         """Complain of a condition whose outcome a conditional setting below it turned round."""
         self.held(document, path)
         changed = [
             key
             for key, value in conditions.opened(when).items()
-            if (conditions.lookup(final.data, key) in conditions.alternatives(key, value)) != holds
+            if (
+                conditions.lookup(final.data, key)
+                in conditions.alternatives(key, value)
+            )
+            != holds
         ]
+
         for key in changed[:1]:
             location = final.location(f"{key}.name" if key in PARTS else key)
             value_now = conditions.lookup(final.data, key)
@@ -169,27 +187,34 @@ class LabelAudit:
                 f"{_described(location)} sets {key} to {value_now} after this condition was looked"
                 " at; write it above this, or into base"
             )
+
             self._complain(document, (*path, "when", key), text)
 
-    def compare(self, entries: Sequence[Entry], settings: Settings, config: TrialConfig) -> None:
+    def compare(
+        self, entries: Sequence[Entry], settings: Settings, config: TrialConfig
+    ) -> None:
         """Compare what a cell's labels say with the trial that was made of it."""
         stated = [
             (entry, key, value)
             for entry in entries
             for key, value in conditions.flat(entry.settings).items()
         ]
+
         parts = {key.partition(".")[0] for _, key, _ in stated}
         data = config.to_dict(only={"network", *parts})
+
         for entry, key, value in stated:
             value_of_trial = conditions.lookup(data, key)
             if value_of_trial == (list(value) if isinstance(value, tuple) else value):
                 continue
+
             if self.reader.profile == "smoke":
                 self._replaced[key.removesuffix(".name")] = None
             else:
                 location = entry.location(key)
                 if self._is_clash(location):
                     continue
+
                 text = f"says {value!r}, the trial would have {value_of_trial!r}"
                 self.reader.own.append(Problem(location.path, text, location.line))
 
@@ -205,6 +230,7 @@ class LabelAudit:
                 if search and search.then_seeds
                 else ("search", "space")
             )
+
             for parameter in search.space if search else ():
                 for choice in parameter.choices or (0,):
                     self._space.append(
@@ -216,8 +242,10 @@ class LabelAudit:
                             parameter.when,
                         )
                     )
+
             for entry in self._space:
                 self._against_command_line_and_profile(entry)
+
             for i, one in enumerate(self._space):
                 for other in self._space[i + 1 :]:
                     if (
@@ -226,11 +254,13 @@ class LabelAudit:
                         and not _apart(other, one)
                     ):
                         self._pair(other, one, "a key is searched once")
+
         return self._space
 
     def _pair(self, one: Entry, other: Entry, advice: str) -> None:
         if (id(one), id(other)) in self._compared:
             return
+
         self._compared.add((id(one), id(other)))
         for leaf, key, other_key in clashes(one.settings, other.settings):
             parts = {text.partition(".")[0] for text in (key, other_key)}
@@ -241,10 +271,13 @@ class LabelAudit:
                 if network
                 else advice
             )
+
             self._clash(one.location(key), leaf, description, other.location(other_key))
 
     def _against_command_line_and_profile(self, entry: Entry) -> None:
-        searched = self._space is not None and any(entry is other for other in self._space)
+        searched = self._space is not None and any(
+            entry is other for other in self._space
+        )
         for override in self.reader.late:
             overridden = {override.key: None if override.delete else override.value}
             for leaf, key, _ in clashes(entry.settings, overridden):
@@ -254,17 +287,25 @@ class LabelAudit:
                     self.reader.own.append(Problem(location.path, text, location.line))
                 else:
                     advice = "take the override away, or choose cells with --only"
-                    self._clash(Location(override.text, None), leaf, advice, entry.location(key))
+                    self._clash(
+                        Location(override.text, None), leaf, advice, entry.location(key)
+                    )
+
         for document, profile_key, value in profiles.own_settings(
             self.reader.profile, self.reader.documents
         ):
             location = profiles.location_of(document, self.reader.profile, profile_key)
             for leaf, key, _ in clashes(entry.settings, {profile_key: value}):
                 self._clash(
-                    location, leaf, "a profile may set what no label names", entry.location(key)
+                    location,
+                    leaf,
+                    "a profile may set what no label names",
+                    entry.location(key),
                 )
 
-    def _clash(self, location: Location, leaf: str, advice: str, other: Location) -> None:
+    def _clash(
+        self, location: Location, leaf: str, advice: str, other: Location
+    ) -> None:
         self._clashes.setdefault((location, leaf, advice), []).append(other)
 
     def _is_clash(self, location: Location) -> bool:
@@ -292,9 +333,11 @@ class LabelAudit:
                 f" a value that never ran; {advice}"
             )
             self.reader.own.append(Problem(location.path, text, location.line))
+
         self._conditions_on_the_space()
         if self._cells.locations or not self.reader.problems:
             self._vacuous()
+
         self._constraints()
         self._dropped()
         self._outdone()
@@ -304,10 +347,12 @@ class LabelAudit:
         """The notes under the table of a profile: what its labels do not say."""
         profile = self.reader.profile
         notes = [f"profile={profile}: published numbers do not apply"]
+
         if self._replaced:
             notes.append(
                 f"profile={profile}: stands in for what labels say of {', '.join(self._replaced)}"
             )
+
         return notes
 
     def _conditions_on_the_space(self) -> None:
@@ -319,19 +364,27 @@ class LabelAudit:
             if self.reader.search
             else set()
         )
+
         conditions_found: list[tuple[Document, Path, Mapping[str, Any]]] = []
+
         for i, item in enumerate(self.reader.data.get("exclude") or []):
             if isinstance(item, Mapping) and isinstance(item.get("when"), Mapping):
                 conditions_found.append(
                     (self.reader.document, ("exclude", i, "when"), item["when"])
                 )
+
         for entry in self._entries.values():
             if entry.when is not None:
-                conditions_found.append((entry.document, (*entry.path, "when"), entry.when))
+                conditions_found.append(
+                    (entry.document, (*entry.path, "when"), entry.when)
+                )
+
         for document, path, when in conditions_found:
             for key in searched.intersection(conditions.opened(when)):
                 self._complain(
-                    document, (*path, key), "is searched: cells are left out before it is chosen"
+                    document,
+                    (*path, key),
+                    "is searched: cells are left out before it is chosen",
                 )
 
     def _vacuous(self) -> None:
@@ -344,11 +397,13 @@ class LabelAudit:
                 name.startswith(where) for name in reported
             ):
                 continue
+
             text = f"holds in no cell ({conditions.described(when)})"
             components = {}
             for key, value in conditions.opened(when).items():
                 if key in PARTS:
                     components[key] = value
+
             named = not components or any(
                 conditions.matches(settings.data, components)
                 for settings in self._cells.of_components
@@ -365,9 +420,11 @@ class LabelAudit:
         search = self.reader.search
         if search is None or self.reader.problems:
             return
+
         path: Path = ("search", "constraints")
         if search.then_seeds:
             path = ("per_arm", *path)
+
         document = self.reader.document
         for i, constraint in enumerate(search.constraints):
             if (document.source, (*path, i)) not in self._held:
@@ -386,6 +443,7 @@ class LabelAudit:
                 when = item.get("when") if isinstance(item, Mapping) else None
                 if isinstance(when, Mapping):
                     yield (kind, i), when, kind
+
         for entry in self.reader.entries:
             if entry.when is not None:
                 yield (*entry.path, "when"), entry.when, "entry"
@@ -397,8 +455,10 @@ class LabelAudit:
         lost_settings: dict[tuple[str, Location], LostSetting] = {}
         for name, settings in self._cells.with_dropped:
             for setting in settings.dropped:
-                if setting.key in settings.locations:  # set again, by who named the other component
+                # set again, by who named the other component
+                if setting.key in settings.locations:
                     continue
+
                 lost = lost_settings.setdefault(
                     (setting.key, setting.location), LostSetting(setting)
                 )
@@ -406,12 +466,16 @@ class LabelAudit:
                 component = settings.name(part)
                 owners = conditions.owners(setting.key, {part: component})
                 value = conditions.lookup(settings.data, setting.key)
+
                 if not any(rest in conditions.field_names(owner) for owner in owners):
                     lost.without.append(component)
                 elif value != (
-                    list(setting.value) if isinstance(setting.value, tuple) else setting.value
+                    list(setting.value)
+                    if isinstance(setting.value, tuple)
+                    else setting.value
                 ):
                     lost.differs.append((name, component, value))
+
         for lost in lost_settings.values():
             lost.kept = [
                 name
@@ -427,8 +491,14 @@ class LabelAudit:
         for seen in self._conditional.values():
             if not seen.winners:
                 continue
+
             setting = seen.setting
-            where = "in " + _some(seen.cells) if seen.kept else "wherever its condition holds"
+            where = (
+                "in " + _some(seen.cells)
+                if seen.kept
+                else "wherever its condition holds"
+            )
+
             text = f"{scalars.spelled(setting.value)} gives way to {_listed(seen.winners)} {where}"
             self.dropped.append(f"{_described(setting.location)}: {text}")
 
@@ -443,14 +513,25 @@ class LabelAudit:
                 f" base ({part}: {{{rest}: {setting.value}}}) and name it in the rows, or set"
                 f" {setting.key} in each row"
             )
+
             self.reader.own.append(Problem(location.path, text, location.line))
+
             return
+
         others = ", ".join(
             dict.fromkeys(
-                map(str, [*lost.without, *(component for _, component, _ in lost.differs)])
+                map(
+                    str,
+                    [*lost.without, *(component for _, component, _ in lost.differs)],
+                )
             )
         )
-        where = "in no cell" if not lost.kept else f"with it alone, not where {part} is {others}"
+
+        where = (
+            "in no cell"
+            if not lost.kept
+            else f"with it alone, not where {part} is {others}"
+        )
         if others:
             self.dropped.append(
                 f"{location.path}: {setting.value} is a setting of {setting.owner}, used {where}"
@@ -460,13 +541,17 @@ class LabelAudit:
         """Return what is wrong with the base, also where every row puts something else in its
         place.
         """
-        problems = [(key, message) for key, message in conditions.setting_problems(base.data, {})]
+        problems = [
+            (key, message)
+            for key, message in conditions.setting_problems(base.data, {})
+        ]
         for part in PARTS:
             name = base.name(part)
             if name is not None and all(
                 settings.name(part) != name for settings in self._cells.of_components
             ):
                 problems += component_problems(part, base.data[part])
+
         for key, message in problems:
             location = base.location(key)
             self.reader.own.append(Problem(location.path, message, location.line))
@@ -478,8 +563,11 @@ def _apart(one: Entry, other: Entry) -> bool:
         if key.endswith(".name"):
             part = key.removesuffix(".name")
             allowed = conditions.opened(other.when or {}).get(part)
-            if allowed is not None and value not in conditions.alternatives(part, allowed):
+            if allowed is not None and value not in conditions.alternatives(
+                part, allowed
+            ):
                 return True
+
     return False
 
 
@@ -494,6 +582,7 @@ def _listed(locations: Sequence[Location]) -> str:
     shown = ", ".join(map(_described, distinct[:MOST_PLACES]))
     if len(distinct) > MOST_PLACES:
         return f"{shown} and {len(distinct) - MOST_PLACES} more"
+
     return shown
 
 

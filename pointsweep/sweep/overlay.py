@@ -59,9 +59,13 @@ class Settings:
     def copy(self) -> Settings:
         """Return a copy that can be laid over without changing this."""
         data = {k: dict(v) if isinstance(v, dict) else v for k, v in self.data.items()}
-        return Settings(data, dict(self.locations), list(self.dropped), list(self.conditional))
+        return Settings(
+            data, dict(self.locations), list(self.dropped), list(self.conditional)
+        )
 
-    def overlay(self, other: Mapping[str, Any], location: Callable[[str], Location]) -> None:
+    def overlay(
+        self, other: Mapping[str, Any], location: Callable[[str], Location]
+    ) -> None:
         """Put settings over these, components before their fields; `location` tells where a key of
         them stands.
         """
@@ -75,25 +79,34 @@ class Settings:
             node = value
             for name in reversed(rest.split(".")):
                 node = {name: node}
+
             value = node
         elif part in PARTS and isinstance(value, str):
             value = {"name": value}
+
         if not isinstance(value, Mapping) or part in ("compat", "seed"):
             self.drop(part)
             self.data[part] = value
             self.locations[part] = location
             return
+
         current = self.data.get(part)
         if not isinstance(current, dict):
             self.drop(part)
             current = {}
-        elif part in PARTS and "name" in value and current.get("name") not in (None, value["name"]):
+        elif (
+            part in PARTS
+            and "name" in value
+            and current.get("name") not in (None, value["name"])
+        ):
             self._remember(part, current)
             self.drop(part)
             current = {}
+
         if part == "network":
             for other in MODEL_PARTS:
                 self.drop(other)
+
         self.data[part] = merge(current, value)
         self.locations.setdefault(part, location)
         for leaf in leaves(value, part):
@@ -108,6 +121,7 @@ class Settings:
             self.data.pop(part, None)
         elif isinstance(self.data.get(part), dict):
             self.data[part].pop(rest, None)
+
         for path in [p for p in self.locations if p == key or p.startswith(f"{key}.")]:
             del self.locations[path]
 
@@ -126,6 +140,7 @@ class Settings:
         node = self.data.get(part)
         if isinstance(node, Mapping) and part in PARTS:
             return node.get("name")
+
         return node
 
     def location(self, path: str) -> Location:
@@ -138,6 +153,7 @@ class Settings:
                 found = self.locations[key]
                 return Location(found.path + path.removeprefix(key), found.line)
             key = key.rpartition(".")[0]
+
         return Location(path, None)
 
 
@@ -148,8 +164,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         head, _, rest = str(key).partition(".")
         if rest:
             value = merge({}, {rest: value})
+
         both = isinstance(value, Mapping) and isinstance(merged.get(head), Mapping)
         merged[head] = merge(merged[head], value) if both else value
+
     return merged
 
 
@@ -159,11 +177,16 @@ def rank(key: str, value: Any) -> int:
     """
     part, _, rest = key.partition(".")
     names = (
-        value is None or isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, Mapping) and "name" in value)
     )
+
     component = part in PARTS and (rest == "name" or (not rest and names))
+
     if not component:
         return 2
+
     return 0 if part == "network" else 1
 
 
@@ -187,16 +210,24 @@ def overlap(one: str, other: str) -> bool:
     """
     if one == other or one.startswith(f"{other}.") or other.startswith(f"{one}."):
         return True
+
     networks = {"network.name"} & {one, other}
-    return bool(networks) and any(key.partition(".")[0] in MODEL_PARTS for key in (one, other))
+    return bool(networks) and any(
+        key.partition(".")[0] in MODEL_PARTS for key in (one, other)
+    )
 
 
-def clashes(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def clashes(
+    ones: Mapping[str, Any], others: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
     """The keys that two mappings of settings both set: the key, and under which entry of either it
     stands.
     """
     first = [(leaf, key) for key, value in ones.items() for leaf in keys_of(key, value)]
-    second = [(leaf, key) for key, value in others.items() for leaf in keys_of(key, value)]
+    second = [
+        (leaf, key) for key, value in others.items() for leaf in keys_of(key, value)
+    ]
+
     for leaf, key in first:
         for other_leaf, other_key in second:
             if overlap(leaf, other_leaf):
@@ -211,9 +242,14 @@ def set_twice(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for key, value in settings.items():
         for leaf in keys_of(key, value):
             for other, other_key in seen.items():
-                same = leaf == other or leaf.startswith(f"{other}.") or other.startswith(f"{leaf}.")
+                same = (
+                    leaf == other
+                    or leaf.startswith(f"{other}.")
+                    or other.startswith(f"{leaf}.")
+                )
                 if same:
                     yield max(leaf, other, key=len), other_key, key
+
             seen[leaf] = key
 
 

@@ -45,7 +45,11 @@ def parse(text: str) -> Override:
     )
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
-    from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+    from hydra.grammar.gen.OverrideLexer import (
+        CommonTokenStream,
+        InputStream,
+        OverrideLexer,
+    )
     from hydra.grammar.gen.OverrideParser import OverrideParser
 
     class Visitor(HydraOverrideVisitor):  # type: ignore[misc]
@@ -55,6 +59,7 @@ def parse(text: str) -> Override:
             word = super().visitPrimitive(ctx)
             if isinstance(word, QuotedString):
                 return word
+
             return scalars.value_of(self.written(ctx, word))
 
         def visitDictKey(self, ctx: Any) -> str:
@@ -67,9 +72,11 @@ def parse(text: str) -> Override:
     listener = HydraErrorListener()
     lexer = OverrideLexer(InputStream(text))
     parser = OverrideParser(CommonTokenStream(lexer))
+
     for part in (lexer, parser):
         part.removeErrorListeners()
         part.addErrorListener(listener)
+
     try:
         parsed = Visitor(create_functions()).visit(parser.override())
         parsed.input_line = text
@@ -78,10 +85,14 @@ def parse(text: str) -> Override:
         raise ValueError(f"not an override: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ValueError("not an override: it is nested too deeply") from error
+
     if parsed.package is not None:
-        raise ValueError("not an override: a sweep file has no packages, so @ has no meaning here")
+        raise ValueError(
+            "not an override: a sweep file has no packages, so @ has no meaning here"
+        )
     if parsed.is_sweep_override():
         raise ValueError("one value only; to vary a key use an axis: +axes.KEY=[...]")
+
     return Override(text, parsed.key_or_group, parsed.value(), parsed.is_delete())
 
 
@@ -100,10 +111,12 @@ def assign(data: dict[str, Any], key: str, value: Any) -> Path:
         and not names[1].isdigit()
     ):
         data["seeds"] = {}  # a rule takes the place of a number or a list
+
     path = _path(data, names)
     node: Any = data
     for depth, name in enumerate(path[:-1]):
         node = _below(node, name, path[: depth + 1])
+
     node[path[-1]] = value
     return path
 
@@ -114,18 +127,22 @@ def remove(data: dict[str, Any], key: str) -> Path:
     """
     path = _path(data, key.split("."))
     node: Any = data
+
     for depth, name in enumerate(path):
         if isinstance(node, dict) and name not in node:
             raise ValueError(unknown("key", _shown(path[depth:]), node, "There are"))
+
         has_keys = isinstance(node, (dict, list))
         if not has_keys:
             raise ValueError(
                 f"{_shown(path[:depth])} is {scalars.spelled(node)}, which has no keys"
             )
+
         if depth == len(path) - 1:
             del node[name]
         else:
             node = node[name]
+
     return path
 
 
@@ -133,6 +150,7 @@ def _path(data: Any, names: list[str]) -> Path:
     """Split a dotted key along the data: settings (train.lr) are one key, all else is nested."""
     path: list[str | int] = []
     node = data
+
     while names:
         count = _length(node, names, inside_space=path[-1:] == ["space"])
         name: str | int = ".".join(names[:count])
@@ -143,8 +161,10 @@ def _path(data: Any, names: list[str]) -> Path:
             node = node.get(name)
         else:
             node = None
+
         path.append(name)
         names = names[count:]
+
     return tuple(path)
 
 
@@ -154,14 +174,19 @@ def _length(node: Any, names: list[str], inside_space: bool) -> int:
         for count in range(len(names), 0, -1):
             key = ".".join(names[:count])
             is_complete = count == len(names)
-            if key in node and (is_complete or isinstance(node[key], (dict, list)) or key in NAMED):
+            if key in node and (
+                is_complete or isinstance(node[key], (dict, list)) or key in NAMED
+            ):
                 return count
+
     if isinstance(node, list) or names[0] not in PARTS:
         return 1
+
     if inside_space:
         for count in range(1, len(names)):
             if names[count] in RANGE:
                 return count
+
     return len(names)
 
 
@@ -170,20 +195,26 @@ def _below(node: Any, name: Any, path: Path) -> Any:
     if isinstance(node, list):
         if isinstance(node[name], (dict, list)):
             return node[name]
-        raise ValueError(f"{_shown(path)} is {scalars.spelled(node[name])}, which has no keys")
+        raise ValueError(
+            f"{_shown(path)} is {scalars.spelled(node[name])}, which has no keys"
+        )
+
     child = node.get(name)
     default = NAMED.get(str(name))
     if child is None and default is not None:
         child = default
+
     if isinstance(child, str) and name in NAMED:
         child = node[name] = {"name": child}
     elif child is None:
         child = node[name] = {}
+
     if not isinstance(child, (dict, list)):
         raise ValueError(
             f"{_shown(path)} is {scalars.spelled(child)}, which has no keys; set it whole:"
             f" {_shown(path)}={{...}}"
         )
+
     return child
 
 
@@ -223,7 +254,9 @@ def changes_the_table(text: str) -> bool:
     elsewhere.
     """
     key = _key(text)
-    return not any(key == name or key.startswith(f"{name}.") for name in (*NEUTRAL, "seeds"))
+    return not any(
+        key == name or key.startswith(f"{name}.") for name in (*NEUTRAL, "seeds")
+    )
 
 
 def changes_seeds(text: str) -> bool:
@@ -251,7 +284,9 @@ def view_name(name: str, texts: Sequence[str]) -> str:
     overrides = "+".join(sorted(text.lstrip("+") for text in texts))
     if not overrides:
         return name
+
     plain = "".join(PLAIN.findall(overrides))[:LONGEST]
     if plain != overrides or plain != plain.lower():
         plain = f"{plain.lower()}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
+
     return f"{name}+{plain}"

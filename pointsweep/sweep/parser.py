@@ -55,6 +55,7 @@ def imported(source: Source) -> str:
     """Return what is said of a plug-in that was imported."""
     if source.is_installed:
         return f"it imports {source.name}, an installed package"
+
     return f"it imports {Path(source.folder, source.shown)} (digest {source.digest})"
 
 
@@ -88,7 +89,9 @@ def labels_of(row: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(entry.label for entry in row)
 
 
-def published_once(cells: Sequence[Cell], rows: Sequence[Sequence[Entry]]) -> list[Cell]:
+def published_once(
+    cells: Sequence[Cell], rows: Sequence[Sequence[Entry]]
+) -> list[Cell]:
     """Return the cells with each published number in one of the rows that an axis nests under the
     row that names it: the first one that is run.
 
@@ -97,15 +100,21 @@ def published_once(cells: Sequence[Cell], rows: Sequence[Sequence[Entry]]) -> li
     """
     kept: list[Cell] = []
     seen: set[tuple[int, ...]] = set()
+
     for cell in cells:
         row = rows[cell.row]
-        named = [place for place, entry in enumerate(row) if entry.published is not None]
+        named = [
+            place for place, entry in enumerate(row) if entry.published is not None
+        ]
         if cell.published is not None and named:
             owner = (cell.column, *(id(entry) for entry in row[: named[-1] + 1]))
             if owner in seen:
                 cell = replace(cell, published=None)
+
             seen.add(owner)
+
         kept.append(cell)
+
     return kept
 
 
@@ -122,7 +131,9 @@ class Reader:
         self.document = documents[-1]
         self.source = source
         self.data = self.document.data  # overrides change it
-        self.late: list[overrides.Override] = []  # of settings: they win over all others
+        self.late: list[
+            overrides.Override
+        ] = []  # of settings: they win over all others
         self.notes: list[str] = []
         self.profile = ""
         self.audit = labels.LabelAudit(self)
@@ -145,10 +156,13 @@ class Reader:
         for d in self.documents[:-1]:
             for p in d.problems:
                 parents.append(replace(p, path=f"{Path(d.source).name}: {p.path}"))
+
         return [*parents, *self.document.problems, *self.own]
 
     def complain(self, path: tuple[Any, ...], message: str) -> None:
-        self.own.append(Problem(self.document.where(*path), message, self.document.line(path)))
+        self.own.append(
+            Problem(self.document.where(*path), message, self.document.line(path))
+        )
 
     # Overrides
 
@@ -183,6 +197,7 @@ class Reader:
                 )
             )
             return
+
         try:
             path = (
                 overrides.remove(self.data, key)
@@ -192,6 +207,7 @@ class Reader:
         except ValueError as error:
             self.own.append(Problem(text, str(error)))
             return
+
         self.document.override(path)
 
     # The file
@@ -211,46 +227,60 @@ class Reader:
         """The fields of a Sweep; worth something only if there are no problems after it."""
         for path, text in drop_misshapen(self.data):  # after the overrides
             self.complain(path, text)
+
         for key in self.data:
             if key not in KEYS:
                 self.complain((key,), self._unknown(key))
+
         self._read_published_file()
         base = self._base()
         row_axes, column_axis = self._axes()
         self.column_labels = tuple(entry.label for entry in column_axis.entries)
         self.entries = []
+
         for axis in (*row_axes, column_axis):
             self.entries += axis.entries
+
         name, seeds = self._name(), read_seeds(self.data, self.complain)
         metric = self._choice("metric", table_metrics())
         protocol = self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
         self._refuse_unknown_profile()
         self.search = None
+
         if "search" in self.data or "per_arm" in self.data:
             self.search = search_file.SearchReader(self).read()
+
         self.check_conditions()
 
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
         cells = []
-        for i, j in itertools.product(range(len(rows)), range(len(column_axis.entries))):
+
+        for i, j in itertools.product(
+            range(len(rows)), range(len(column_axis.entries))
+        ):
             column = column_axis.entries[j]
             cells.append(self._cell(base, (i, rows[i]), (j, column), seeds, protocol))
+
         cells = published_once(cells, rows)
         configs = [cell.trials[0] for cell in cells if cell.trials]
         for key, text in misfits(resources, configs, self.search is not None):
             self.complain(("resources", key), text)
+
         self.audit.conclude(base)
         if self.profile:
             name = f"{name}-{self.profile}"
             self.notes = [*self.audit.profile_notes(), *self.notes]
+
         title, factors = self._title(name), factors_of(rows)
         adaptive = None
         if not self.problems:
             adaptive = read_adaptive(self.document, self.data, rows, self.complain)
+
         search = self._after_warmup(cells)  # may add a note
         choice_of_profile = f"override profile={self.profile}"
         notes = [note for note in self.notes if note != choice_of_profile]
+
         return {
             "name": name,
             "title": title,
@@ -284,6 +314,7 @@ class Reader:
         search = self.search
         if search is None or not search.schedule or self.problems:
             return search
+
         longest, epochs = 0, 0
         for arm in [cell.arm for cell in cells if cell.arm is not None]:
             for drawn in arm.probes(WARMUP_PROBES):
@@ -291,14 +322,17 @@ class Reader:
                 if config is not None:
                     longest = max(longest, config.train.full_rate_after)
                     epochs = max(epochs, config.train.epochs)
+
         if longest >= epochs:
             self.notes.append(
                 f"{search.scheduler} stops no trial: the warm-up of {longest} epochs lasts as long"
                 f" as the training of {epochs}; set train.warmup_fraction (say 0.1), or fewer"
                 " warmup_epochs"
             )
+
         if longest:
             return replace(search, schedule={**search.schedule, WARMUP: longest})
+
         return search
 
     def _unknown(self, key: str) -> str:
@@ -307,25 +341,33 @@ class Reader:
         """
         text = unknown("key", key, KEYS, "Keys")
         anchored = any(path[:1] == (key,) for path in self.document.anchored)
+
         if anchored:
             return (
                 f"{text}. An anchor (&) needs no key of its own: set it where its value stands"
                 " first"
             )
+
         return text
 
     def _base(self) -> Settings:
         settings = Settings()
         for document in self.documents:
-            base = self.data.get("base") if document is self.document else document.data.get("base")
+            base = (
+                self.data.get("base")
+                if document is self.document
+                else document.data.get("base")
+            )
             if base is not None and not isinstance(base, Mapping):
                 self.complain(("base",), f"must be a mapping of settings, got {base!r}")
                 continue
+
             own: dict[str, Any] = {}
             for key, value in (base or {}).items():
                 part = str(key).partition(".")[0]
                 if key == "from":
                     continue
+
                 if part not in PARTS_OF_A_TRIAL or part == "seed":
                     text = unknown(
                         "key",
@@ -336,8 +378,10 @@ class Reader:
                     complain(document, ("base", key), text)
                 else:
                     own[str(key)] = value
+
             refuse_set_twice(document, ("base",), own)
             settings.overlay(own, partial(location_of, document, ("base",)))
+
         return settings
 
     def _axes(self) -> tuple[list[Axis], Axis]:
@@ -345,44 +389,58 @@ class Reader:
         down: list[Axis] = []
         if "rows" in self.data:
             down.append(read_rows(self.document, ("rows",), self.data["rows"]))
+
         further = self.data.get("axes") or {}
         if not isinstance(further, Mapping):
             self.complain(
-                ("axes",), "must be a mapping {key: [values]}, with zip for keys that vary together"
+                ("axes",),
+                "must be a mapping {key: [values]}, with zip for keys that vary together",
             )
             further = {}
+
         axes = []
         for key, values in further.items():
             axes.append(read_key(self.document, ("axes",), str(key), values))
+
         if "columns" in self.data:
             across = read_rows(self.document, ("columns",), self.data["columns"])
         elif axes:
             across = axes.pop()
         else:
             across = Axis("", (Entry("all", {}, self.document, ("rows",)),))
+
         down += axes
         if not down:
             down.append(Axis("", (Entry("all", {}, self.document, ("base",)),)))
+
         return down, across
 
     def _name(self) -> str:
         name = self.data.get("name", Path(self.source).stem)
         if isinstance(name, (int, float)) and not isinstance(name, bool):
             name = self.document.text_of(("name",), name)
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,80}", name):
-            self.complain(("name",), f"must be lower-case letters, digits, _ and -, got {name!r}")
+
+        if not isinstance(name, str) or not re.fullmatch(
+            r"[a-z0-9][a-z0-9_-]{0,80}", name
+        ):
+            self.complain(
+                ("name",), f"must be lower-case letters, digits, _ and -, got {name!r}"
+            )
+
         return str(name)
 
     def _title(self, name: str) -> str:
         title = self.data.get("title")
         if title is None:
             return name
+
         return self.document.text_of(("title",), title)
 
     def _choice(self, key: str, allowed: Sequence[str]) -> str:
         value = self.data.get(key, allowed[0])
         if value not in allowed:
             self.complain((key,), unknown(key, value, allowed, "Allowed"))
+
         return str(value)
 
     # Cells
@@ -399,10 +457,14 @@ class Reader:
         column_number, column_entry = column
         labelled = [*row_entries, column_entry]
         entries = [column_entry, *reversed(row_entries)]
-        cannot_run = next((entry.because for entry in entries if entry.because is not None), None)
+        cannot_run = next(
+            (entry.because for entry in entries if entry.because is not None), None
+        )
+
         if cannot_run is not None:
             published = self._published_of_cell(labelled, row_entries)
             return Cell(row_number, column_number, (), cannot_run, published)
+
         settings = self.settings(entries, base)
         because = self._excluded(settings, entries)
         if because is not None:
@@ -411,18 +473,22 @@ class Reader:
         name = " / ".join(entry.label for entry in labelled)
         self.audit.observe(name, entries, settings)
         published = self._published_of_cell(labelled, row_entries)
+
         if self.search is not None:
             arm = arms.make_arm(self, self.search, base, entries, seeds)
             return Cell(row_number, column_number, (), None, published, arm)
+
         composed = settings.copy()
         config, problems = self.compose(composed)
         self.own += problems
         self.audit.observe_conditional(name, composed)
         first_seed = next(iter(seeds), 0)
+
         if config is None or problems:
             parts = sound_parts(composed.data)
             if "dataset" in parts:
                 parts["dataset"] = dataset_of_seed(parts["dataset"], first_seed)
+
             self.readable.append(ReadableCell(name, parts))
             return Cell(row_number, column_number, ())
 
@@ -432,6 +498,7 @@ class Reader:
         self.readable.append(ReadableCell(name, {"dataset": first.dataset}, first))
         self.audit.compare(entries, settings, config)
         self._refuse_unmeasured(config, protocol)
+
         return Cell(row_number, column_number, trials, None, published)
 
     def _published_of_cell(
@@ -440,15 +507,20 @@ class Reader:
         """Return the paper's number for a cell; None under a profile, whose trials are others."""
         if self.profile:
             return None
+
         return self._published(entries, row)
 
     def _refuse_unmeasured(self, config: TrialConfig, protocol: str) -> None:
         """Complain of a protocol or metric that the cell's data set cannot give."""
         metric = str(self.data.get("metric", DEFAULT))
         for key, value in (("protocol", protocol), ("metric", metric)):
-            if value.startswith(("best_val", "val/")) and not config.dataset.has_validation:
+            if (
+                value.startswith(("best_val", "val/"))
+                and not config.dataset.has_validation
+            ):
                 text = f"{value} needs a validation split: set dataset.val_fraction above 0"
                 self.complain((key,), text)
+
         recorded = config.dataset.metrics
         known = of_dataset(recorded)
         if metric in table_metrics() and metric.partition("/")[2] not in known:
@@ -456,6 +528,7 @@ class Reader:
             of_predictions = [f"test/{name}" for name in known if name not in recorded]
             if of_predictions:
                 available += f"; from predictions: {', '.join(of_predictions)}"
+
             text = f"{config.dataset.name} has no {metric}; it has, {available}"
             self.complain(("metric",), text)
 
@@ -480,11 +553,14 @@ class Reader:
         """
         if self.profile:
             profiles.apply(self.profile, settings, self.documents)
+
         self._apply_overrides(settings)
         config, problems = check_trial(settings.data, self.known_parts)
         locations = [(settings.location(path), message) for path, message in problems]
+
         return config, [
-            Problem(location.path, message, location.line) for location, message in locations
+            Problem(location.path, message, location.line)
+            for location, message in locations
         ]
 
     def _apply_overrides(self, settings: Settings) -> None:
@@ -493,7 +569,9 @@ class Reader:
                 settings.drop(override.key)
             else:
                 settings.set(
-                    override.key, override.value, Location(f"override {override.text}", None)
+                    override.key,
+                    override.value,
+                    Location(f"override {override.text}", None),
                 )
 
     def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
@@ -507,18 +585,26 @@ class Reader:
         settings = base.copy()
         final = self._named(settings, entries)
         decided = []
+
         for document, path, when, rest in self._conditional():
             holds = conditions.matches(final.data, when)
             decided.append((document, path, when, holds))
             if holds:
                 self.audit.held(document, path)
                 self._lay_conditional(
-                    settings, rest, final, partial(location_of, document, path), document.source
+                    settings,
+                    rest,
+                    final,
+                    partial(location_of, document, path),
+                    document.source,
                 )
+
                 final = self._named(settings, entries)
+
         for document, path, when, holds in decided:
             if conditions.matches(final.data, when) != holds:
                 self.audit.decided_too_early(document, path, when, holds, final)
+
         return final
 
     def _named(self, settings: Settings, entries: Sequence[Entry]) -> Settings:
@@ -526,11 +612,14 @@ class Reader:
         final = settings.copy()
         lay_entries(final, entries)
         self._apply_overrides(final)
+
         return final
 
     def _conditional(
         self,
-    ) -> Iterator[tuple[Document, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]]:
+    ) -> Iterator[
+        tuple[Document, tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]
+    ]:
         """Yield the conditional settings of all documents: document, path, condition and what they
         set.
         """
@@ -557,15 +646,21 @@ class Reader:
                 else document.data.get("settings")
             )
             for i, item in enumerate(listed or []):
-                if not isinstance(item, Mapping) or not isinstance(item.get("when"), Mapping):
+                if not isinstance(item, Mapping) or not isinstance(
+                    item.get("when"), Mapping
+                ):
                     complain(
-                        document, ("settings", i), "needs `when:`, a mapping of keys to values"
+                        document,
+                        ("settings", i),
+                        "needs `when:`, a mapping of keys to values",
                     )
+
         for document, path, when, rest in self._conditional():
             read_when(document, (*path, "when"), when)
             refuse_set_twice(document, path, rest)
             for key, message in conditions.setting_problems(rest, when):
                 complain(document, (*path, key), message)
+
         for i, item in enumerate(self.data.get("exclude") or []):
             if (
                 not isinstance(item, Mapping)
@@ -598,6 +693,7 @@ class Reader:
                 and "name" in final.data[part]
             ):
                 settings.set(part, final.data[part]["name"], final.location(part))
+
             settings.set(str(key), rest[key], location(str(key)))
             for leaf in keys_of(str(key), rest[key]):
                 value = conditions.lookup(settings.data, leaf)
@@ -614,37 +710,57 @@ class Reader:
             if conditions.matches(settings.data, entry.when):
                 self.audit.held(entry.document, (*entry.path, "when"))
             else:
-                because = because or f"{entry.label} is for {conditions.described(entry.when)} only"
+                because = (
+                    because
+                    or f"{entry.label} is for {conditions.described(entry.when)} only"
+                )
+
         for i, item in enumerate(self.data.get("exclude") or []):
             when = item.get("when") if isinstance(item, Mapping) else None
             if isinstance(when, Mapping) and conditions.matches(settings.data, when):
                 self.audit.held(self.document, ("exclude", i))
                 because = because or str(item.get("because"))
+
         return because
 
-    def _published(self, entries: Sequence[Entry], row: Sequence[Entry]) -> Published | None:
+    def _published(
+        self, entries: Sequence[Entry], row: Sequence[Entry]
+    ) -> Published | None:
         """The paper's number: given here (a number, or numbers by column), or selected from
         published.csv.
         """
         selectors: dict[str, Any] = dict(self.data.get("published") or {})
         selectors.pop("file", None)
         is_requested = False
+
         for entry in entries:
             value = entry.published
             if isinstance(value, Mapping) and not set(value) & set(COLUMNS):
                 value = self._by_column(entry, value, entries[-1].label)
+
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 if not 0 <= value <= 100:
                     location = entry.location("published")
-                    text = f"a published number is in percent, from 0 to 100, got {value}"
+                    text = (
+                        f"a published number is in percent, from 0 to 100, got {value}"
+                    )
                     self.own.append(Problem(location.path, text, location.line))
+
                     return None
-                return Published(float(value), None, self.cite or Path(self.source).name)
+
+                return Published(
+                    float(value), None, self.cite or Path(self.source).name
+                )
+
             if value is not None:
-                selectors |= value if isinstance(value, Mapping) else {"row": str(value)}
+                selectors |= (
+                    value if isinstance(value, Mapping) else {"row": str(value)}
+                )
                 is_requested = is_requested or entry in row
+
         if not is_requested:
             return None
+
         try:
             return find(selectors, self.published_lines, self.published_file, self.cite)
         except ValueError as error:
@@ -659,6 +775,7 @@ class Reader:
         """
         section = self.data.get("published") or {}
         name = section.get("file")
+
         if isinstance(name, str):
             try:
                 self.published_lines = read_file(Path(self.source).parent / name)
@@ -670,18 +787,24 @@ class Reader:
                 ("published", "file"),
                 f"must be the name of a csv file beside this one, got {name!r}",
             )
+
         for key in section:
             if key not in (*COLUMNS, "file"):
                 text = unknown(
-                    f"column of {self.published_file}", key, [*COLUMNS, "file"], "Columns"
+                    f"column of {self.published_file}",
+                    key,
+                    [*COLUMNS, "file"],
+                    "Columns",
                 )
                 self.complain(("published", key), text)
+
         cite = self.data.get("cite", "")
         if isinstance(cite, str):
             self.cite = cite
         else:
             self.complain(
-                ("cite",), f"must be a text, the source of the published numbers; got {cite!r}"
+                ("cite",),
+                f"must be a text, the source of the published numbers; got {cite!r}",
             )
 
     def _by_column(self, entry: Entry, numbers: Mapping[str, Any], column: str) -> Any:
@@ -698,7 +821,10 @@ class Reader:
                     [*self.column_labels, *COLUMNS],
                     "Columns of the table and of published.csv",
                 )
+
                 self.own.append(Problem(location.path, text, location.line))
+
             if column in labels:
                 published = number
+
         return published

@@ -69,6 +69,7 @@ def read_plugins(
     paths = [component for component in named if IMPORT_PATH.fullmatch(component.value)]
     listed_names = {plugin.name for plugin, _ in listed}
     located = _located(paths, listed_names, folder, problems)
+
     if problems:
         raise ConfigError(file, problems)
 
@@ -77,10 +78,12 @@ def read_plugins(
     for plugin, place in [*listed, *located]:
         plugin_of.setdefault(plugin.name, plugin)
         place_of.setdefault(plugin.name, place)
+
     refused = []
     for name, plugin in plugin_of.items():
         if not plugins.is_allowed(plugin, allowed):
             refused.append((plugin, place_of[name]))
+
     if refused:
         raise ConfigError(file, [_refusal(refused)])
 
@@ -88,35 +91,51 @@ def read_plugins(
     if sources:
         _adopt(file, sources, place_of)
         _replace_paths(file, paths, plugin_of)
+
     _discover(file, named)
     return sources
 
 
-def _listed(documents: Sequence[Document]) -> tuple[list[tuple[Source, Problem]], list[Problem]]:
+def _listed(
+    documents: Sequence[Document],
+) -> tuple[list[tuple[Source, Problem]], list[Problem]]:
     """Return the sources under `plugins:`, each with its place in the file, and what is wrong with
     others.
     """
     sources: list[tuple[Source, Problem]] = []
     problems: list[Problem] = []
+
     for document in documents:
         entries = document.data.get(KEY) or []
         if not isinstance(entries, list):
             continue  # said as a part of another shape
+
         for number, entry in enumerate(entries):
             path: Path_ = (KEY, number)
-            place = Problem(f"{document.shown}{document.where(*path)}", "", document.line(path))
+            place = Problem(
+                f"{document.shown}{document.where(*path)}", "", document.line(path)
+            )
             try:
                 if not isinstance(entry, str):
                     raise PluginError(
                         f"must be the name of a file or folder of Python, got {entry!r}"
                     )
-                read = plugins.read_source(Path(document.source).parent / Path(entry).expanduser())
-                twin = next((other for other, _ in sources if other.name == read.name), None)
+
+                read = plugins.read_source(
+                    Path(document.source).parent / Path(entry).expanduser()
+                )
+                twin = next(
+                    (other for other, _ in sources if other.name == read.name), None
+                )
                 if twin is not None and twin != read:
-                    raise PluginError(f"two plug-ins are called {read.name}; rename one")
+                    raise PluginError(
+                        f"two plug-ins are called {read.name}; rename one"
+                    )
+
                 sources.append((read, place))
             except PluginError as error:
                 problems.append(replace(place, message=str(error)))
+
     return sources, problems
 
 
@@ -132,6 +151,7 @@ def _located(
         top = module.partition(".")[0]
         if top in listed:
             continue
+
         try:
             source = plugins.locate(top, folder)
             if source is None:
@@ -139,19 +159,19 @@ def _located(
                     f"{named.value}: there is no module {top}: no {top}.py beside this file, nor an"
                     " installed package"
                 )
+
             sources.append((source, Problem(named.place, "", named.line)))
         except PluginError as error:
             problems.append(named.problem(error))
+
     return sources
 
 
 def _refusal(refused: Sequence[tuple[Source, Problem]]) -> Problem:
     names = ", ".join(str(Path(source.folder, source.shown)) for source, _ in refused)
     first = refused[0][1]
-    text = (
-        f"would import Python code: {names}. Nothing of it was run; if you trust it, {HOW_TO_ALLOW}"
-    )
-    return replace(first, message=text)
+    text = f"would import Python code: {names}. Nothing of it was run; "
+    return replace(first, message=text + f"if you trust it, {HOW_TO_ALLOW}")
 
 
 def _adopt(file: str, sources: Sequence[Source], places: Mapping[str, Problem]) -> None:
@@ -164,7 +184,9 @@ def _adopt(file: str, sources: Sequence[Source], places: Mapping[str, Problem]) 
         raise ConfigError(file, [replace(place, message=str(error))]) from error
 
 
-def _replace_paths(file: str, paths: Sequence[Named], sources: Mapping[str, Source]) -> None:
+def _replace_paths(
+    file: str, paths: Sequence[Named], sources: Mapping[str, Source]
+) -> None:
     """Put the stated name of a component in the place of its import path. Raises ConfigError with
     all that is wrong.
     """
@@ -176,12 +198,17 @@ def _replace_paths(file: str, paths: Sequence[Named], sources: Mapping[str, Sour
             if named.kind == "metrics":
                 named.holder[named.key] = f"test/{metric_at(source, module, attribute)}"
                 continue
+
             kind, name = plugins.component_at(source, module, attribute)
             if kind != named.kind:
-                raise PluginError(f"{named.value} is one of the {kind}, not of the {named.kind}")
+                raise PluginError(
+                    f"{named.value} is one of the {kind}, not of the {named.kind}"
+                )
+
             named.holder[named.key] = name
         except PluginError as error:
             problems.append(named.problem(error))
+
     if problems:
         raise ConfigError(file, problems)
 
@@ -201,6 +228,7 @@ def _discover(file: str, named: Sequence[Named]) -> None:
                 registry.discover(component.kind, component.value)
         except PluginError as error:
             problems.append(component.problem(error))
+
     if problems:
         raise ConfigError(file, problems)
 
@@ -230,6 +258,7 @@ def _named_by(late: list[Override]) -> Iterator[Named]:
             if named.holder is holder:
                 named.holder = _Late(late, number)
                 named.key = "value"
+
             yield named
 
 
@@ -273,7 +302,11 @@ def _names(
             yield Named(kind, holder, key, "")
         else:
             yield Named(
-                kind, holder, key, f"{document.shown}{document.where(*path)}", document.line(path)
+                kind,
+                holder,
+                key,
+                f"{document.shown}{document.where(*path)}",
+                document.line(path),
             )
     elif isinstance(value, dict):
         for inner in ("name", "choices"):

@@ -29,7 +29,11 @@ SMALL_PARTS = {
 SMALL_ROOMS = {
     **SMALL_PARTS, "name": "synthetic_rooms", "train_per_category": 32, "test_per_category": 16,
 }  # fmt: skip
-SMALL = {"synthetic": SMALL_DATA, "synthetic_parts": SMALL_PARTS, "synthetic_rooms": SMALL_ROOMS}
+SMALL = {
+    "synthetic": SMALL_DATA,
+    "synthetic_parts": SMALL_PARTS,
+    "synthetic_rooms": SMALL_ROOMS,
+}
 SMALL_TRAIN = {
     "epochs": 2,
     "warmup_epochs": 0,
@@ -44,7 +48,9 @@ SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
 
 def names(documents: Sequence[Document]) -> list[str]:
     """The profiles that a sweep knows."""
-    own = [name for document in documents for name in document.data.get("profiles") or {}]
+    own = [
+        name for document in documents for name in document.data.get("profiles") or {}
+    ]
     return sorted({"smoke", *own})
 
 
@@ -57,14 +63,19 @@ def shrink(name: str, data: dict[str, Any]) -> None:
     """
     if name != "smoke":
         return
+
     for section in ("search", "per_arm"):
         if isinstance(data.get(section), Mapping):
             data[section] = {
                 **data[section],
                 "trials": _at_most(SEARCH_TRIALS, data[section].get("trials")),
             }
+
     if isinstance(data.get("per_arm"), Mapping):
-        data["per_arm"]["then_seeds"] = _at_most(FRESH_SEEDS, data["per_arm"].get("then_seeds"))
+        data["per_arm"]["then_seeds"] = _at_most(
+            FRESH_SEEDS, data["per_arm"].get("then_seeds")
+        )
+
     data.pop("resources", None)
 
 
@@ -74,10 +85,13 @@ def _at_most(most: int, value: Any) -> Any:
         return most
     if isinstance(value, int) and not isinstance(value, bool):
         return min(most, value)
+
     return value
 
 
-def own_settings(name: str, documents: Sequence[Document]) -> Iterator[tuple[Document, str, Any]]:
+def own_settings(
+    name: str, documents: Sequence[Document]
+) -> Iterator[tuple[Document, str, Any]]:
     """Yield what files add to a profile, the eldest first: the document, the key and the value."""
     for document in documents:
         added = (document.data.get("profiles") or {}).get(name) or {}
@@ -90,6 +104,7 @@ def apply(name: str, settings: Settings, documents: Sequence[Document]) -> None:
     """Lay a profile over the settings of a cell."""
     if name == "smoke":
         _smoke(settings)
+
     for document, key, value in own_settings(name, documents):
         settings.set(key, value, location_of(document, name, key))
 
@@ -110,7 +125,12 @@ def only(name: str, documents: Sequence[Document]) -> list[str]:
             path = ("profiles", name, "only")
             if not isinstance(patterns, list):
                 return [document.text_of(path, patterns)]
-            return [document.text_of((*path, i), pattern) for i, pattern in enumerate(patterns)]
+
+            return [
+                document.text_of((*path, i), pattern)
+                for i, pattern in enumerate(patterns)
+            ]
+
     return []
 
 
@@ -125,14 +145,22 @@ def _smoke(settings: Settings) -> None:
     dataset = data.get("dataset", {})
     held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
     known = dataset.get("name") in registry.names("datasets")
-    kind: Any = registry.config_class("datasets", dataset["name"]) if known else DatasetConfig
+    kind: Any = (
+        registry.config_class("datasets", dataset["name"]) if known else DatasetConfig
+    )
     put("dataset", {**SMALL[kind.stand_in], "val_fraction": 0.25 if held_out else 0.0})
     settings.set("train", SMALL_TRAIN, location)
     network = data.get("network")
+
     if isinstance(network, dict):
-        if "neighbours" in registry.config_class("networks", network["name"]).model_fields:
+        if (
+            "neighbours"
+            in registry.config_class("networks", network["name"]).model_fields
+        ):
             settings.set("network.neighbours", 8, location)
+
         return
+
     backbone = data.get("backbone")
     if (
         isinstance(backbone, dict)
@@ -140,6 +168,7 @@ def _smoke(settings: Settings) -> None:
         and backbone["name"] != "tiny"
     ):
         put("backbone", _stand_in(backbone))
+
     settings.set("tokenizer", SMALL_TOKENS, location)
 
 
@@ -158,9 +187,17 @@ def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
         for field in OF_A_MODEL
         if backbone.get(field) not in (None, "")
     )
-    stand_in = {"name": "tiny", "modality": modality, "like": f"{backbone['name']}{model}{kind}"}
+
+    stand_in = {
+        "name": "tiny",
+        "modality": modality,
+        "like": f"{backbone['name']}{model}{kind}",
+    }
+
     if kind and "weights_seed" in backbone:
         stand_in["weights_seed"] = backbone["weights_seed"]
+
     if backbone.get("num_blocks") == 0:
         stand_in["num_blocks"] = 0
+
     return stand_in

@@ -40,7 +40,11 @@ COLUMNS = (
 @functools.cache
 def lines() -> tuple[dict[str, str], ...]:
     """All lines of published.csv."""
-    text = resources.files("pointsweep.sweep").joinpath("published.csv").read_text(encoding="utf-8")
+    text = (
+        resources.files("pointsweep.sweep")
+        .joinpath("published.csv")
+        .read_text(encoding="utf-8")
+    )
     return read_lines(text)
 
 
@@ -48,8 +52,10 @@ def read_lines(text: str) -> tuple[dict[str, str], ...]:
     """The lines of a file of published numbers. Raises ValueError if columns are missing."""
     reader = csv.DictReader(io.StringIO(text))
     absent = sorted({*COLUMNS, "value", "params_m"} - set(reader.fieldnames or ()))
+
     if absent:
         raise ValueError(f"no columns {', '.join(absent)}")
+
     return tuple(reader)
 
 
@@ -63,32 +69,39 @@ def read_file(path: Path) -> tuple[dict[str, str], ...]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
+
     reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     names = [str(name).strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
+
     for name in names:
         if name not in (*COLUMNS, *NUMBERS):
             raise ValueError(
                 f"{path}, line 1: {unknown('column', name, (*COLUMNS, *NUMBERS), 'Columns')}"
             )
+
     absent = [name for name in NEEDED if name not in names]
     if absent:
         raise ValueError(
             f"{path}, line 1: no column {', '.join(absent)}; columns: {', '.join(names) or 'none'}"
         )
+
     read = []
     for line in reader:
         if None in line or None in line.values():
             raise ValueError(
                 f"{path}, line {reader.line_num}: not {len(names)} fields, as line 1 has names"
             )
+
         entry = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {
             name: value.strip() for name, value in line.items()
         }
         _require_numbers(entry, f"{path}, line {reader.line_num}")
         read.append(entry)
+
     if not read:
         raise ValueError(f"{path}: holds no line below the names of its columns")
+
     return tuple(read)
 
 
@@ -99,11 +112,15 @@ def _require_numbers(line: Mapping[str, str], where: str) -> None:
             is_good = not text or 0 <= float(text) <= most
         except ValueError:
             is_good = False
+
         if not is_good:
             allowed = "a number of millions"
             if name == "value":
                 allowed = "a number in percent, from 0 to 100"
-            raise ValueError(f"{where}: {name} must be {allowed}, or empty; found {text!r}")
+
+            raise ValueError(
+                f"{where}: {name} must be {allowed}, or empty; found {text!r}"
+            )
 
 
 def find(
@@ -122,21 +139,26 @@ def find(
     for column, value in selectors.items():
         if column not in COLUMNS:
             raise ValueError(unknown(f"column of {file}", column, COLUMNS, "Columns"))
+
         matching = [line for line in candidates if line[column] == str(value)]
         if not matching:
             values = {line[column] for line in candidates}
             raise ValueError(unknown(f"{column} in {file}", value, values, "Known"))
+
         candidates = matching
+
     if len(candidates) > 1:
         differing = []
         for column in COLUMNS:
             values = {line[column] for line in candidates}
             if column not in selectors and len(values) > 1:
                 differing.append(column)
+
         raise ValueError(
             f"{len(candidates)} lines of {file} fit {dict(selectors)}; say which by:"
             f" {', '.join(differing)}"
         )
+
     line = candidates[0]
     sources = [text for text in (line["paper"], line["table"]) if text]
     return Published(
@@ -165,6 +187,7 @@ def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
         "scanobjectnn": ("ScanObjectNN", variant),
         "scanobjectnn_c": ("ScanObjectNN-C", corruption),
     }
+
     return known.get(name, (name, "test"))
 
 
@@ -176,9 +199,11 @@ def mismatch(published: Published, dataset: Mapping[str, Any]) -> str:
         return ""
     if dataset.get("name") == "files":
         return ""  # a folder does not say by which name papers know it
+
     name, split = about(dataset)
     if (name, split) == (published.dataset, published.split):
         return ""
+
     return (
         f"the number is about {published.dataset} {published.split}, the trials are on {name}"
         f" {split}"
@@ -194,4 +219,5 @@ def paper_epochs(published: Published) -> int:
     """
     if not published.dataset:
         return 0
+
     return 150 if published.dataset == "ModelNet40-fewshot" else 300

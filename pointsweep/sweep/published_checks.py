@@ -55,16 +55,23 @@ def setting(line: Line) -> dict[str, str]:
     text = re.sub(r"\([^)]*\)", "", line["setting"])
     given = dict(part.partition("=")[::2] for part in text.split(";") if part)
     projection = given.pop("virtual_projection", "true")
+
     if projection == "false":
         # tokens without the virtual projection's encodings: Any2Point's Table 3 beside its Table 4
         given["pe"] = "none"
-    full = {"voting": "false", "aug": "default"} | USUAL.get(given.get("method", ""), {}) | given
+
+    full = (
+        {"voting": "false", "aug": "default"}
+        | USUAL.get(given.get("method", ""), {})
+        | given
+    )
     if full.get("guided_adapter") == "false":  # what is inside the adapter is not there
         full = {
             key: value
             for key, value in full.items()
             if key not in ("local_aggregation", "ensemble")
         }
+
     return full
 
 
@@ -75,10 +82,13 @@ def same_setting(line: Line) -> tuple[str, ...]:
     settings = setting(line)
     name = line["row"] if settings.get("method") in (COMPARISON, None) else ""
     cell = [line[key] for key in ("backbone", "dataset", "split", "metric")]
+
     return (name, *cell, *(f"{key}={settings[key]}" for key in sorted(settings)))
 
 
-def check(lines: Sequence[Line], counts: Mapping[int, Sequence[int]] | None = None) -> list[Fault]:
+def check(
+    lines: Sequence[Line], counts: Mapping[int, Sequence[int]] | None = None
+) -> list[Fault]:
     """Every inconsistency. `counts`: by line number, what the built model trains (without the head,
     with it).
     """
@@ -90,6 +100,7 @@ def check(lines: Sequence[Line], counts: Mapping[int, Sequence[int]] | None = No
         _gains(numbered),
         _counts(numbered, counts or {}),
     )
+
     return sorted(
         (fault for faults in checks for fault in faults),
         key=lambda fault: (fault.kind, fault.lines),
@@ -107,10 +118,12 @@ def agree(first: str, second: str) -> bool:
     """
     unit = [Decimal(1).scaleb(-places(number)) for number in (first, second)]
     one, two = Decimal(first), Decimal(second)
+
     # Rounded, a number lies half a unit to both sides; cut off, a whole unit above. Two of equal
     # precision must be equal.
     if unit[0] == unit[1]:
         return one == two
+
     return abs(one - two) <= max(unit)
 
 
@@ -121,6 +134,7 @@ def printable(value: str, objects: int) -> bool:
     unit = Decimal(1).scaleb(-places(value))
     printed = Decimal(value)
     k = math.ceil((printed - unit / 2) * objects / 100)
+
     return 0 <= printed <= 100 and Decimal(100 * k) / objects < printed + unit
 
 
@@ -134,6 +148,7 @@ def _values(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
                 for k in (near - 1, near, near + 1)
                 if 0 <= k <= objects
             )
+
             yield Fault(
                 "value",
                 f"{_named(number, line)}: no share of {objects} objects is printed {line['value']}"
@@ -147,16 +162,20 @@ def _agreement(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     groups: dict[tuple[str, ...], list[tuple[int, Line]]] = {}
     for number, line in lines:
         groups.setdefault(same_setting(line), []).append((number, line))
+
     for group in groups.values():
         yield from _clash(group, "value", "same setting", "value")
         yield from _clash(group, "params_m", "same model", "number of parameters")
 
 
-def _clash(group: Sequence[tuple[int, Line]], key: str, kind: str, what: str) -> Iterator[Fault]:
+def _clash(
+    group: Sequence[tuple[int, Line]], key: str, kind: str, what: str
+) -> Iterator[Fault]:
     first: dict[str, tuple[int, Line]] = {}
     for number, line in group:
         if line[key]:
             first.setdefault(line[key], (number, line))
+
     if any(not agree(one, other) for one, other in itertools.combinations(first, 2)):
         shown = "; ".join(
             f"{_named(number, line)} {line[key]}{'M' * (key == 'params_m')}"
@@ -177,7 +196,9 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     for number, line in lines:
         if setting(line).get("method") != COMPARISON:
             row = line["paper"], line["table"], line["row"]
-            cell = tuple(line[key] for key in ("backbone", "dataset", "split", "metric"))
+            cell = tuple(
+                line[key] for key in ("backbone", "dataset", "split", "metric")
+            )
             rows.setdefault(row, {})[cell] = (number, line)
 
     for (one_row, one), (other_row, other) in itertools.combinations(rows.items(), 2):
@@ -187,6 +208,7 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
             continue
         if not all(_twin(first, second) for (_, first), (_, second) in pairs):
             continue
+
         values = ", ".join(line["value"] for (_, line), _ in pairs)
         numbers = [number for pair in pairs for number, _ in pair]
         (first_number, first), (second_number, second) = pairs[0]
@@ -194,6 +216,7 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
             f"{_named(first_number, first)} and {_named(second_number, second)}: other settings,"
             f" the same values ({values}) and size"
         )
+
         yield Fault("other setting", text, tuple(numbers))
 
 
@@ -206,7 +229,11 @@ def _twin(one: Line, other: Line) -> bool:
 
 
 def _same_count(one: Line, other: Line) -> bool:
-    return not one["params_m"] or not other["params_m"] or agree(one["params_m"], other["params_m"])
+    return (
+        not one["params_m"]
+        or not other["params_m"]
+        or agree(one["params_m"], other["params_m"])
+    )
 
 
 GAIN = re.compile(r"gain=([+-]?\d+(?:\.\d+)?) over ([^;(]+)")
@@ -224,14 +251,17 @@ def _gains(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
                 text = f"{_named(number, line)}: a gain over {row!r}, which has no line"
                 yield Fault("gain", text, (number,))
                 continue
+
             other_number, other = compared
             printed = (gain, line["value"], other["value"])
             difference = Decimal(line["value"]) - Decimal(other["value"])
             tolerance = Decimal(0)
+
             # Values of one precision are subtracted as printed, so there the gain is exact.
             if len(set(map(places, printed))) > 1:
                 for text in printed:
                     tolerance += Decimal(1).scaleb(-places(text)) / 2
+
             if abs(difference - Decimal(gain)) > tolerance:
                 text = (
                     f"{_named(number, line)}: gain {gain} over {row}, but {line['value']}"
@@ -249,9 +279,11 @@ def _line_of_row(
     cell = {key: line[key] for key in ("paper", "dataset", "split", "metric")}
     cell["row"] = row
     candidates = [item for item in lines if cell.items() <= item[1].items()]
+
     for key in ("backbone", "table"):
         same = [item for item in candidates if item[1][key] == line[key]]
         candidates = same or candidates
+
     return candidates[0] if candidates else None
 
 
@@ -276,7 +308,8 @@ def _counts(
 
 def _counts_as(printed: str, count: int) -> bool:
     unit = Decimal(1).scaleb(-places(printed))
-    return -unit / 2 <= Decimal(count) / 1_000_000 - Decimal(printed) < unit  # rounded or cut off
+    # rounded or cut off
+    return -unit / 2 <= Decimal(count) / 1_000_000 - Decimal(printed) < unit
 
 
 def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
@@ -288,6 +321,7 @@ def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
         published, built = cell["published"], cell["parameters"]
         if not published or not built:
             continue
+
         for number, line in enumerate(lines, start=2):
             same = f"{line['paper']}, {line['table']}" == published["source"]
             if (
@@ -296,6 +330,7 @@ def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
                 and _number(line["params_m"]) == published["params_m"]
             ):
                 counts[number] = [built["trainable_without_head"], built["trainable"]]
+
     return counts
 
 

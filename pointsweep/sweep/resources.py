@@ -41,7 +41,9 @@ class Budget(Config):
     def limit_hours(self) -> float:
         """The hours after which no further pack starts."""
         bought = (
-            self.money / self.per_hour if self.money is not None and self.per_hour else math.inf
+            self.money / self.per_hour
+            if self.money is not None and self.per_hour
+            else math.inf
         )
         return min(bought, math.inf if self.hours is None else self.hours)
 
@@ -93,8 +95,13 @@ def misfits(
             "budget",
             "a search has trials: and hours: of its own; here it may have per_hour alone",
         )
+
     if search and resources.processes > 1:
-        yield "processes", f"a search has trials of one process, got {resources.processes}"
+        yield (
+            "processes",
+            f"a search has trials of one process, got {resources.processes}",
+        )
+
     if resources.processes > 1 and resources.pack != 1:
         yield (
             "processes",
@@ -103,6 +110,7 @@ def misfits(
                 f" got {resources.pack!r}"
             ),
         )
+
     if resources.processes > 1 and resources.gpus == "auto":
         yield (
             "processes",
@@ -121,9 +129,12 @@ def misfits(
                 f" processes {resources.processes}"
             ),
         )
+
     if resources.processes > 1:
         for text in dict.fromkeys(
-            text for config in configs for text in _unshared(config, resources.processes)
+            text
+            for config in configs
+            for text in _unshared(config, resources.processes)
         ):
             yield "processes", text
 
@@ -132,18 +143,22 @@ def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
     """Yield why a trial cannot be computed by so many processes."""
     part = config.network or config.method
     assert part is not None
+
     if not (config.network.trainable if config.network else part.name == "full"):
         yield (
             f"{processes} are for what trains whole, a network or the method full; {part.name} does"
             " not: train it in packs"
         )
+
     if config.train.compile:
         yield "train.compile: true is for a trial of one process"
+
     if config.compat == "official":
         yield (
             "compat: official lets the clouds of a batch see each other, and processes do not have"
             " each other's"
         )
+
     if config.train.batch_size < 2 * processes:
         yield (
             f"{processes} leave less than two clouds of a batch of {config.train.batch_size} to"

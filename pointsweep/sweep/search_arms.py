@@ -24,7 +24,11 @@ PROBES = 24  # random points at which a value must give a valid trial at least o
 
 
 def make_arm(
-    reader: Reader, search: Search, base: Settings, entries: Sequence[Entry], seeds: Sequence[int]
+    reader: Reader,
+    search: Search,
+    base: Settings,
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
 ) -> Arm:
     """The arm of a cell: its settings with the space on top. Problems of the arm go to the
     reader.
@@ -37,11 +41,15 @@ def make_arm(
         space = Entry("", chosen, reader.document, (*path, "space"))
         return reader.settings([*entries, space], base)
 
-    arm = Arm(search.space, search.constraints, (), tuple(seeds), settings_of, reader.compose)
+    arm = Arm(
+        search.space, search.constraints, (), tuple(seeds), settings_of, reader.compose
+    )
     reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
     points = list(_points(arm, search, reader, path))
+
     if search.sampler == "grid" and not reader.problems:
         points += itertools.islice(arm.points(), search.trials)
+
     return dataclasses.replace(arm, enqueue=tuple(points))
 
 
@@ -54,9 +62,11 @@ def _problems(
     line = reader.document.line
     if not arm.parameters:
         return
+
     seen: dict[tuple[str, Any], list[Problem] | None] = {}
     extremes = {parameter.key: parameter.ends() for parameter in arm.parameters}
     feasible = applied = False
+
     for drawn in arm.probes(PROBES):
         settings = arm.settings_of(drawn)
         reader.audit.observe_suggestion(_named(entries, drawn), settings)
@@ -64,15 +74,18 @@ def _problems(
         config, problems = arm.compose(composed)
         reader.audit.observe_conditional(_named(entries, {}) or "the search", composed)
         good = config is not None and not problems
+
         if config is not None and not problems:
             values = {
                 parameter.key: parameter.value(drawn[parameter.key])
                 for parameter in search.space
                 if parameter.key in drawn
             }
+
             suggested = Entry("", values, reader.document, (*path, "space"))
             reader.audit.compare([*entries, suggested], settings, config)
             reader.audit.observe_constraints((*path, "constraints"), config)
+
         applied = applied or bool(drawn)
         feasible = feasible or arm.config(drawn) is not None
         if config is not None and not config.dataset.has_validation:
@@ -83,6 +96,7 @@ def _problems(
                 line(path),
             )
             return
+
         if (
             config is not None
             and not config.dataset.val_fraction
@@ -93,14 +107,21 @@ def _problems(
                 "per_arm.then_on: train_and_val needs dataset.val_fraction; dataset.val is a split"
                 " of its own; allowed: train"
             )
+
             yield Problem(where, message, line(path))
+
             return
+
         for item in drawn.items():
             if item[1] in extremes[item[0]] and (good or item not in seen):
                 seen[item] = None if good else problems
-    yield from (problem for problems in seen.values() if problems for problem in problems)
+
+    yield from (
+        problem for problems in seen.values() if problems for problem in problems
+    )
     if any(seen.values()):
         return
+
     name = _named(entries, {}) or "the search"
     if not applied:
         yield Problem(
@@ -115,19 +136,23 @@ def _problems(
             f"the range of {name} is empty: no point keeps the constraints",
             line((*path, "constraints")),
         )
+
     if search.then_seeds is None and feasible:
         chosen = {key for key, _ in seen}
         for parameter in arm.parameters:
             if parameter.key in chosen:
                 continue
+
             own = (*path, "space", parameter.key)
             yield Problem(
                 reader.document.where(*own),
                 "is never chosen: no point meets its condition",
                 line((*own, "when")),
             )
+
     if search.sampler == "grid":
         yield from _grid_problems(arm, reader, (*path, "space"))
+
     if not reader.profile:  # a profile may set what is chosen
         yield from _twin_problems(arm, reader, (*path, "space"))
 
@@ -143,7 +168,9 @@ def _grid_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
                 "a grid needs choices or a step",
                 reader.document.line(own),
             )
+
         total *= size or 1
+
     if total > MOST_POINTS:
         text = (
             f"a grid of {total} points, at most {MOST_POINTS} are gone through; take larger steps"
@@ -156,16 +183,25 @@ def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
     """Choices that give the same trial, whatever the other values are."""
     points = list(arm.probes(0))
     faulty = {problem.path for problem in reader.problems}
+
     for parameter in arm.parameters:
         key_path = (*path, parameter.key)
         start = next((point for point in points if parameter.key in point), None)
-        if parameter.kind != "choice" or not start or reader.document.where(*key_path) in faulty:
+        if (
+            parameter.kind != "choice"
+            or not start
+            or reader.document.where(*key_path) in faulty
+        ):
             continue
+
         first_choice: dict[Any, str] = {}  # by the trial that it gives
         for label in parameter.labels:
-            config, problems = arm.compose(arm.settings_of({**start, parameter.key: label}))
+            config, problems = arm.compose(
+                arm.settings_of({**start, parameter.key: label})
+            )
             if config is None or problems:
                 continue
+
             choice = scalars.spelled(label)
             first = first_choice.setdefault(config, choice)
             if first != choice:
@@ -180,18 +216,25 @@ def _named(entries: Sequence[Entry], drawn: Mapping[str, Any]) -> str:
     return " / ".join([*labels, *(f"{key}={value}" for key, value in drawn.items())])
 
 
-def _points(arm: Arm, search: Search, reader: Reader, path: Path) -> Iterator[dict[str, Any]]:
+def _points(
+    arm: Arm, search: Search, reader: Reader, path: Path
+) -> Iterator[dict[str, Any]]:
     """The start points as drawn values."""
     for index, point in enumerate(search.enqueue):
         where = (*path, "enqueue", index)
         drawn: dict[str, Any] = {}
         by_key = {parameter.key: parameter for parameter in arm.parameters}
+
         for key, value in point.items():
             if key not in by_key:
-                reader.complain((*where, key), unknown("key", key, by_key, "In the space"))
+                reader.complain(
+                    (*where, key), unknown("key", key, by_key, "In the space")
+                )
                 continue
+
             try:
                 drawn[key] = by_key[key].drawn(value)
             except ValueError as error:
                 reader.complain((*where, key), str(error))
+
         yield {key: drawn[key] for key in by_key if key in drawn}

@@ -64,14 +64,20 @@ def whole_from(least: int) -> Any:
 
 
 def _check_hours(value: Any) -> Any:
-    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+    if value is not None and (
+        type(value) not in (int, float) or not 0 < value < math.inf
+    ):
         raise _refused("must be a number above 0", value)
+
     return value
 
 
 def _check_address(value: Any) -> Any:
     if value is not None and (not isinstance(value, str) or "://" not in value):
-        raise _refused("must be the URL of a database, e.g. postgresql://host/name", value)
+        raise _refused(
+            "must be the URL of a database, e.g. postgresql://host/name", value
+        )
+
     user = (value or "").partition("://")[2].rpartition("@")[0]
     if ":" in user:
         # Not repeated in the message: the file is kept in the store, and a log is read by many.
@@ -79,6 +85,7 @@ def _check_address(value: Any) -> Any:
             "conflict",
             "holds a password, and this file is kept in the store; ~/.pgpass is a place for it",
         )
+
     return value
 
 
@@ -86,7 +93,9 @@ def _check_address(value: Any) -> Any:
 FromZero = Annotated[int, Field(ge=0, le=MOST_WHOLE), whole_from(0)]
 FromOne = Annotated[int, Field(ge=1), whole_from(1)]
 Hours = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_check_hours)]
-Address = Annotated[Annotated[str, Field(pattern="://")] | None, BeforeValidator(_check_address)]
+Address = Annotated[
+    Annotated[str, Field(pattern="://")] | None, BeforeValidator(_check_address)
+]
 
 
 class StudyConfig(Config):
@@ -160,7 +169,10 @@ class SearchReader:
         """The search; worth something only if there are no problems after it."""
         data = self.reader.data
         if "search" in data and self.per_arm:
-            self.complain(("per_arm",), "stands beside search: a file has one of the two")
+            self.complain(
+                ("per_arm",), "stands beside search: a file has one of the two"
+            )
+
         for key in ("rows", "columns", "axes", "exclude"):
             if key in data and not self.per_arm:
                 self.complain(
@@ -168,16 +180,20 @@ class SearchReader:
                     "search takes the place of rows, columns and axes; to tune every row use"
                     " per_arm",
                 )
+
         if data.get("protocol") == "best_test":
             self.complain(
-                ("protocol",), "a search sees the validation split only; allowed: last, best_val"
+                ("protocol",),
+                "a search sees the validation split only; allowed: last, best_val",
             )
+
         if str(data.get("metric", "")).startswith("test/") and not self.per_arm:
             self.complain(
                 ("metric",),
                 "a search sees and prints val/accuracy; test metrics are for a sweep of what it has"
                 " chosen",
             )
+
         study: StudyConfig
         budget: SearchConfig | PerArmConfig
         if self.per_arm:
@@ -185,11 +201,15 @@ class SearchReader:
             study = self._section(self.path, StudyConfig)
         else:
             budget = study = self._section(self.path, SearchConfig)
+
         if isinstance(budget, PerArmConfig):
             self._check_then_on(budget.then_on)
+
         sampler, options = self._sampler(study.sampler, study.objectives)
         scheduler, schedule = self._scheduler(study.scheduler, study.objectives)
-        hours_alone = budget.hours is not None and "trials" not in budget.model_fields_set
+        hours_alone = (
+            budget.hours is not None and "trials" not in budget.model_fields_set
+        )
         search = Search(
             space=self._space(study.space),
             constraints=tuple(self._constraints(study.constraints)),
@@ -204,6 +224,7 @@ class SearchReader:
             schedule=schedule,
             storage=study.storage,
         )
+
         if isinstance(budget, SearchConfig):
             return replace(
                 search,
@@ -211,15 +232,20 @@ class SearchReader:
                 use_finished=budget.use_finished,
                 top=budget.top,
             )
+
         # Finished trials told to some rows' studies would give these more looks than their budget.
         return replace(
-            search, use_finished=False, then_seeds=budget.then_seeds, then_on=budget.then_on
+            search,
+            use_finished=False,
+            then_seeds=budget.then_seeds,
+            then_on=budget.then_on,
         )
 
     def _check_then_on(self, value: str) -> None:
         """Complain of winners that are trained on all clouds where validation clouds are needed."""
         if value != "train_and_val":
             return
+
         for key, default in (("protocol", "last"), ("metric", DEFAULT)):
             requested = str(self.reader.data.get(key, default))
             if requested.startswith(("best_val", "val/")):
@@ -236,21 +262,28 @@ class SearchReader:
         data: Any = self.reader.data
         for part in path:
             data = data.get(part) if isinstance(data, Mapping) else None
+
         keys = list(kind.model_fields)
         if not isinstance(data, Mapping):
-            self.complain(path, f"must be a mapping with {', '.join(keys)}; got {data!r}")
+            self.complain(
+                path, f"must be a mapping with {', '.join(keys)}; got {data!r}"
+            )
             return kind()
+
         for key in data:
             if key not in keys:
                 self.complain((*path, key), unknown("key", key, keys, "Allowed"))
+
         known = {key: value for key, value in data.items() if key in keys}
         try:
             return kind.model_validate(known)
         except ValidationError as error:
             wrong = problems_of(error, kind)
+
         for key, message in wrong:
             self.complain((*path, key), message)
             known.pop(key, None)
+
         return kind.model_validate(known)
 
     def _whole(
@@ -263,44 +296,63 @@ class SearchReader:
             or not least <= value <= MOST_WHOLE
         ):
             self.complain(
-                (*path, key), f"must be a whole number from {least} on, got {scalars.shown(value)}"
+                (*path, key),
+                f"must be a whole number from {least} on, got {scalars.shown(value)}",
             )
             return default
+
         return value
 
     def _sampler(self, value: Any, objectives: Any) -> tuple[str, Mapping[str, Any]]:
         path = (*self.path, "sampler")
         options = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = options.pop("name", None)
+
         if name not in SAMPLERS:
             self.complain(path, unknown("sampler", name, SAMPLERS, "Known"))
             return "tpe", {}
+
         for key, option in options.items():
             kind = SAMPLERS[name].get(key)
             if kind is None:
                 self.complain(
-                    (*path, key), unknown(f"option of {name}", key, SAMPLERS[name], "It has")
+                    (*path, key),
+                    unknown(f"option of {name}", key, SAMPLERS[name], "It has"),
                 )
             elif not _is_option(option, kind):
-                self.complain((*path, key), f"must be {KINDS[kind]}, got {scalars.shown(option)}")
-        if name in ONE_OBJECTIVE and isinstance(objectives, Mapping) and len(objectives) > 1:
+                self.complain(
+                    (*path, key), f"must be {KINDS[kind]}, got {scalars.shown(option)}"
+                )
+
+        if (
+            name in ONE_OBJECTIVE
+            and isinstance(objectives, Mapping)
+            and len(objectives) > 1
+        ):
             self.complain(
-                path, f"{name} aims at one objective, got {', '.join(map(str, objectives))}"
+                path,
+                f"{name} aims at one objective, got {', '.join(map(str, objectives))}",
             )
+
         needed = PACKAGES.get(name)
         if needed and importlib.util.find_spec(needed) is None:
             self.complain(
                 path,
                 f"{name} needs the package {needed}, which is not installed: pip install {needed}",
             )
+
         return name, options
 
-    def _scheduler(self, value: Any, objectives: Any) -> tuple[str | None, Mapping[str, int]]:
+    def _scheduler(
+        self, value: Any, objectives: Any
+    ) -> tuple[str | None, Mapping[str, int]]:
         path = (*self.path, "scheduler")
         options = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = options.pop("name", None)
+
         if value is None:
             return None, {}
+
         if name == "pbt":
             self.complain(
                 path,
@@ -308,16 +360,21 @@ class SearchReader:
                 f" numbers; known: {', '.join(SCHEDULERS)}",
             )
             return None, {}
+
         if name not in SCHEDULERS:
             self.complain(path, unknown("scheduler", name, SCHEDULERS, "Known"))
             return None, {}
+
         for key in options:
             if key not in SCHEDULERS[name]:
                 self.complain(
-                    (*path, key), unknown(f"option of {name}", key, SCHEDULERS[name], "It has")
+                    (*path, key),
+                    unknown(f"option of {name}", key, SCHEDULERS[name], "It has"),
                 )
+
         if objectives != {"val/accuracy": "maximize"}:
             self.complain(path, "a scheduler needs val/accuracy as the one objective")
+
         least = {"reduction": 2}
         return name, {
             key: self._whole(path, options, key, default, least.get(key, 1))
@@ -333,6 +390,7 @@ class SearchReader:
                 f" {value!r}",
             )
             return {"val/accuracy": "maximize"}
+
         for name, direction in value.items():
             if str(name).startswith("test"):
                 self.complain(
@@ -340,13 +398,21 @@ class SearchReader:
                     f"a search may not see the test split; allowed: {', '.join(OBJECTIVES)}",
                 )
             elif name not in OBJECTIVES:
-                self.complain((*path, name), unknown("objective", name, OBJECTIVES, "Allowed"))
+                self.complain(
+                    (*path, name), unknown("objective", name, OBJECTIVES, "Allowed")
+                )
             elif direction != OBJECTIVES[name]:
                 self.complain(
-                    (*path, name), f"{name} has the direction {OBJECTIVES[name]}, got {direction!r}"
+                    (*path, name),
+                    f"{name} has the direction {OBJECTIVES[name]}, got {direction!r}",
                 )
+
         if self.per_arm and len(value) > 1:
-            self.complain(path, "per_arm needs one objective: of several there is no single winner")
+            self.complain(
+                path,
+                "per_arm needs one objective: of several there is no single winner",
+            )
+
         return value
 
     def _space(self, value: Any) -> tuple[Parameter, ...]:
@@ -358,13 +424,18 @@ class SearchReader:
                 " true}",
             )
             return ()
+
         allowed = [part for part in PARTS_OF_A_TRIAL if part not in ("seed", "dataset")]
         for key in value:
             if key.partition(".")[0] not in allowed:
                 self.complain(
-                    (*path, key), unknown("key", key.partition(".")[0], allowed, "Allowed")
+                    (*path, key),
+                    unknown("key", key.partition(".")[0], allowed, "Allowed"),
                 )
-        parameters = [self._parameter((*path, key), key, item) for key, item in value.items()]
+
+        parameters = [
+            self._parameter((*path, key), key, item) for key, item in value.items()
+        ]
         # A component is chosen before its fields, wherever it stands.
         ordered = sorted(
             (parameter for parameter in parameters if parameter is not None),
@@ -378,6 +449,7 @@ class SearchReader:
                         (*path, parameter.key, "when", key),
                         "is chosen later; put it before this key",
                     )
+
         return tuple(ordered)
 
     def _parameter(self, path: Path, key: str, value: Any) -> Parameter | None:
@@ -386,6 +458,7 @@ class SearchReader:
         for kind in ("float", "int", "choices"):
             if isinstance(value, Mapping) and kind in value:
                 kinds.append(kind)
+
         if not isinstance(value, Mapping) or len(kinds) != 1:
             self.complain(
                 path,
@@ -393,12 +466,15 @@ class SearchReader:
                 " [...]}",
             )
             return None
+
         for name in value:
             if name not in RANGE:
                 self.complain((*path, name), unknown("key", name, RANGE, "Allowed"))
+
         when = read_when(self.reader.document, (*path, "when"), value.get("when")) or {}
         if kinds[0] == "choices":
             return self._choice(path, key, value["choices"], when)
+
         return self._range(path, key, kinds[0], value, when)
 
     def _choice(
@@ -406,9 +482,11 @@ class SearchReader:
     ) -> Parameter | None:
         if not isinstance(choices, list) or not choices:
             self.complain(
-                path, f"the range is empty: needs a list of at least one choice, got {choices!r}"
+                path,
+                f"the range is empty: needs a list of at least one choice, got {choices!r}",
             )
             return None
+
         parameter = Parameter(key, "choice", choices=tuple(choices), when=when)
         for first, second in itertools.combinations(range(len(choices)), 2):
             one, other = parameter.labels[first], parameter.labels[second]
@@ -420,35 +498,54 @@ class SearchReader:
                     path,
                     f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are equal",
                 )
-            elif comparable(choices[first], DIGITS) == comparable(choices[second], DIGITS):
+            elif comparable(choices[first], DIGITS) == comparable(
+                choices[second], DIGITS
+            ):
                 text = (
                     f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are one"
                     " number but for rounding"
                 )
                 self.complain(path, text)
+
         return parameter
 
     def _range(
-        self, path: Path, key: str, kind: Any, value: Mapping[str, Any], when: Mapping[str, Any]
+        self,
+        path: Path,
+        key: str,
+        kind: Any,
+        value: Mapping[str, Any],
+        when: Mapping[str, Any],
     ) -> Parameter | None:
         limits = value[kind]
         log = value.get("log", False)
         step = value.get("step")
+
         if not _are_limits(limits, kind):
             numbers = "two whole numbers" if kind == "int" else "two numbers"
             hint = ""
             if isinstance(limits, list):
-                wrong = [end for end in limits if not isinstance(end, NUMBER_TYPES[kind])]
+                wrong = [
+                    end for end in limits if not isinstance(end, NUMBER_TYPES[kind])
+                ]
                 hint = scalars.hint(wrong[0]) if wrong else ""
-            self.complain((*path, kind), f"must be [low, high], {numbers}, got {limits!r}{hint}")
+
+            self.complain(
+                (*path, kind), f"must be [low, high], {numbers}, got {limits!r}{hint}"
+            )
             return None
-        problem = _range_problem(kind, limits, log) or _step_problem(kind, limits, log, step)
+
+        problem = _range_problem(kind, limits, log) or _step_problem(
+            kind, limits, log, step
+        )
         if problem:
             self.complain(path, problem)
             return None
+
         low, high = limits
         if kind == "int":
             return Parameter(key, kind, int(low), int(high), log, step, when=when)
+
         return Parameter(key, kind, float(low), float(high), log, step, when=when)
 
     def _constraints(self, value: Any) -> Iterator[Constraint]:
@@ -459,8 +556,10 @@ class SearchReader:
             except (ValueError, SyntaxError) as error:
                 self.complain(path, f"no constraint: {getattr(error, 'msg', error)}")
                 continue
+
             for message in wrong:
                 self.complain(path, message)
+
             if not wrong:
                 yield Constraint(str(text))
 
@@ -481,6 +580,7 @@ def _is_option(value: Any, kind: type) -> bool:
     """
     if kind is float and type(value) in (int, float):
         return math.isfinite(value)
+
     return type(value) is kind
 
 
@@ -488,11 +588,13 @@ def _are_limits(limits: Any, kind: str) -> bool:
     """Return whether these are the ends of a range: two finite numbers of its kind."""
     if not isinstance(limits, list) or len(limits) != 2:
         return False
+
     for end in limits:
         if isinstance(end, bool) or not isinstance(end, NUMBER_TYPES[kind]):
             return False
         if end != end or abs(end) == math.inf:
             return False
+
     return True
 
 
@@ -506,12 +608,14 @@ def _range_problem(kind: str, limits: Sequence[Any], log: Any) -> str:
                     f"{max(limits, key=abs)} has more digits than a floating-point number keeps;"
                     " write it with an exponent, as 1e16"
                 )
+
     if low > high:
         return f"the range is empty: {low} is above {high}"
     if not isinstance(log, bool):
         return f"log must be true or false, got {log!r}"
     if log and low <= 0:
         return f"a logarithmic range needs a low end above 0, got {low}"
+
     return ""
 
 
@@ -519,15 +623,19 @@ def _step_problem(kind: str, limits: Sequence[Any], log: bool, step: Any) -> str
     """Return what is wrong with a range's step; empty if nothing is, or there is none."""
     if step is None:
         return ""
+
     if isinstance(step, bool) or not isinstance(step, NUMBER_TYPES[kind]) or step <= 0:
         number = "whole number" if kind == "int" else "number"
         return f"step must be a {number} above 0, got {step!r}"
+
     if log:
         return "a range has a step or is logarithmic, not both"
+
     largest = max(map(abs, limits))
     if kind == "float" and largest * 2**-52 > 4e-9 * step:
         # Optuna takes a value for a step within 1e-8 of one.
         return f"a step of {step} is too fine for numbers as large as {largest}"
+
     return ""
 
 
@@ -535,4 +643,5 @@ def _listed(value: Any) -> list[Any]:
     """Return a list as it is, one value as a list of it, and nothing as an empty one."""
     if value is None:
         return []
+
     return value if isinstance(value, list) else [value]

@@ -72,9 +72,9 @@ SCHEDULERS: dict[str, dict[str, int]] = {
 WARMUP = "training_warmup"
 RANGE = ("float", "int", "choices", "log", "step", "when")  # keys of a range
 # What a search may aim at: never anything of the test split.
-OBJECTIVES = {f"val/{name}": METRICS[name].direction for name in ("accuracy", "loss")} | {
-    "parameters": "minimize"
-}
+OBJECTIVES = {
+    f"val/{name}": METRICS[name].direction for name in ("accuracy", "loss")
+} | {"parameters": "minimize"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Parameter:
         """The setting that a drawn value stands for."""
         if self.kind == "choice":
             return self.choices[self.labels.index(drawn)]
+
         return drawn
 
     def drawn(self, value: Any) -> Any:
@@ -110,6 +111,7 @@ class Parameter:
                 if _same(choice, value):
                     return label(choice)
             raise ValueError(f"{value!r} lies outside of {self.text()}")
+
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if (
             not number
@@ -117,22 +119,27 @@ class Parameter:
             or (self.kind == "int" and value != int(value))
         ):
             raise ValueError(f"{value!r} lies outside of {self.text()}")
+
         if self.size() is None:
             if self.kind == "int":
                 return int(value)
             return float(value)
+
         nearest = self.nearest(value)
         if abs(value - nearest) > 1e-8 * (self.step or 1):
             raise ValueError(f"{value!r} lies outside of {self.text()}")
+
         return nearest
 
     def size(self) -> int | None:
         """Return how many values there are; None of a range that is not in steps."""
         if self.kind == "choice":
             return len(self.choices)
+
         step = self._step()
         if step is None:
             return None
+
         return int((_decimal(self.high) - _decimal(self.low)) // step) + 1
 
     def at(self, index: int) -> Any:
@@ -141,11 +148,14 @@ class Parameter:
         """
         if self.kind == "choice":
             return self.labels[index]
+
         step = self._step()
         assert step is not None
         value = _decimal(self.low) + index * step
+
         if self.kind == "int":
             return int(value)
+
         return float(value)
 
     def nearest(self, value: Any) -> Any:
@@ -155,6 +165,7 @@ class Parameter:
         step, size = self._step(), self.size()
         if self.kind == "choice" or step is None or size is None:
             return value
+
         index = round((_decimal(value) - _decimal(self.low)) / step)
         return self.at(min(max(index, 0), size - 1))
 
@@ -167,18 +178,22 @@ class Parameter:
         """The drawn values at its borders; of a choice, all."""
         if self.kind == "choice":
             return self.labels
+
         size = self.size()
         if size is None:
             return [self.low, self.high]
+
         return [self.at(0), self.at(size - 1)]
 
     def any(self, order: random.Random) -> Any:
         """A border or a value in between, of equal chance."""
         if order.random() < 0.5:
             return order.choice(self.ends())
+
         size = self.size()
         if size is not None:
             return self.at(order.randrange(size))
+
         value = order.uniform(self.low, self.high)
         return int(value) if self.kind == "int" else value
 
@@ -199,12 +214,15 @@ class Parameter:
             span = f"{_short(self.low)} to {_short(self.high)}"
             if self.log:
                 span += ", log"
+
             if self.step:
                 span += f", step {_short(self.step)}"
+
         conditions = []
         for key, value in self.when.items():
             values = value if isinstance(value, list) else [value]
             conditions.append(f"{key} is {' or '.join(map(word, values))}")
+
         where = f" where {' and '.join(conditions)}" if conditions else ""
         return f"{self.key} ({span}){where}"
 
@@ -226,6 +244,7 @@ def label(choice: Any) -> Any:
         return choice["name"]
     if isinstance(choice, (Mapping, list, tuple)):
         return json.dumps(choice, sort_keys=True)
+
     return choice
 
 
@@ -236,6 +255,7 @@ def _same(choice: Any, value: Any) -> bool:
     if isinstance(value, Mapping):
         expected = choice if isinstance(choice, Mapping) else {"name": choice}
         return all(_same(item, value.get(name)) for name, item in expected.items())
+
     return bool(choice == value) and isinstance(choice, bool) == isinstance(value, bool)
 
 
@@ -256,7 +276,9 @@ class Constraint:
         return self._value(config) is not None
 
     def _value(self, config: Mapping[str, Any]) -> Any:
-        return evaluate(ast.parse(self.text, mode="eval").body, lambda key: lookup(config, key))
+        return evaluate(
+            ast.parse(self.text, mode="eval").body, lambda key: lookup(config, key)
+        )
 
 
 OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -275,6 +297,7 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
         return node.value
     if isinstance(node, (ast.Name, ast.Attribute)):
         return find(ast.unparse(node))
+
     if isinstance(node, ast.BoolOp):
         operands = [evaluate(operand, find) for operand in node.values]
         known = [value for value in operands if value is not None]
@@ -282,17 +305,23 @@ def evaluate(node: ast.expr, find: Callable[[str], Any]) -> Any:
             return None
         if isinstance(node.op, ast.And):
             return all(known)
+
         return any(known)
+
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = evaluate(node.operand, find)
         return None if value is None else -value
+
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         left, right = evaluate(node.left, find), evaluate(node.right, find)
         if left is None or right is None:
             return None
+
         return OPERATORS[type(node.op)](left, right)
+
     if isinstance(node, ast.Compare) and all(type(op) in OPERATORS for op in node.ops):
         return _evaluate_comparison(node, find)
+
     raise ValueError(
         f"{ast.unparse(node)!r} is no part of a constraint; allowed: keys, numbers, + - * / // % <"
         " <= > >= == != and or"
@@ -304,9 +333,13 @@ def _evaluate_comparison(node: ast.Compare, find: Callable[[str], Any]) -> bool 
     values = [evaluate(operand, find) for operand in (node.left, *node.comparators)]
     if any(value is None for value in values):
         return None
-    for comparator, (left, right) in zip(node.ops, itertools.pairwise(values), strict=True):
+
+    for comparator, (left, right) in zip(
+        node.ops, itertools.pairwise(values), strict=True
+    ):
         if not OPERATORS[type(comparator)](left, right):
             return False
+
     return True
 
 
@@ -319,31 +352,40 @@ def constraint_problems(text: str) -> list[str]:
     nodes: list[str] = []
     tree = ast.parse(text, mode="eval").body
     evaluate(tree, nodes.append)  # every key, and every kind of node
+
     if not isinstance(tree, (ast.Compare, ast.BoolOp)):
         raise ValueError(
             "must be a comparison, such as method.bottleneck * positions.num_views <= 64"
         )
+
     problems = []
     for key in dict.fromkeys(nodes):
         wrong = key_problem(key, {})
         if wrong is not None:
             problems.append(wrong)
-    return problems or [problem for node in ast.walk(tree) for problem in _misused(node)]
+
+    return problems or [
+        problem for node in ast.walk(tree) for problem in _misused(node)
+    ]
 
 
 def _misused(node: ast.AST) -> Iterator[str]:
     """Yield what one operation of a constraint does with values of the wrong kind."""
     if isinstance(node, ast.BinOp):
         yield from _no_numbers((node.left, node.right))
+
     if not isinstance(node, ast.Compare):
         return
+
     sides = (node.left, *node.comparators)
     for left, right, how in zip(sides, sides[1:], node.ops, strict=False):
         if not isinstance(how, (ast.Eq, ast.NotEq)):
             yield from _no_numbers((left, right))
             continue
         for key, constant in ((left, right), (right, left)):
-            if isinstance(key, (ast.Name, ast.Attribute)) and isinstance(constant, ast.Constant):
+            if isinstance(key, (ast.Name, ast.Attribute)) and isinstance(
+                constant, ast.Constant
+            ):
                 problem = value_problem(ast.unparse(key), constant.value, {})
                 if problem is not None:
                     yield f"{ast.unparse(node)} never holds: {ast.unparse(key)} {problem}"
@@ -354,7 +396,11 @@ def _no_numbers(operands: tuple[ast.expr, ...]) -> Iterator[str]:
         text = ast.unparse(operand)
         if isinstance(operand, ast.Constant) and not _is_number(operand.value):
             yield f"{text} is no number, and numbers are compared or calculated with here"
-        if isinstance(operand, (ast.Name, ast.Attribute)) and not kinds_of(text) & {int, float}:
+
+        if isinstance(operand, (ast.Name, ast.Attribute)) and not kinds_of(text) & {
+            int,
+            float,
+        }:
             yield f"{text} is no number, and numbers are compared or calculated with here"
 
 
@@ -367,8 +413,10 @@ def lookup(config: Mapping[str, Any], key: str) -> Any:
     node: Any = config
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
+
     if isinstance(node, Mapping):
         return node.get("name", node)
+
     return node
 
 
@@ -381,13 +429,16 @@ class Arm:
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...]
     enqueue: tuple[Drawn, ...]
-    seeds: tuple[int, ...]  # every suggestion is trained with all of them, its value is their mean
+    # every suggestion is trained with all of them, its value is their mean
+    seeds: tuple[int, ...]
     settings_of: Callable[[Drawn], Settings]
     compose: Callable[[Settings], tuple[TrialConfig | None, list[Problem]]]
 
     def applies(self, parameter: Parameter, drawn: Drawn) -> bool:
         """Return whether a parameter is chosen after those drawn before it."""
-        return not parameter.when or matches(self.settings_of(drawn).data, parameter.when)
+        return not parameter.when or matches(
+            self.settings_of(drawn).data, parameter.when
+        )
 
     def config(self, drawn: Drawn) -> TrialConfig | None:
         """The trial of drawn values; None if it is no valid one or breaks a constraint."""
@@ -398,6 +449,7 @@ class Arm:
             or not all(rule.holds(config.to_dict()) for rule in self.constraints)
         ):
             return None
+
         return config
 
     def settled(self, drawn: Drawn) -> dict[str, Any]:
@@ -426,10 +478,12 @@ class Arm:
                     if not isinstance(node, Mapping) or name not in node:
                         return None
                     node = node[name]
+
                 try:
                     drawn[parameter.key] = parameter.drawn(node)
                 except ValueError:
                     return None
+
         return drawn
 
     def probes(self, extra: int) -> Iterator[dict[str, Any]]:
@@ -437,31 +491,43 @@ class Arm:
         then random ones.
         """
         order = random.Random(0)
-        rounds = max((len(parameter.ends()) for parameter in self.parameters), default=0)
+        rounds = max(
+            (len(parameter.ends()) for parameter in self.parameters), default=0
+        )
+
         for index in range(rounds + extra):
             drawn: dict[str, Any] = {}
             for parameter in self.parameters:
                 if self.applies(parameter, drawn):
                     extremes = parameter.ends()
                     drawn[parameter.key] = (
-                        extremes[index % len(extremes)] if index < rounds else parameter.any(order)
+                        extremes[index % len(extremes)]
+                        if index < rounds
+                        else parameter.any(order)
                     )
+
             yield drawn
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All points of a grid in the order of the file, conditions and constraints kept."""
-        yield from (point for point in self._points({}, 0) if self.config(point) is not None)
+        yield from (
+            point for point in self._points({}, 0) if self.config(point) is not None
+        )
 
     def _points(self, drawn: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
         if index == len(self.parameters):
             yield drawn
             return
+
         parameter = self.parameters[index]
         if not self.applies(parameter, drawn):
             yield from self._points(drawn, index + 1)
             return
+
         for number in range(parameter.size() or 0):
-            yield from self._points({**drawn, parameter.key: parameter.at(number)}, index + 1)
+            yield from self._points(
+                {**drawn, parameter.key: parameter.at(number)}, index + 1
+            )
 
 
 @dataclass(frozen=True)
@@ -479,7 +545,9 @@ class Search:
     # of training, summed over an arm's trials: no further batch once they are spent
     hours: float | None = None
     batch: int = 4  # suggestions that are made, trained and told together
-    objectives: Mapping[str, str] = field(default_factory=lambda: {"val/accuracy": "maximize"})
+    objectives: Mapping[str, str] = field(
+        default_factory=lambda: {"val/accuracy": "maximize"}
+    )
     enqueue: tuple[Mapping[str, Any], ...] = ()
     scheduler: str | None = None
     schedule: Mapping[str, int] = field(default_factory=dict)  # its options

@@ -15,20 +15,29 @@ from pointsweep.statistics import adaptive_seeds as adaptive
 from pointsweep.sweep.axes import Entry
 from pointsweep.sweep.yaml_document import Document
 
-Complain = Callable[[tuple[Any, ...], str], None]  # where in the file, and what is wrong
+Complain = Callable[
+    [tuple[Any, ...], str], None
+]  # where in the file, and what is wrong
 MOST_SEEDS = 10_000  # a slip of the keyboard must not fill the memory
 
 
 def read_seeds(data: Mapping[str, Any], complain: Complain) -> list[int]:
     """The seeds of a sweep's cells; of a rule the most that it may ask for."""
     seeds = data.get("seeds", [0] if {"search", "per_arm"} & set(data) else [0, 1, 2])
-    if isinstance(seeds, int) and not isinstance(seeds, bool) and 0 < seeds <= MOST_SEEDS:
+    if (
+        isinstance(seeds, int)
+        and not isinstance(seeds, bool)
+        and 0 < seeds <= MOST_SEEDS
+    ):
         return list(range(seeds))
+
     if isinstance(seeds, Mapping):
         wrong = list(adaptive.parse(seeds, MOST_SEEDS))
         for path, message in wrong:
             complain(("seeds", *path), message)
+
         return [] if wrong else list(range(seeds["max"]))
+
     wrong_seeds = _wrong_seeds(seeds)
     if wrong_seeds:
         complain(
@@ -37,6 +46,7 @@ def read_seeds(data: Mapping[str, Any], complain: Complain) -> list[int]:
             f" on, or {{min: 3, max: 10, until: decided}}, got {wrong_seeds}",
         )
         return []
+
     return list(seeds)
 
 
@@ -46,17 +56,22 @@ def _wrong_seeds(seeds: Any) -> str:
         return scalars.shown(seeds)
     if not seeds:
         return "an empty list"
+
     for seed in seeds:
         is_whole = isinstance(seed, int) and not isinstance(seed, bool)
         if not is_whole or not 0 <= seed <= MOST_WHOLE:
             return f"{scalars.shown(seed)} in the list"
         if seeds.count(seed) > 1:
             return f"{seed} twice"
+
     return ""
 
 
 def read_adaptive(
-    document: Document, data: Mapping[str, Any], rows: Sequence[Sequence[Entry]], complain: Complain
+    document: Document,
+    data: Mapping[str, Any],
+    rows: Sequence[Sequence[Entry]],
+    complain: Complain,
 ) -> Adaptive | None:
     """Return the rule of adaptive seeds, with the number of the row that all others are compared
     with; None of fixed ones.
@@ -64,16 +79,21 @@ def read_adaptive(
     seeds = data.get("seeds")
     if not isinstance(seeds, Mapping):
         return None
+
     if {"search", "per_arm"} & set(data):
         complain(("seeds",), "a search takes a number of seeds or a list")
+
     labels = []
     for row in rows:
         labels.append(" / ".join(entry.label for entry in row))
+
     if "against" in seeds:
         against = document.text_of(("seeds", "against"), seeds["against"])
     else:
         against = labels[0]
+
     if against not in labels:
         complain(("seeds", "against"), unknown("row", against, labels, "Rows"))
         return None
+
     return Adaptive(seeds["min"], seeds["max"], labels.index(against))

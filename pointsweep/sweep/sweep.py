@@ -50,7 +50,9 @@ class Sweep:
     # one a row, where any row names its components
     factors: tuple[Mapping[str, bool] | None, ...] = ()
     adaptive: Adaptive | None = None  # then a cell's trials are those of the most seeds
-    search: Search | None = None  # then cells have an arm to be tuned in place of trials
+    search: Search | None = (
+        None  # then cells have an arm to be tuned in place of trials
+    )
     remarks: tuple[str, ...] = ()  # for the plan and the launch
     # settings that are used in a part of the cells, or nowhere: for the plan
     dropped: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ class Sweep:
         for cell in self.cells:
             for config in cell.trials:
                 by_key.setdefault(config.key(), Trial(cell, config))
+
         return list(by_key.values())
 
     def probe(self) -> Sweep:
@@ -79,6 +82,7 @@ class Sweep:
         """
         if self.search is None:
             return self
+
         cells = []
         for cell in self.cells:
             # A dict in place of a set keeps the order of the probes.
@@ -88,21 +92,25 @@ class Sweep:
                     config = cell.arm.config(drawn)
                     if config is not None:
                         configs[config] = None
+
             cells.append(replace(cell, trials=tuple(configs)))
+
         return replace(self, cells=tuple(cells), search=None)
 
     def searched(self) -> str:
         """Return a search in one line: "search of 20 trials by tpe for each of 4 arms"."""
         assert self.search is not None
         budget = f"{self.search.trials} trials"
+
         if self.search.hours is not None:
             budget = f"at most {budget} and {self.search.hours:g} hours of training"
+
         description = f"search of {budget} by {self.search.sampler}"
         if self.search.then_seeds is not None:
             num_arms = sum(cell.arm is not None for cell in self.cells)
-            description += (
-                f" for each of {num_arms} arms, then {self.search.then_seeds} fresh seeds"
-            )
+            num_seeds = self.search.then_seeds
+            description += f" for each of {num_arms} arms, then {num_seeds} fresh seeds"
+
         return description
 
     def layout(self) -> Layout:
@@ -110,8 +118,14 @@ class Sweep:
         cells = []
         for cell in self.cells:
             keys = tuple((config.seed, config.key()) for config in cell.trials)
-            cells.append(CellLayout(cell.row, cell.column, keys, cell.published, cell.excluded))
-        notes = (*self.notes, *(f"the same trials: {names}" for names in self.identical_cells()))
+            cells.append(
+                CellLayout(cell.row, cell.column, keys, cell.published, cell.excluded)
+            )
+
+        notes = (
+            *self.notes,
+            *(f"the same trials: {names}" for names in self.identical_cells()),
+        )
         return Layout(
             self.name, self.title, self.row_headers, self.rows, self.columns, tuple(cells),
             self.metric,
@@ -140,6 +154,7 @@ class Sweep:
             keys = tuple(config.key() for config in cell.trials)
             if keys:
                 groups.setdefault(keys, []).append(self.cell_name(cell))
+
         return [", ".join(names) for names in groups.values() if len(names) > 1]
 
     def resolved(self) -> str:
@@ -150,12 +165,17 @@ class Sweep:
             if not cell.trials:
                 documents.append(f"{head}: not run: {cell.excluded or 'searched'}\n")
                 continue
+
             settings = {}
             for name, value in cell.trials[0].to_dict().items():
                 if value is not None and name != "seed":
                     settings[name] = value
+
             seeds = [config.seed for config in cell.trials]
-            documents.append(f"{head}, seeds {seeds}\n{yaml.safe_dump(settings, sort_keys=False)}")
+            documents.append(
+                f"{head}, seeds {seeds}\n{yaml.safe_dump(settings, sort_keys=False)}"
+            )
+
         return "---\n".join(documents)
 
 
@@ -175,12 +195,16 @@ def load(
     selected, profile_only = _read(file, override, allow_plugins)
     full_sweep = selected
     seeds = [text for text in override if overrides.changes_seeds(text)]
+
     if seeds and selected.search is None:
         full_sweep = _without_seeds(file, override, allow_plugins) or selected
+
     if profile_only:  # a part that the profile keeps is the profile's table
         full_sweep = _select(full_sweep, profile_only, str(file))
+
     if only or profile_only:
         selected = _select(selected, only or profile_only, str(file))
+
     if selected is full_sweep and not seeds:
         return selected
 
@@ -193,9 +217,11 @@ def load(
             overrides=full_sweep.overrides,
             full_sweep=full_sweep,
         )
+
     further = [*(f"only={pattern}" for pattern in only), *seeds]
     if overrides.names_the_sweep(override) or not further:
         return selected
+
     return replace(
         selected,
         name=overrides.view_name(selected.name, further),
@@ -214,13 +240,18 @@ def _read(
     _override(reader, override)
     reader.import_plugins(allow_plugins)
     parts = reader.parts()
+
     if reader.problems:
         raise ConfigError(str(file), list(dict.fromkeys(reader.problems)))
+
     parts["remarks"] = (*_inherited(documents), *parts["remarks"])
     changing = [text for text in override if overrides.changes_the_table(text)]
     if not overrides.names_the_sweep(override):
         parts["name"] = overrides.view_name(parts["name"], changing)
-    sweep = Sweep(source=str(file), text=documents[-1].text, overrides=tuple(changing), **parts)
+
+    sweep = Sweep(
+        source=str(file), text=documents[-1].text, overrides=tuple(changing), **parts
+    )
     return sweep, profiles.only(reader.profile, documents)
 
 
@@ -231,16 +262,20 @@ def _inherited(documents: Sequence[Document]) -> list[str]:
     shipped = [document.source for document in documents if is_shipped(document.source)]
     if not shipped or is_shipped(documents[-1].source):
         return []
+
     return [f"it inherits from {shipped[-1]}, which comes with pointsweep"]
 
 
-def _without_seeds(file: str | Path, override: Sequence[str], allow_plugins: bool) -> Sweep | None:
+def _without_seeds(
+    file: str | Path, override: Sequence[str], allow_plugins: bool
+) -> Sweep | None:
     """The table that the file's own seeds fill; None if these are wrong."""
     kept = [text for text in override if not overrides.changes_seeds(text)]
     try:
         sweep, _ = _read(file, kept, allow_plugins)
     except ConfigError:
         return None
+
     return sweep
 
 
@@ -249,13 +284,16 @@ def _is_part(part: Sweep, full_sweep: Sweep) -> bool:
     for name in ("metric", "protocol", "title"):
         if getattr(part, name) != getattr(full_sweep, name):
             return False
+
     keys_of: dict[str, set[str]] = {}
     for cell in full_sweep.cells:
         keys_of[full_sweep.cell_name(cell)] = {config.key() for config in cell.trials}
+
     for cell in part.cells:
         keys = {config.key() for config in cell.trials}
         if not keys <= keys_of.get(part.cell_name(cell), set()):
             return False
+
     return True
 
 
@@ -273,6 +311,7 @@ def readable_cells(
         reader.parts()
     except ConfigError:
         return []
+
     return reader.readable
 
 
@@ -285,10 +324,13 @@ def _override(reader: Reader, texts: Sequence[str]) -> None:
         except ValueError as error:
             reader.own.append(Problem(text, str(error)))
             continue
+
         parsed.append((text, override))
+
     for _, override in parsed:
         if override.key == "profile":
             reader.choose_profile(str(override.value))
+
     for text, override in parsed:
         reader.override(text, override.key, override.delete, override.value)
         reader.notes.append(f"override {text}")
@@ -304,28 +346,40 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         "column": list(sweep.columns),
         "seed": sorted(seeds),
     }
+
     selected = _selected_labels(labels, only, source)
     rows = [i for i, name in enumerate(labels["row"]) if name in selected["row"]]
-    columns = [j for j, name in enumerate(labels["column"]) if name in selected["column"]]
+    columns = [
+        j for j, name in enumerate(labels["column"]) if name in selected["column"]
+    ]
     cells = []
+
     for cell in sweep.cells:
         if cell.row not in rows or cell.column not in columns:
             continue
-        trials = [config for config in cell.trials if str(config.seed) in selected["seed"]]
+
+        trials = [
+            config for config in cell.trials if str(config.seed) in selected["seed"]
+        ]
         row, column = rows.index(cell.row), columns.index(cell.column)
         cells.append(replace(cell, row=row, column=column, trials=tuple(trials)))
 
     adaptive = sweep.adaptive
     if any(_kind_of(pattern, labels["row"])[0] == "seed" for pattern in only):
         adaptive = None
+
     if adaptive is not None:
         if adaptive.against not in rows:
             text = (
                 f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare"
                 " every row"
             )
-            raise ConfigError(source, [Problem(f"--only {' --only '.join(only)}", text)])
+            raise ConfigError(
+                source, [Problem(f"--only {' --only '.join(only)}", text)]
+            )
+
         adaptive = replace(adaptive, against=rows.index(adaptive.against))
+
     return replace(
         sweep,
         rows=tuple(sweep.rows[i] for i in rows),
@@ -345,18 +399,25 @@ def _selected_labels(
     """
     matches: dict[str, set[str]] = {}
     problems = []
+
     for pattern in only:
         kind, value = _kind_of(pattern, labels["row"])
         matched = _named(labels[kind], value)
         matches.setdefault(kind, set()).update(matched)
+
         if not matched:
             text = unknown(kind, value, labels[kind], "Known")
-            others = [f"{other}={value}" for other in labels if _named(labels[other], value)]
+            others = [
+                f"{other}={value}" for other in labels if _named(labels[other], value)
+            ]
             if others:
                 text += f". It is {' and '.join(others)}"
+
             problems.append(Problem(f"--only {pattern}", text))
+
     if problems:
         raise ConfigError(source, problems)
+
     return {kind: matches.get(kind, set(names)) for kind, names in labels.items()}
 
 
@@ -367,6 +428,7 @@ def _kind_of(pattern: str, rows: Sequence[str]) -> tuple[str, str]:
     kind, separator, value = pattern.partition("=")
     if pattern not in rows and separator and kind in ("row", "column", "seed"):
         return kind, value
+
     return "row", pattern
 
 
@@ -376,4 +438,5 @@ def _named(names: Sequence[str], pattern: str) -> list[str]:
     """
     if pattern in names:
         return [pattern]
+
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]

@@ -52,6 +52,7 @@ class _Loader(yaml.SafeLoader):
         """Return the tag of a node that has none."""
         if kind is yaml.ScalarNode and implicit[0]:
             return TAG + scalars.kind_of(value)
+
         tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         return tag
 
@@ -60,6 +61,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent):
             self.anchored.add(event.start_mark.index)
+
         return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
 
 
@@ -77,7 +79,8 @@ class Document:
     shown: str = ""  # stands before the places of a file that others inherit from
     # numbers and truth values as they are written
     texts: dict[tuple[Hashable, ...], str] = field(default_factory=dict)
-    anchored: set[tuple[Hashable, ...]] = field(default_factory=set)  # paths of what has an anchor
+    # paths of what has an anchor
+    anchored: set[tuple[Hashable, ...]] = field(default_factory=set)
     # paths that the command line has set
     overridden: set[tuple[Hashable, ...]] = field(default_factory=set)
 
@@ -101,8 +104,10 @@ class Document:
                 common = min(len(at), len(path))
                 if at[:common] == path[:common]:
                     return None
+
         while path and path not in self.lines:
             path = path[:-1]
+
         return self.lines.get(path)
 
     def where(self, *path: Hashable) -> str:
@@ -115,6 +120,7 @@ class Document:
                 text += f".{part}"
             else:
                 text = str(part)
+
         return text
 
 
@@ -138,14 +144,18 @@ def read(path: Path) -> Document:
     except RecursionError as error:
         message = "is nested too deeply, or a part of it contains itself"
         raise ConfigError(str(path), [Problem("", message)]) from error
+
     if not isinstance(data, dict):
-        raise ConfigError(str(path), [Problem("", "must be a mapping with name, base, rows ...")])
+        raise ConfigError(
+            str(path), [Problem("", "must be a mapping with name, base, rows ...")]
+        )
 
     document.data = data
     for path_of_problem, message in drop_misshapen(data):
         document.problems.append(
             Problem(".".join(path_of_problem), message, document.line(path_of_problem))
         )
+
     return document
 
 
@@ -154,7 +164,10 @@ def _decoded(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(str(path), [Problem("", f"cannot be read: {error}")]) from error
+        raise ConfigError(
+            str(path), [Problem("", f"cannot be read: {error}")]
+        ) from error
+
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if utf16 else "utf-8-sig"
     try:
@@ -165,7 +178,9 @@ def _decoded(path: Path) -> str:
             f"cannot be read: byte 0x{content[error.start]:02x} is no"
             f" {encoding.upper()[:6].rstrip('-')}; save the file as UTF-8"
         )
+
         raise ConfigError(str(path), [Problem("", problem, line)]) from error
+
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -173,10 +188,14 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     line = mark.line + 1 if mark else None
     message = " ".join(str(getattr(error, "problem", None) or error).split())
+
     if message == "but found another document":
         return Problem("", "holds a second document (---); one file is one sweep", line)
     if "'\\t'" in message:
-        return Problem("", "not YAML: a tab stands where YAML allows spaces alone", line)
+        return Problem(
+            "", "not YAML: a tab stands where YAML allows spaces alone", line
+        )
+
     return Problem("", f"not YAML: {message}", line)
 
 
@@ -188,6 +207,7 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     for key, (kind, _) in SHAPES.items():
         if data.get(key) is not None and not isinstance(data[key], kind):
             wrong.append(key)
+
     problems: list[tuple[tuple[str, ...], str]] = [
         ((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong
     ]
@@ -200,7 +220,9 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
             problems.append((path, f"must be a mapping of settings, got {settings!r}"))
         else:
             continue
+
         del profiles[name]
+
     return problems
 
 
@@ -214,7 +236,9 @@ class _Builder:
         self.anchored = anchored
         self.refused: set[tuple[Hashable, ...]] = set()
 
-    def complain(self, path: tuple[Hashable, ...], message: str, node: yaml.Node) -> None:
+    def complain(
+        self, path: tuple[Hashable, ...], message: str, node: yaml.Node
+    ) -> None:
         problem = Problem(self.document.where(*path), message, node.start_mark.line + 1)
         self.document.problems.append(problem)
 
@@ -222,20 +246,25 @@ class _Builder:
         """Return the data of a node."""
         document = self.document
         document.lines[path] = node.start_mark.line + 1
+
         if len(document.lines) > MOST_PATHS:
             message = f"has more than {MOST_PATHS} values, aliases counted each time"
             raise ConfigError(document.source, [Problem("", message)])
+
         if node.start_mark.index in self.anchored:
             document.anchored.add(path)
 
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
+
         if node.tag not in (TAG + "seq", TAG + "map"):
             self.complain(path, _tag_message(node.tag), node)
             self.refused.add(path)
             return None
+
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
+
         return self._mapping(node, path)
 
     def _mapping(self, node: yaml.Node, path: tuple[Hashable, ...]) -> dict[str, Any]:
@@ -244,12 +273,16 @@ class _Builder:
             key = self._key(key_node, path)
             if key is None:
                 continue
+
             if key in data:
                 self.complain((*path, key), "stands twice", key_node)
+
             value = self.build(value_node, (*path, key))
             if (*path, key) not in self.refused:
                 data[key] = value
+
             self.document.lines[*path, key] = key_node.start_mark.line + 1
+
         return data
 
     def _key(self, node: yaml.Node, path: tuple[Hashable, ...]) -> str | None:
@@ -257,16 +290,21 @@ class _Builder:
         if not isinstance(node, yaml.ScalarNode):
             self.complain(path, "a key is a text, found a list or a mapping", node)
             return None
+
         plain = node.style is None
         if plain and node.value == "<<":
             self.complain((*path, "<<"), MERGE, node)
             return None
+
         if node.tag == TAG + "null":
             shown = node.value or "an empty one"
             self.complain(
-                path, f"a key is a text, found {shown}; put it in quotes if it is meant", node
+                path,
+                f"a key is a text, found {shown}; put it in quotes if it is meant",
+                node,
             )
             return None
+
         text: str = node.value
         return text
 
@@ -276,14 +314,17 @@ class _Builder:
             self.complain(path, _tag_message(node.tag), node)
             self.refused.add(path)
             return None
+
         try:
             value = scalars.value_of(node.value, kind)
         except ValueError as error:
             self.complain(path, f"cannot be read: {error}", node)
             self.refused.add(path)
             return None
+
         if kind not in ("null", "str"):
             self.document.texts[path] = node.value
+
         return value
 
 
@@ -300,8 +341,10 @@ def shipped_folder() -> Path:
     """
     package = Path(__file__).parents[1]
     installed = package / "sweeps"
+
     if installed.is_dir():
         return installed
+
     return package.parent / "sweeps"
 
 
@@ -323,16 +366,23 @@ def found_file(name: str) -> str:
     """
     if Path(name).is_file():
         return name
+
     folders = _folders()
     for folder in folders:
         for ending in ("", ".yaml", ".yml"):
             path = folder / f"{name}{ending}"
             if path.suffix in (".yaml", ".yml") and path.is_file():
                 return str(path)
-    stem = Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
+
+    stem = (
+        Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
+    )
     known = {
-        path.stem for folder in folders for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
+        path.stem
+        for folder in folders
+        for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
     }
+
     folders_text = ", ".join(str(folder) for folder in folders)
     near = difflib.get_close_matches(stem.name, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -340,7 +390,8 @@ def found_file(name: str) -> str:
         name,
         [
             Problem(
-                "", f"cannot be read: there is no such sweep file.{hint} Looked in: {folders_text}"
+                "",
+                f"cannot be read: there is no such sweep file.{hint} Looked in: {folders_text}",
             )
         ],
     )
@@ -352,6 +403,7 @@ def is_file_name(text: str) -> bool:
         return False
     if text.endswith((".yaml", ".yml")):
         return True
+
     return any(
         (folder / f"{text}{ending}").is_file()
         for folder in _folders()
@@ -363,8 +415,10 @@ def _folders() -> list[Path]:
     """Return the folders in which a sweep's name is looked for."""
     folders = [Path(), Path("sweeps")]
     shipped = shipped_folder()
+
     if shipped.is_dir() and shipped.resolve() != Path("sweeps").resolve():
         folders.append(shipped)
+
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -378,6 +432,7 @@ def family(path: Path) -> list[Document]:
     documents: list[Document] = []
     seen: list[Path] = []
     current: Path | None = path
+
     while current is not None:
         if current.resolve() in seen:
             circle = " -> ".join(p.name for p in [*seen, current])
@@ -391,13 +446,16 @@ def family(path: Path) -> list[Document]:
                     )
                 ],
             )
+
         seen.append(current.resolve())
         documents.append(_read_parent(current, documents))
         base = documents[-1].data.get("base")
         parent = base.get("from") if isinstance(base, Mapping) else None
         current = _parent_file(current, str(parent)) if parent is not None else None
+
     for document in documents[1:]:
         document.shown = f"{Path(document.source).name}: "
+
     return documents[::-1]
 
 
@@ -405,10 +463,12 @@ def _parent_file(child: Path, name: str) -> Path:
     beside = child.parent / name
     if beside.is_file():
         return beside
+
     for candidate in (name, f"{name}.yaml"):
         shipped = shipped_folder() / candidate
         if shipped.suffix and shipped.is_file():
             return shipped
+
     return beside
 
 
@@ -418,10 +478,15 @@ def _read_parent(path: Path, children: list[Document]) -> Document:
         near = "none"
         if path.parent.is_dir():
             near = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml")))
+
         shipped = difflib.get_close_matches(path.stem, shipped_names(), n=1, cutoff=0.5)
         hint = ""
         if shipped:
             hint = f". Did you mean '{shipped[0]}.yaml', which comes with pointsweep?"
+
         text = f"no file {path}; in that folder: {near}{hint}"
-        raise ConfigError(child.source, [Problem("base.from", text, child.line(("base", "from")))])
+        raise ConfigError(
+            child.source, [Problem("base.from", text, child.line(("base", "from")))]
+        )
+
     return read(path)

@@ -13,7 +13,11 @@ from typing import Any
 
 
 def contract_of_method(
-    method: type, *, starts_as_nothing: bool = False, without_gradient: str = "", **fields: Any
+    method: type,
+    *,
+    starts_as_nothing: bool = False,
+    without_gradient: str = "",
+    **fields: Any,
 ) -> Any:
     """Return a pytest function of all that a method must hold, a case for each modality and check.
 
@@ -24,8 +28,12 @@ def contract_of_method(
     from pointsweep.testing import method_contract, pytest_cases
 
     cases = method_contract.Cases(
-        pytest_cases.registered(method, "methods"), starts_as_nothing, without_gradient, fields
+        pytest_cases.registered(method, "methods"),
+        starts_as_nothing,
+        without_gradient,
+        fields,
     )
+
     return pytest_cases.as_test(cases.checks())
 
 

@@ -46,7 +46,10 @@ LAUNCHERS = ("inline", "ray")
 TRACKERS = ("sqlite", "server")
 WAYS = (*faults.WAYS, "full", "flip", "kill", "two")
 WITHOUT_DEATHS = {"kill": "killed", "two": "two commands at once"}
-KILLED_S = {"inline": 15.0, "ray": 30.0}  # within so long of its start a command is killed
+KILLED_S = {
+    "inline": 15.0,
+    "ray": 30.0,
+}  # within so long of its start a command is killed
 CUT = 0.2  # share of the requests to the server that go wrong
 # of a record; the rest is time and place
 SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")
@@ -74,7 +77,9 @@ class Round:
 
     def __str__(self) -> str:
         where = (
-            ", ".join(f"{way} write {number}" for number, way in sorted(self.deaths.items()))
+            ", ".join(
+                f"{way} write {number}" for number, way in sorted(self.deaths.items())
+            )
             or WITHOUT_DEATHS[self.way]
         )
         cut = " with a server cut off" if self.tracker == "server" else ""
@@ -107,6 +112,7 @@ class Subject:
         """Return where a round's runs are found."""
         if this_round.tracker == "server":
             return self.server
+
         return f"sqlite:///{self.store(this_round.name)}/mlflow.db"
 
 
@@ -128,7 +134,8 @@ def chaos(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="the sweep file; seconds long, as it is run again and again"
+            metavar="FILE",
+            help="the sweep file; seconds long, as it is run again and again",
         ),
     ],
     overrides: Annotated[
@@ -219,28 +226,40 @@ def disturb_sweep(options: ChaosOptions) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return INVALID
+
     seed = options.seed if options.seed is not None else time.time_ns() % 2**32
     folder = Path(tempfile.mkdtemp(prefix="pointsweep-chaos-"))
     subject = Subject(name, (options.file, *options.overrides), folder, seed)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread must not be forked
     # a database to copy: making one takes seconds
     steps_by_run(f"sqlite:///{folder}/empty.db", name)
+
     if command(subject, UNDISTURBED) != 0:
-        print(f"the undisturbed sweep does not end well: {folder}/undisturbed/log", file=sys.stderr)
+        print(
+            f"the undisturbed sweep does not end well: {folder}/undisturbed/log",
+            file=sys.stderr,
+        )
         return INVALID
+
     writes = len((folder / "undisturbed" / "ledger").read_text().splitlines())
     rounds = choose(options, seed, writes)
     print(f"{name}: {writes} writes, {len(rounds)} rounds, seed {seed}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # the server and the line to it end too
+    # the server and the line to it end too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
     held: Outcomes = defaultdict(lambda: defaultdict(list))
+
     try:
-        with tracker(subject, any(each.tracker == "server" for each in rounds)) as tracked:
+        with tracker(
+            subject, any(each.tracker == "server" for each in rounds)
+        ) as tracked:
             disturb_all(tracked, rounds, held)
     finally:
         print(matrix(held), flush=True)  # interrupted, that of the rounds so far
+
     if not all(all(column) for row in held.values() for column in row.values()):
         print(f"the stores are kept in {folder}")
         return 1
+
     shutil.rmtree(folder)
     return 0
 
@@ -251,6 +270,7 @@ def tracker(subject: Subject, needed: bool) -> Iterator[Subject]:
     if not needed:
         yield subject
         return
+
     chance = random.Random(subject.seed)
     # The line is a process of its own: this one forks, and must not have threads.
     with (
@@ -270,6 +290,7 @@ def disturb_all(subject: Subject, rounds: Sequence[Round], held: Outcomes) -> No
                 held[invariant][name].append(not words)
             if words:
                 print(f"BROKEN {invariant}: {this_round}: {words}", flush=True)
+
         if not any(faults_found.values()):
             print(f"held: {this_round} ({time.monotonic() - begun:.0f} s)", flush=True)
 
@@ -283,18 +304,22 @@ def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
     random_numbers.shuffle(points)
     launchers, trackers = options.launchers, options.trackers
     rounds = []
+
     for index in range(options.runs or len(points)):
         number, way = points[index % len(points)]
         later = []
         for _ in range(random_numbers.randint(0, options.deaths - 1)):
             later.append(random_numbers.randint(number + 1, number + writes))
+
         deaths = {write: random_numbers.choice(faults.WAYS) for write in later}
         deaths[number] = "after" if way == "flip" else way
         if way in WITHOUT_DEATHS:
             deaths = {}
+
         launcher = launchers[index % len(launchers)]
         tracker_name = trackers[index // len(launchers) % len(trackers)]
         rounds.append(Round(index + 1, launcher, way, deaths, tracker_name))
+
     return rounds
 
 
@@ -308,14 +333,19 @@ def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
         Killer(chance.uniform(0, KILLED_S[this_round.launcher]), chance)
         for _ in range(2 * (this_round.way == "kill"))
     ]
+
     for _ in range(len(this_round.deaths) + len(killers) + 3):
         code = command(subject, this_round, killers.pop() if killers else None)
         if code == 0:
             break
+
         flipped = flipped or flip(subject.store(this_round.name), chance)
+
     result = folder / "found.json"
     wrong: dict[str, str] = {
-        "the sweep ends well": "" if code == 0 else f"exit code {code}, see {folder / 'log'}"
+        "the sweep ends well": ""
+        if code == 0
+        else f"exit code {code}, see {folder / 'log'}"
     }
     if code == 0:
         checked = processes.forked(
@@ -325,8 +355,10 @@ def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
         )
         words = {"the outcome can be compared": f"see {folder / 'log'}"}
         wrong |= json.loads(result.read_text()) if checked == 0 else words
+
     if not any(wrong.values()):
         shutil.rmtree(folder)
+
     return wrong
 
 
@@ -336,12 +368,17 @@ def command(subject: Subject, this_round: Round, killer: Killer | None = None) -
     if not store.exists():
         store.mkdir(parents=True)
         shutil.copy(subject.folder / "empty.db", store / "mlflow.db")
+
     uri = subject.line if this_round.tracker == "server" else subject.uri(this_round)
     line = [*subject.arguments, "--store", str(store), "--tracking-uri", uri]
     start = processes.inline if this_round.launcher == "inline" else processes.on_ray
-    start_process = functools.partial(start, line, store.parent, this_round.deaths, killer)
+    start_process = functools.partial(
+        start, line, store.parent, this_round.deaths, killer
+    )
+
     if this_round.way == "two":
         return processes.at_once(start_process, start_process)
+
     return start_process()
 
 
@@ -349,19 +386,27 @@ def flip(store: Path, chance: random.Random) -> bool:
     """Flips a bit in the checkpoint or the history of an unfinished trial; False if there is none
     yet.
     """
-    folders = [path for path in (store / "trials").glob("*") if not (path / "record.json").exists()]
+    folders = [
+        path
+        for path in (store / "trials").glob("*")
+        if not (path / "record.json").exists()
+    ]
+
     files = sorted(
         path
         for folder in folders
         for path in folder.glob("*")
         if path.name in ("checkpoint.safetensors", "history.jsonl")
     )
+
     if not files:
         return False
+
     path = chance.choice(files)
     data = bytearray(path.read_bytes())
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(bytes(data))
+
     return True
 
 
@@ -369,30 +414,43 @@ def compare(subject: Subject, finished: Round) -> dict[str, str]:
     """Every invariant of a finished round, with what is wrong with it."""
     expected = observe(subject, UNDISTURBED.name)
     found = observe(subject, finished.name)
-    wrong = {name: "; ".join(differences(expected[name], found[name])) for name in expected}
+    wrong = {
+        name: "; ".join(differences(expected[name], found[name])) for name in expected
+    }
+
     if finished.tracker == "server":  # the line may have been too bad to the end
-        sync.mirror_sweep(FileStore(subject.store(finished.name)), subject.name, subject.server)
+        sync.mirror_sweep(
+            FileStore(subject.store(finished.name)), subject.name, subject.server
+        )
+
     runs = steps_by_run(subject.uri(finished), subject.name)
     num_runs = Counter(key for key, _ in runs)
     numbers = []
+
     for key in expected["records"]:
         if num_runs[key] != 1:
             numbers.append(f"{key} has {num_runs[key]}")
+
     wrong["one MLflow run a trial"] = "; ".join(numbers)
     mirrored = {key: sorted(epochs) for key, epochs in runs}
     trained = {}
+
     for key, epochs in expected["epochs, each once"].items():
         trained[key] = [epoch for epoch, _ in epochs]
+
     wrong["MLflow has each epoch once"] = "; ".join(differences(trained, mirrored))
     if finished.way == "two":
         twice = []
         for path in subject.store(finished.name).glob("trials/*"):
             if TrialFolder(path).attempts() > 1:
                 twice.append(path.name)
+
         wrong["no trial is begun twice"] = ", ".join(twice)
+
     if finished.tracker == "server":
         # the next round's begins empty
         rename(subject.server, subject.name, f"{subject.name} {finished.name}")
+
     return wrong
 
 
@@ -403,14 +461,18 @@ def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
     weights = {}
     predictions = {}
     epochs = {}
+
     for path in sorted((store / "trials").iterdir()):
         key, folder = path.name, TrialFolder(path)
         record = json.loads((path / "record.json").read_text())
         records[key] = {part: record[part] for part in SAME}
         weights[key] = (path / "weights.safetensors").read_bytes()
         arrays = folder.predictions()
-        predictions[key] = {protocol: values.tolist() for protocol, values in arrays.items()}
+        predictions[key] = {
+            protocol: values.tolist() for protocol, values in arrays.items()
+        }
         epochs[key] = _epochs(folder)
+
     files = (store / "sweeps" / subject.name).glob("table.*")
     return {
         "records": records,
@@ -424,7 +486,9 @@ def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
 def _epochs(folder: TrialFolder) -> list[tuple[int, dict[str, float]]]:
     # As they stand in the file, doubles too.
     return [
-        (event["epoch"], event["metrics"]) for event in folder.events() if event["type"] == "epoch"
+        (event["epoch"], event["metrics"])
+        for event in folder.events()
+        if event["type"] == "epoch"
     ]
 
 
@@ -438,6 +502,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
             differing.append(f"{name} too many")
         elif expected[name] != found[name]:
             differing.append(f"{name} differs")
+
     return differing
 
 
@@ -453,14 +518,18 @@ def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
     width = max(map(len, ordered), default=0)
     lines = []
     heading = " " * width
+
     for number, invariant in enumerate(held, start=1):
         lines.append(f"({number}) {invariant}")
         heading += f"{f'({number})':>9}"
+
     lines.append(heading)
     for kind in ordered:
         line = f"{kind:<{width}}"
         for row in held.values():
             cell = f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-"
             line += f"{cell:>9}"
+
         lines.append(line)
+
     return "\n".join(lines)

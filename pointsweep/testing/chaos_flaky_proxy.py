@@ -52,6 +52,7 @@ class Line:
             kind = ""
             if self.only in path and self.chance.random() < self.share:
                 kind = self.chance.choice(self.kinds)
+
             self.met[kind] = self.met.get(kind, 0) + 1
             return kind
 
@@ -62,6 +63,7 @@ class Line:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
+
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
@@ -74,16 +76,20 @@ class Line:
         """Serve as `served` does, in a process of its own."""
         reading, writing = os.pipe()
         pid = os.fork()
+
         if pid == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with self.served() as address:
                 os.write(writing, address.encode())
                 os.close(writing)
                 signal.pause()
+
             os._exit(0)
+
         os.close(writing)
         with open(reading) as pipe:  # noqa: PTH123 - a pipe has no path
             address = pipe.read()
+
         try:
             yield address
         finally:
@@ -97,6 +103,7 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             kind = line.draw(self.path)
             self.close_connection = True
+
             if kind in ("429", "500"):
                 self.send_error(int(kind))
             elif kind != "refused":
@@ -108,10 +115,15 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
                         self._answer(*answer)
 
         def _ask(self, body: bytes) -> tuple[int, str, bytes]:
-            connection = http.client.HTTPConnection("127.0.0.1", line.target, timeout=60)
-            headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", line.target, timeout=60
+            )
+            headers = {
+                name: self.headers[name] for name in PASSED_ON if name in self.headers
+            }
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
+
             with contextlib.closing(connection):
                 return (
                     answer.status,
@@ -144,6 +156,7 @@ def server(folder: Path, empty: Path | None = None) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     if empty is not None and not (folder / "server.db").exists():
         shutil.copy(empty, folder / "server.db")
+
     for attempt in range(1, PORTS + 1):
         port = free_port()
         process = _start(folder, port)
@@ -155,9 +168,12 @@ def server(folder: Path, empty: Path | None = None) -> Iterator[int]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
         # Somebody else may have been given the port meanwhile.
         if attempt == PORTS:
-            raise TimeoutError(f"the MLflow server does not answer; see {folder / 'log'}")
+            raise TimeoutError(
+                f"the MLflow server does not answer; see {folder / 'log'}"
+            )
 
 
 def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -169,6 +185,7 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         "--backend-store-uri",
         f"sqlite:///{folder}/server.db",
     ]
+
     line += [
         "--artifacts-destination",
         str(folder / "artifacts"),
@@ -179,8 +196,10 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         "--workers",
         "1",
     ]
+
     # ten processes that nothing here needs
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
             line, stdout=log, stderr=log, start_new_session=True, env=environment
@@ -192,11 +211,15 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
     while time.monotonic() < deadline and process.poll() is None:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer,
+            urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/health", timeout=5
+            ) as answer,
         ):
             if answer.status == 200:
                 return True
+
         time.sleep(0.2)
+
     return False
 
 

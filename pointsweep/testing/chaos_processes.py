@@ -40,16 +40,25 @@ class Killer:
 
 
 def inline(
-    arguments: Sequence[str], folder: Path, deaths: Mapping[int, str], killer: Killer | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    deaths: Mapping[int, str],
+    killer: Killer | None = None,
 ) -> int:
     """The exit code of the sweep's command without Ray, that of a signal negative."""
     return forked(
-        lambda: run.main([*arguments, "--inline"]), folder / "log", orders(folder, deaths), killer
+        lambda: run.main([*arguments, "--inline"]),
+        folder / "log",
+        orders(folder, deaths),
+        killer,
     )
 
 
 def on_ray(
-    arguments: Sequence[str], folder: Path, deaths: Mapping[int, str], killer: Killer | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    deaths: Mapping[int, str],
+    killer: Killer | None = None,
 ) -> int:
     """The exit code of the sweep's command on a Ray of its own."""
     with (folder / "log").open("ab") as log:
@@ -70,7 +79,9 @@ def at_once(*works: Callable[[], int]) -> int:
         if pid == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os._exit(work())
+
         pids.append(pid)
+
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     return next((code for code in codes if code), 0)
 
@@ -79,12 +90,17 @@ def orders(folder: Path, deaths: Mapping[int, str]) -> dict[str, str]:
     """The variables that tell a command's processes at which writes to die."""
     deaths_by_text = {str(number): way for number, way in deaths.items()}
     return {
-        faults.VARIABLE: json.dumps({"ledger": str(folder / "ledger"), "deaths": deaths_by_text})
+        faults.VARIABLE: json.dumps(
+            {"ledger": str(folder / "ledger"), "deaths": deaths_by_text}
+        )
     }
 
 
 def forked(
-    work: Callable[[], int], log: Path, variables: Mapping[str, str], killer: Killer | None = None
+    work: Callable[[], int],
+    log: Path,
+    variables: Mapping[str, str],
+    killer: Killer | None = None,
 ) -> int:
     """The exit code of `work`, done in a copy of this process: what it needs is imported already,
     and it may be killed.
@@ -97,6 +113,7 @@ def forked(
             with log.open("ab") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+
             sys.stdout = os.fdopen(1, "w")
             sys.stderr = os.fdopen(2, "w")
             os.environ.update(variables)
@@ -125,14 +142,19 @@ def watched(pid: int, ended: Callable[[], int | None], killer: Killer | None) ->
         if killer is not None and passed_s > killer.delay_s:
             killer.strike(pid)
             killer = None
+
         if passed_s > LIMIT_S:
             for each in tree(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
+
             while ended() is None:
                 time.sleep(0.01)
+
             return TIMED_OUT
+
         time.sleep(0.01)
+
     return code
 
 
@@ -141,9 +163,11 @@ def tree(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
+
     pids = [root]
     for pid in pids:  # grows while it is read
         pids += children.get(pid, [])
+
     return pids
 
 
@@ -151,4 +175,7 @@ def _parents() -> Iterator[tuple[int, int]]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             # The second field, the name in brackets, may hold blanks.
-            yield int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
+            yield (
+                int(path.parent.name),
+                int(path.read_text().rpartition(")")[2].split()[1]),
+            )

@@ -53,11 +53,12 @@ def clouds_and_labels_fit(name: str, fields: Mapping[str, Any]) -> None:
     assert dataset.num_classes == config.num_classes, (
         "the class and its configuration name different numbers of classes"
     )
+
     for split in splits(dataset):
         points = split.points[split.index]
-        assert points.dtype == np.float32 and points.ndim == 3 and points.shape[2] == 3, (
-            f"{split.name} points are {points.dtype} {points.shape}"
-        )
+        assert (
+            points.dtype == np.float32 and points.ndim == 3 and points.shape[2] == 3
+        ), f"{split.name} points are {points.dtype} {points.shape}"
         assert np.isfinite(points).all(), f"{split.name} points are not finite"
         assert split.labels.shape == (len(points),), (
             f"{split.labels.shape} labels of {len(points)} clouds"
@@ -79,7 +80,12 @@ def no_test_cloud_is_trained_on(name: str, fields: Mapping[str, Any]) -> None:
     """No cloud stands in both splits, whatever the order of its points."""
     dataset = opened(name, fields)
     seen = {_content(dataset.train, row) for row in range(len(dataset.train.labels))}
-    shared = [row for row in range(len(dataset.test.labels)) if _content(dataset.test, row) in seen]
+    shared = [
+        row
+        for row in range(len(dataset.test.labels))
+        if _content(dataset.test, row) in seen
+    ]
+
     assert not shared, f"{len(shared)} test clouds are training clouds"
 
 
@@ -91,27 +97,36 @@ def _content(split: Split, row: int) -> bytes:
 def read_again_it_is_the_same(name: str, fields: Mapping[str, Any]) -> None:
     """Two readings have one digest and the same clouds."""
     first, second = opened(name, fields), opened(name, fields)
-    assert first.digest and first.digest == second.digest, "two readings have two digests"
+    assert first.digest and first.digest == second.digest, (
+        "two readings have two digests"
+    )
+
     for one, other in zip(splits(first), splits(second), strict=True):
         assert np.array_equal(one.points, other.points) and np.array_equal(
             one.labels, other.labels
         ), "two readings differ"
 
 
-def batches_are_clouds_of_the_size_that_is_asked_for(name: str, fields: Mapping[str, Any]) -> None:
+def batches_are_clouds_of_the_size_that_is_asked_for(
+    name: str, fields: Mapping[str, Any]
+) -> None:
     """Batches are (B, num_points, 3) with their labels; a generator with the same seed draws the
     same training batch.
     """
     dataset = opened(name, fields)
     index = np.arange(4)
     shape = (4, min(dataset.config.num_points, dataset.test.points.shape[1]), 3)
-    first, again = (dataset.train_batch(index, torch.Generator().manual_seed(0)) for _ in range(2))
+    first, again = (
+        dataset.train_batch(index, torch.Generator().manual_seed(0)) for _ in range(2)
+    )
     assert tuple(first[0].shape) == shape, (
         f"a training batch is {tuple(first[0].shape)}, not {shape}"
     )
     assert torch.equal(first[0], again[0]), "one seed draws two training batches"
     points, labels = dataset.eval_batch(dataset.test, index)
-    assert tuple(points.shape) == shape, f"a test batch is {tuple(points.shape)}, not {shape}"
+    assert tuple(points.shape) == shape, (
+        f"a test batch is {tuple(points.shape)}, not {shape}"
+    )
     assert labels.tolist() == dataset.test.labels[index].tolist()
 
 
@@ -127,8 +142,11 @@ def validation_is_held_out_of_training(name: str, fields: Mapping[str, Any]) -> 
     whole = opened(name, fields)
     parted = opened(name, {**fields, "val_fraction": 0.25})
     assert parted.val is not None, "val_fraction gives no validation split"
+
     if whole.val is None:
-        assert len(parted.train.labels) + len(parted.val.labels) == len(whole.train.labels)
+        assert len(parted.train.labels) + len(parted.val.labels) == len(
+            whole.train.labels
+        )
         assert not set(parted.train.index.tolist()) & set(parted.val.index.tolist()), (
             "validation clouds are trained on"
         )

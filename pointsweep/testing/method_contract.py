@@ -53,6 +53,7 @@ class Cases:
         """Return every check in every modality, by a name."""
         config = registry.config_class("methods", self.method)
         found: dict[str, Check] = {}
+
         for modality in config.modalities:
             for check in (
                 independent_of_others,
@@ -64,13 +65,16 @@ class Cases:
                 more = {}
                 if check is every_weight_trains:
                     more = {"without_gradient": self.without_gradient}
+
                 found[f"{modality} {check.__name__}"] = functools.partial(
                     check, self.method, modality, **more, **self.fields
                 )
+
             if self.starts_as_nothing:
                 found[f"{modality} starts_as_nothing"] = functools.partial(
                     starts_as_nothing, self.method, modality, **self.fields
                 )
+
         return found
 
 
@@ -84,10 +88,12 @@ def model(method: str, modality: str, seed: int = 0, **fields: Any) -> nn.Module
         "method": {"name": method, **fields},
         "seed": seed,
     })  # fmt: skip
+
     built: Any = build(config, CLASSES)
     built.method.prepare(built, [points(8, number) for number in range(3)])
     set_noise(built, torch.Generator().manual_seed(0))
     module: nn.Module = built
+
     return module
 
 
@@ -107,17 +113,23 @@ def every_weight_trains(
     """A step reaches every trained weight and no frozen one."""
     trial_model = model(method, modality, **fields).double().train()
     parameters = dict(trial_model.named_parameters())
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    before = {
+        name: parameter.detach().clone() for name, parameter in parameters.items()
+    }
+    trained = {
+        name for name, parameter in parameters.items() if parameter.requires_grad
+    }
     optimizer = torch.optim.SGD(
         [parameters[name] for name in parameters if name in trained], lr=0.1
     )
     labels = torch.tensor([0, 1, 2, 3])
+
     for _ in range(3):
         # LoRA's A gets a gradient only once B has moved, PointGST's norms once two layers have
         optimizer.zero_grad()
         F.cross_entropy(trial_model(points().double()), labels).backward()
         optimizer.step()
+
     after = dict(trial_model.named_parameters())
     gradients: dict[str, float] = {}
     for name in sorted(trained):
@@ -130,8 +142,10 @@ def every_weight_trains(
     threshold = 1e-12 * max(gradients.values(), default=0.0)
     flat = {name for name, size in gradients.items() if size <= threshold}
     pattern = WITHOUT_GRADIENT
+
     if without_gradient:
         pattern = f"{WITHOUT_GRADIENT}|{without_gradient}"
+
     dead = sorted(name for name in flat if not re.search(pattern, name))
     assert not dead, f"the gradient of {dead} is zero"
     changed = {name for name in before if not torch.equal(after[name], before[name])}
@@ -170,6 +184,12 @@ def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
     trial_model = model(method, modality, **fields).eval()
     shared = trained_state(plain).keys()
     load_trained_state(
-        plain, {name: value for name, value in trained_state(trial_model).items() if name in shared}
+        plain,
+        {
+            name: value
+            for name, value in trained_state(trial_model).items()
+            if name in shared
+        },
     )
+
     torch.testing.assert_close(trial_model(points()), plain(points()))

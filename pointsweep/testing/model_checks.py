@@ -18,7 +18,10 @@ CLASSES = 5
 
 def random_clouds(count: int, num_points: int, seed: int = 0) -> Tensor:
     """Return clouds (B, P, 3)."""
-    return torch.randn(count, num_points, 3, generator=torch.Generator().manual_seed(seed)) * 0.5
+    return (
+        torch.randn(count, num_points, 3, generator=torch.Generator().manual_seed(seed))
+        * 0.5
+    )
 
 
 def settled(model: nn.Module, num_points: int) -> nn.Module:
@@ -30,10 +33,15 @@ def settled(model: nn.Module, num_points: int) -> nn.Module:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(
-                    0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                    0.05
+                    * torch.randn(
+                        parameter.shape, generator=torch.Generator().manual_seed(1)
+                    )
                 )
+
         for seed in range(3):
             model(random_clouds(8, num_points, seed))
+
     return model.eval()
 
 
@@ -43,7 +51,9 @@ def own_cloud_alone(model: nn.Module, clouds: Tensor) -> None:
     P, 3) stay as they are.
     """
     changed = clouds.clone()
-    changed[2] = 3 * torch.randn(clouds.shape[1], 3, generator=torch.Generator().manual_seed(3))
+    changed[2] = 3 * torch.randn(
+        clouds.shape[1], 3, generator=torch.Generator().manual_seed(3)
+    )
     before, after = model(clouds), model(changed)
     others = [0, 1, 3]
     torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=1e-5)
@@ -57,7 +67,9 @@ def carried_over(model: nn.Module, copy: nn.Module, clouds: Tensor) -> None:
     """Check that what training changes is all that a checkpoint needs: a model of another seed with
     it gives the same.
     """
-    load_trained_state(copy, {name: value.clone() for name, value in trained_state(model).items()})
+    load_trained_state(
+        copy, {name: value.clone() for name, value in trained_state(model).items()}
+    )
     assert torch.equal(model(clouds), copy(clouds)), (
         "something that changes the output is in no parameter"
     )
@@ -68,18 +80,26 @@ def order_of_points(model: nn.Module, clouds: Tensor) -> None:
     """Check that the order of a cloud's points does not matter behind the first, where sampling
     begins.
     """
-    rest = 1 + torch.randperm(clouds.shape[1] - 1, generator=torch.Generator().manual_seed(2))
+    rest = 1 + torch.randperm(
+        clouds.shape[1] - 1, generator=torch.Generator().manual_seed(2)
+    )
     order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
-    torch.testing.assert_close(model(clouds[:, order]), model(clouds), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model(clouds[:, order]), model(clouds), atol=1e-4, rtol=1e-4
+    )
 
 
 def one_model_a_seed(
-    first: Mapping[str, Tensor], again: Mapping[str, Tensor], other: Mapping[str, Tensor]
+    first: Mapping[str, Tensor],
+    again: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
 ) -> None:
     """Check the starts of three models, of which the first two have one seed and the third another
     one.
     """
-    assert all(torch.equal(first[name], again[name]) for name in first), "one seed gives two models"
+    assert all(torch.equal(first[name], again[name]) for name in first), (
+        "one seed gives two models"
+    )
     assert any(not torch.equal(first[name], other[name]) for name in first), (
         "two seeds give one model"
     )

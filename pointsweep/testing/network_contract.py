@@ -30,7 +30,11 @@ from pointsweep.testing.model_checks import (
 from pointsweep.testing.pytest_cases import Check
 
 POINTS = 128  # of a cloud, as in the smoke profile
-SMALL = {"neighbours": 8, "embed_dim": 12, "width": 8}  # where a network has such a field
+SMALL = {
+    "neighbours": 8,
+    "embed_dim": 12,
+    "width": 8,
+}  # where a network has such a field
 
 
 def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
@@ -52,10 +56,13 @@ def network(name: str, seed: int = 0, **fields: Any) -> nn.Module:
     """Return a small network."""
     known = registry.config_class("networks", name).model_fields
     small = {field: value for field, value in SMALL.items() if field in known}
-    config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **small, **fields}})
+    config = trial_from_dict(
+        {"dataset": "synthetic", "network": {"name": name, **small, **fields}}
+    )
     torch.manual_seed(seed)
     built = build(config, CLASSES)
     set_noise(built, torch.Generator().manual_seed(0))
+
     return built
 
 
@@ -73,17 +80,22 @@ def independent_of_others(name: str, **fields: Any) -> None:
 def alone_as_in_a_batch(name: str, **fields: Any) -> None:
     """A cloud alone gets the logits that it gets in a batch."""
     model, clouds = settled(network(name, **fields), POINTS), points()
-    torch.testing.assert_close(model(clouds[1:2]), model(clouds)[1:2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model(clouds[1:2]), model(clouds)[1:2], atol=1e-4, rtol=1e-4
+    )
 
 
 def _biases_in_front_of_a_norm(model: nn.Module) -> set[str]:
     """Batch normalisation takes such a bias away again: its gradient is zero by construction."""
     biases = set()
     for prefix, module in model.named_modules():
-        layers = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        layers = (
+            list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        )
         for (name, _), (_, after) in pairwise(layers):
             if isinstance(after, nn.modules.batchnorm._BatchNorm):
                 biases.add(f"{prefix}.{name}.bias")
+
     return biases
 
 
@@ -92,13 +104,17 @@ def every_weight_trains(name: str, **fields: Any) -> None:
     model = network(name, **fields).train()
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
     for _ in range(2):
         # the layers of PointNet's transforms get a gradient only once their last layer has moved
         optimizer.zero_grad()
         F.cross_entropy(model(points()), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
+
     after = dict(model.named_parameters())
-    unreached = sorted(key for key, p in after.items() if not p.requires_grad or p.grad is None)
+    unreached = sorted(
+        key for key, p in after.items() if not p.requires_grad or p.grad is None
+    )
     assert not unreached, f"no gradient reaches {unreached}"
     still = {
         key for key in before if torch.equal(after[key], before[key])
@@ -108,14 +124,18 @@ def every_weight_trains(name: str, **fields: Any) -> None:
 
 def same_seed_same_network(name: str, **fields: Any) -> None:
     """The same seed builds the same network, and another seed another one."""
-    first, again, other = (trained_state(network(name, seed, **fields)) for seed in (0, 0, 1))
+    first, again, other = (
+        trained_state(network(name, seed, **fields)) for seed in (0, 0, 1)
+    )
     one_model_a_seed(first, again, other)
 
 
 def state_carries_over(name: str, **fields: Any) -> None:
     """Check that what training changes is all that a checkpoint needs."""
     carried_over(
-        settled(network(name, **fields), POINTS), network(name, seed=5, **fields).eval(), points()
+        settled(network(name, **fields), POINTS),
+        network(name, seed=5, **fields).eval(),
+        points(),
     )
 
 
@@ -138,11 +158,16 @@ def dropout_draws_from_the_trials_noise(name: str, **fields: Any) -> None:
 
 def counted_on_the_meta_device(name: str, **fields: Any) -> None:
     """A network at its defaults can be built on the meta device, and has a head."""
-    config = trial_from_dict({"dataset": "synthetic", "network": {"name": name, **fields}})
+    config = trial_from_dict(
+        {"dataset": "synthetic", "network": {"name": name, **fields}}
+    )
     with torch.device("meta"):
         model = build(config, 40)
+
     counts = count_parameters(model)
-    assert all(p.is_meta for p in model.parameters()), "a parameter is made on another device"
+    assert all(p.is_meta for p in model.parameters()), (
+        "a parameter is made on another device"
+    )
     assert 0 < counts.trainable_without_head < counts.trainable == counts.total, (
         "no parameter is called head.*"
     )

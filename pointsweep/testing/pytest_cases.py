@@ -16,7 +16,10 @@ def registered(component: type, kind: str) -> str:
     """
     own_kind, name = registry.register_class(component)
     if own_kind != kind:
-        raise ValueError(f"{component.__name__} is one of the {own_kind}, not of the {kind}")
+        raise ValueError(
+            f"{component.__name__} is one of the {own_kind}, not of the {kind}"
+        )
+
     return name
 
 

@@ -34,6 +34,7 @@ def mirror_to(target: Target) -> Mirror:
     """This process' writer of a sweep, kept over its packs."""
     if target not in _mirrors:
         _mirrors[target] = Mirror(target)
+
     return _mirrors[target]
 
 
@@ -67,13 +68,17 @@ class Mirror:
         with self.changed:
             now = time.monotonic()
             due_at = (
-                self.waiting[folder.path][2] if folder.path in self.waiting else now + self.pace_s
+                self.waiting[folder.path][2]
+                if folder.path in self.waiting
+                else now + self.pace_s
             )
+
             self.waiting[folder.path] = (
                 folder,
                 tags,
                 now if (folder.path / "record.json").is_file() else due_at,
             )
+
             self.behind_since = self.behind_since or now
             self.changed.notify_all()
 
@@ -83,11 +88,18 @@ class Mirror:
         """
         with self.changed:
             self.waiting = {
-                path: (folder, tags, 0.0) for path, (folder, tags, _) in self.waiting.items()
+                path: (folder, tags, 0.0)
+                for path, (folder, tags, _) in self.waiting.items()
             }
+
             self.changed.notify_all()
             previous = -1
-            while self.behind_since is not None and not self.failing and self.synced > previous:
+
+            while (
+                self.behind_since is not None
+                and not self.failing
+                and self.synced > previous
+            ):
                 previous = self.synced
                 self.changed.wait(STUCK_S)
 
@@ -96,12 +108,14 @@ class Mirror:
         since = self.behind_since
         if since is not None:
             return time.monotonic() - since
+
         return 0.0
 
     def _run(self) -> None:
         tracker = open_tracker(self.target.uri)
         writer: TrialWriter | None = None
         pause = 1.0
+
         while True:
             folder, tags = self._next()
             try:
@@ -109,7 +123,10 @@ class Mirror:
                 writer = writer or tracker.writer(self.target)
                 writer.send(folder, tags)
                 pause = 1.0
-                self.pace_s = min(LONGEST_S, max(PACE_S, (time.thread_time() - started_at) / SHARE))
+                self.pace_s = min(
+                    LONGEST_S, max(PACE_S, (time.thread_time() - started_at) / SHARE)
+                )
+
                 with self.changed:
                     self.synced += 1
                     self.behind_since = time.monotonic() if self.waiting else None
@@ -120,9 +137,12 @@ class Mirror:
                 self._warn(tracker.title, error)
                 writer = None
                 with self.changed:
-                    self.waiting.setdefault(folder.path, (folder, tags, time.monotonic()))
+                    self.waiting.setdefault(
+                        folder.path, (folder, tags, time.monotonic())
+                    )
                     self.failing = True
                     self.changed.notify_all()
+
                 time.sleep(pause)
                 pause = min(2 * pause, 30.0)
 
@@ -130,11 +150,18 @@ class Mirror:
         """The folder that has been due the longest, once there is one."""
         with self.changed:
             while True:
-                path = min(self.waiting, key=lambda path: self.waiting[path][2], default=None)
-                wait_s = self.waiting[path][2] - time.monotonic() if path is not None else None
+                path = min(
+                    self.waiting, key=lambda path: self.waiting[path][2], default=None
+                )
+                wait_s = (
+                    self.waiting[path][2] - time.monotonic()
+                    if path is not None
+                    else None
+                )
                 if path is not None and wait_s is not None and wait_s <= 0:
                     folder, tags, _ = self.waiting.pop(path)
                     return folder, tags
+
                 self.changed.wait(wait_s)
 
     def _warn(self, title: str, error: Exception) -> None:

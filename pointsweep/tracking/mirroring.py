@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pointsweep.results.records import Layout
 from pointsweep.storage.base import Store
 from pointsweep.tracking.background import drain
-from pointsweep.tracking.target import Target, TrackerUnavailableError, TrialTags, default_uri
+from pointsweep.tracking.target import (
+    Target,
+    TrackerUnavailableError,
+    TrialTags,
+    default_uri,
+)
 from pointsweep.tracking.trackers import open_tracker
 from pointsweep.utils.masking import masked
 
@@ -62,8 +67,10 @@ class Mirroring:
         """Send what the tracker does not have yet."""
         if self.skipped:
             return
+
         if self.target is not None:
             drain(self.target)  # or both would send the same
+
         self.problem = ""
         try:
             # Once more: the experiment may have been deleted meanwhile, the database mended.
@@ -80,6 +87,7 @@ class Mirroring:
         """
         if self.skipped or self.problem or self.target is None:
             return
+
         try:
             self.tracker.publish(self.target, files, metrics)
         except TrackerUnavailableError as error:
@@ -95,13 +103,18 @@ class Mirroring:
         """
         if self.uri == "none":
             return []
+
         command = sync_command(self.store, self.uri)
         if self.problem:
             texts = [f"is behind: {self.problem}; then: {command}"]
         else:
             texts = self.tracker.lines(self.experiment_id)
+
         if self.files_problem:
-            texts.append(f"has all runs and metrics, but {self.files_problem}; then: {command}")
+            texts.append(
+                f"has all runs and metrics, but {self.files_problem}; then: {command}"
+            )
+
         labels = [self.tracker.title, *[""] * (len(texts) - 1)]
         return [f"{label:<8} {text}" for label, text in zip(labels, texts, strict=True)]
 
@@ -109,6 +122,7 @@ class Mirroring:
         """Return the address of the page that shows a trial's run; "" where there is none."""
         if self.experiment_id:
             return self.tracker.trial_page(self.experiment_id, key)
+
         return ""
 
     @property
@@ -116,6 +130,7 @@ class Mirroring:
         """The sweep's experiment, "" where nobody has asked the tracker for it."""
         if self.target is not None:
             return self.target.experiment_id
+
         return self._mirrored_experiment
 
     @property
@@ -126,7 +141,11 @@ class Mirroring:
         return json.dumps({**self._sent(), "experiment": self.experiment_id}).encode()
 
     def _sent(self) -> dict[str, object]:
-        return {"uri": masked(self.uri), "keys": sorted(self.trials), **self.tracker.form()}
+        return {
+            "uri": masked(self.uri),
+            "keys": sorted(self.trials),
+            **self.tracker.form(),
+        }
 
     def _is_level(self) -> bool:
         """Return whether everything has been sent to this tracker, and is there as far as can be
@@ -134,20 +153,30 @@ class Mirroring:
         """
         if not self.store.exists(self._mark):
             return False
+
         try:
             mark = json.loads(self.store.read(self._mark))
         except ValueError:
             return False
+
         sent = self._sent()
-        if not isinstance(mark, dict) or {name: mark.get(name) for name in sent} != sent:
+        if (
+            not isinstance(mark, dict)
+            or {name: mark.get(name) for name in sent} != sent
+        ):
             return False
+
         self._mirrored_experiment = str(mark.get("experiment", ""))
         return self.tracker.is_there()
 
 
 @contextmanager
 def mirrored(
-    uri: str, store: Store, layout: Layout, trials: Mapping[str, TrialTags], to_run: bool
+    uri: str,
+    store: Store,
+    layout: Layout,
+    trials: Mapping[str, TrialTags],
+    to_run: bool,
 ) -> Iterator[Mirroring]:
     """A sweep's mirror: ready where the block begins, level with the store after it. An interrupted
     block leaves it as it is.
@@ -169,8 +198,10 @@ def run_pages(store: Store, name: str) -> dict[str, str]:
         keys = list(mark["keys"])
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return {}
+
     if not experiment:
         return {}
+
     tracker = open_tracker(uri)
     pages = {str(key): tracker.trial_page(experiment, str(key)) for key in keys}
     return {key: page for key, page in pages.items() if page}
@@ -183,4 +214,5 @@ def sync_command(store: Store, uri: str) -> str:
         return line
     if uri == os.environ.get("MLFLOW_TRACKING_URI"):
         return f'{line} --tracking-uri "$MLFLOW_TRACKING_URI"'
+
     return f"{line} --tracking-uri {shlex.quote(masked(uri))}"

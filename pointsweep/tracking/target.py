@@ -60,6 +60,7 @@ def default_uri(store: Store) -> str:
     disk = folder_of(store)
     if disk is not None:
         return sqlite_uri(disk.path("mlflow.db"))
+
     return "none"
 
 

@@ -33,11 +33,14 @@ class TrialEvents:
 
 
 def trials_of(
-    layout: Layout, records: Mapping[str, Record], histories: Mapping[str, Sequence[Event]]
+    layout: Layout,
+    records: Mapping[str, Record],
+    histories: Mapping[str, Sequence[Event]],
 ) -> Iterator[TrialEvents]:
     """Yield each trial of a table that has an epoch, once."""
     seen_keys: set[str] = set()
     names: set[str] = set()
+
     for cell in layout.cells:
         row = " ".join(layout.rows[cell.row])
         column = layout.columns[cell.column]
@@ -45,10 +48,13 @@ def trials_of(
             epochs = epochs_of(histories.get(key, ()))
             if key in seen_keys or not epochs:
                 continue
+
             seen_keys.add(key)
             name = f"{_safe(row)}/{_safe(column)}/seed {seed}"
-            if name in names:  # another row whose label differs in letters that no folder can have
+            # another row whose label differs in letters that no folder can have
+            if name in names:
                 name = f"{name} {key}"
+
             names.add(name)
             labels = {"row": row, "column": column, "seed": str(seed)}
             yield TrialEvents(key, name, labels, epochs, records.get(key))
@@ -69,12 +75,14 @@ def write_trials(folder: Path, trials: Sequence[TrialEvents], protocol: str) -> 
         target = folder / trial.name
         if target.exists():
             _refuse_others(target)
+
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
             events_folder = Path(temporary) / "events"
             _write_trial(events_folder, trial, protocol, varied)
             if target.exists():
                 shutil.rmtree(target)
+
             events_folder.rename(target)
 
 
@@ -88,21 +96,33 @@ def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
 
 
 def _refuse_others(folder: Path) -> None:
-    others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(EVENT_FILES)]
+    others = [
+        entry.name
+        for entry in folder.iterdir()
+        if not entry.name.startswith(EVENT_FILES)
+    ]
     if others:
-        raise FileExistsError(f"{folder} holds {sorted(others)[0]}, which is no event file")
+        raise FileExistsError(
+            f"{folder} holds {sorted(others)[0]}, which is no event file"
+        )
 
 
 def _varied(trials: Sequence[TrialEvents]) -> list[str]:
     """Return the settings in which finished trials differ, by their dotted names."""
     values: dict[str, set[str | None]] = {}
-    configs = [dict(_flat(trial.record.config)) for trial in trials if trial.record is not None]
+    configs = [
+        dict(_flat(trial.record.config)) for trial in trials if trial.record is not None
+    ]
+
     for name in {name for config in configs for name in config}:
         values[name] = {config.get(name) for config in configs}
+
     return sorted(name for name, distinct in values.items() if len(distinct) > 1)
 
 
-def _write_trial(folder: Path, trial: TrialEvents, protocol: str, varied: Sequence[str]) -> None:
+def _write_trial(
+    folder: Path, trial: TrialEvents, protocol: str, varied: Sequence[str]
+) -> None:
     from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
@@ -110,14 +130,22 @@ def _write_trial(folder: Path, trial: TrialEvents, protocol: str, varied: Sequen
         if trial.record is not None:
             result = _result(trial.record, protocol)
             settings = dict(_flat(trial.record.config))
-            settings_shown = {**trial.place, **{name: settings.get(name, "") for name in varied}}
+            settings_shown = {
+                **trial.place,
+                **{name: settings.get(name, "") for name in varied},
+            }
+
             for summary in hparams(settings_shown, result):
                 writer.file_writer.add_summary(summary)
+
         for epoch in trial.epochs:
             values: dict[str, Any] = dict(epoch["metrics"])
             values |= {name: epoch[name] for name in ("lr", "seconds") if name in epoch}
             for name, value in sorted(values.items()):
-                writer.add_scalar(name, value, epoch["epoch"], walltime=epoch.get("time"))
+                writer.add_scalar(
+                    name, value, epoch["epoch"], walltime=epoch.get("time")
+                )
+
         if trial.record is not None:
             last = trial.epochs[-1]
             for name, value in result.items():

@@ -76,7 +76,9 @@ class Tracker(Protocol):
     def set_aside(self, sweep: str, keys: Iterable[str]) -> None:
         """Keep the runs of trials that are trained again from being taken for the new ones."""
 
-    def read_table(self, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    def read_table(
+        self, sweep: str
+    ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
         """Return a sweep's layout, its records and the reasons of its failures, both by key. Raises
         NotMirroredError if it is not there, or if this tracker keeps no records.
         """
@@ -106,6 +108,7 @@ def register(scheme: str, target: str) -> None:
     """
     if TRACKERS.get(scheme, target) != target:
         raise ValueError(f"tracker: the scheme {scheme}: is taken")
+
     TRACKERS[scheme] = target
 
 
@@ -114,9 +117,11 @@ def open_tracker(uri: str) -> Tracker:
     scheme = uri.partition(":")[0]
     if scheme in TRACKERS:
         return _create(TRACKERS[scheme], uri)
+
     mlflow = _create(TRACKERS[MLFLOW], uri)
     if mlflow.mistake() and _discover(scheme):
         return _create(TRACKERS[scheme], uri)
+
     return mlflow
 
 
@@ -124,6 +129,7 @@ def uri_mistake(uri: str) -> str:
     """Return why an address can name no tracker at all, "" if it can; "none" is no tracker."""
     if uri == "none":
         return ""
+
     return open_tracker(uri).mistake()
 
 
@@ -140,4 +146,5 @@ def _discover(scheme: str) -> bool:
     for point in entry_points.offered("trackers", scheme):
         register(scheme, point.value)
         return True
+
     return False

@@ -37,7 +37,11 @@ class AdamW:
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            states = [self.moments.get(p) or self.moments.setdefault(p, _start(p)) for p in params]
+            states = [
+                self.moments.get(p) or self.moments.setdefault(p, _start(p))
+                for p in params
+            ]
+
             first = [state["exp_avg"] for state in states]
             second = [state["exp_avg_sq"] for state in states]
             steps = [state["step"] for state in states]
@@ -57,15 +61,20 @@ class AdamW:
         """Return steps and moments by the number of the parameter over all groups, as torch.optim's
         state_dict does. Not copied.
         """
-        return {index: self.moments[p] for index, p in self._numbered() if p in self.moments}
+        return {
+            index: self.moments[p] for index, p in self._numbered() if p in self.moments
+        }
 
     def load(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
         parameters = dict(self._numbered())
         self.moments = {}
+
         for index, values in state.items():
             parameter = parameters[index]
-            on_device = {name: value.to(parameter.device) for name, value in values.items()}
+            on_device = {
+                name: value.to(parameter.device) for name, value in values.items()
+            }
             self.moments[parameter] = on_device
 
     def _numbered(self) -> Iterator[tuple[int, Tensor]]:

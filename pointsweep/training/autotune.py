@@ -49,25 +49,37 @@ def pack_size(config: TrialConfig, device: torch.device | None = None) -> int:
     if shared_part(config) is None or config.dataset.num_categories:
         # segmentation's inputs are not points alone; its packs are as large as the sweep says
         return 1
-    chosen_device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    chosen_device = device or torch.device(
+        "cuda" if torch.cuda.is_available() else "cpu"
+    )
     path = cache_folder() / "packs" / f"{_kind(config, chosen_device)}.json"
     if not path.is_file():
         write_whole(path, json.dumps(times(config, chosen_device)).encode())
-    return best({int(size): step_s for size, step_s in json.loads(path.read_text()).items()})
+
+    return best(
+        {int(size): step_s for size, step_s in json.loads(path.read_text()).items()}
+    )
 
 
-def gpu_share(config: TrialConfig, size: int, device: torch.device | None = None) -> float:
+def gpu_share(
+    config: TrialConfig, size: int, device: torch.device | None = None
+) -> float:
     """The part of a GPU that a pack of this size needs, in hundredths; measured once, as
     `pack_size`. 1 where no pack is possible.
     """
     if shared_part(config) is None or config.dataset.num_categories:
         return 1.0
+
     chosen_device = device or torch.device("cuda")
-    path = cache_folder() / "packs" / f"{_kind(config, chosen_device)}-{size}.memory.json"
+    path = (
+        cache_folder() / "packs" / f"{_kind(config, chosen_device)}-{size}.memory.json"
+    )
     if not path.is_file():
         assert config.backbone is not None
         step_s(config, SharedBackbone(config.backbone, chosen_device), size, 1)
         write_whole(path, json.dumps(peak_and_total(chosen_device)).encode())
+
     return share(*json.loads(path.read_text()))
 
 
@@ -75,7 +87,10 @@ def share(peak_bytes: int, total_bytes: int) -> float:
     """Rounded up to hundredths, so that as many packs as Ray then puts on a GPU fit; at most a
     whole one.
     """
-    return min(1.0, math.ceil(100 * (HEADROOM * peak_bytes + CONTEXT_BYTES) / total_bytes) / 100)
+    return min(
+        1.0,
+        math.ceil(100 * (HEADROOM * peak_bytes + CONTEXT_BYTES) / total_bytes) / 100,
+    )
 
 
 def peak_and_total(device: torch.device) -> tuple[int, int]:
@@ -96,6 +111,7 @@ def best(step_s: Mapping[int, float]) -> int:
     for size in sorted(step_s):
         if step_s[size] < step_s[chosen] * (1 - SAVES):
             chosen = size
+
     return chosen
 
 
@@ -108,11 +124,19 @@ def _kind(config: TrialConfig, device: torch.device) -> str:
         precision=config.train.precision,
         compile=config.train.compile,
     )
+
     facts = origin(str(device))
+
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
+        name = (
+            Path("/proc/cpuinfo")
+            .read_text()
+            .partition("model name")[2]
+            .partition("\n")[0]
+        )
+
     parts = [
         config.replace(seed=0, train=train).key(),
         name,
@@ -128,14 +152,17 @@ def times(config: TrialConfig, device: torch.device) -> dict[int, float]:
     assert config.backbone is not None
     shared = SharedBackbone(config.backbone, device)
     seconds_by_size: dict[int, float] = {}
+
     for size in SIZES:
         free = _free_bytes()
         try:
             seconds_by_size[size] = step_s(config, shared, size, STEPS)
         except torch.OutOfMemoryError:
             break
+
         if device.type == "cpu" and 2 * (free - _free_bytes()) > MEMORY_SHARE * free:
             break
+
     return seconds_by_size
 
 
@@ -154,7 +181,9 @@ def step_s(
 
     def body() -> None:
         nonlocal num_warm, started_at
-        for step, _ in enumerate(train_steps(config, shared, warm + steps, recompute), start=1):
+        for step, _ in enumerate(
+            train_steps(config, shared, warm + steps, recompute), start=1
+        ):
             num_warm += step == warm
             if step == warm and num_warm == size:
                 started_at = _now(shared.device)
@@ -173,10 +202,13 @@ def train_steps(
     classes: int = config.dataset.num_classes  # type: ignore[attr-defined]
     torch.manual_seed(config.seed)
     model = shared.build(config, classes).to(device).train()
+
     if train.compile:
         compile_parts(model, device)
+
     if recompute:
         recompute_stages(model.tokenizer)  # type: ignore[arg-type]
+
     clouds = [torch.rand(train.batch_size, config.dataset.num_points, 3, device=device)]
     model.method.prepare(model, clouds)  # type: ignore[operator, union-attr]
     set_noise(model, torch.Generator(device).manual_seed(config.seed))
@@ -189,12 +221,18 @@ def train_steps(
         # (B, P, 3)
         return [
             to_device(
-                torch.rand(train.batch_size, config.dataset.num_points, 3, generator=draws), device
+                torch.rand(
+                    train.batch_size, config.dataset.num_points, 3, generator=draws
+                ),
+                device,
             )
         ]
 
     for points in one_ahead(
-        range(count), load, functools.partial(prepare, model, train.precision, 1), device
+        range(count),
+        load,
+        functools.partial(prepare, model, train.precision, 1),
+        device,
     ):
         loss, _ = accumulate(model, points, labels, train, 1)
         take_step(optimizer, trained, train.clip_norm)

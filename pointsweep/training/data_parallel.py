@@ -43,9 +43,11 @@ class Group:
         """
         if self.size == 1:
             return
+
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _lost():
             dist.all_reduce(flat)
+
         for tensor, total in zip(
             tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
         ):
@@ -57,6 +59,7 @@ class Group:
         """
         if self.size == 1:
             return data
+
         count = torch.tensor([len(data)])
         with _lost():
             dist.broadcast(count, src=0)
@@ -65,7 +68,9 @@ class Group:
                 if self.rank == 0
                 else torch.empty(int(count), dtype=torch.uint8)
             )
+
             dist.broadcast(sent, src=0)
+
         return sent.numpy().tobytes()
 
 
@@ -82,13 +87,16 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # as torch.distributed says that a connection is gone
-        raise ProcessLostError(f"another process of the trial is gone: {error}") from error
+        raise ProcessLostError(
+            f"another process of the trial is gone: {error}"
+        ) from error
 
 
 def _summed(x: Tensor) -> Tensor:
     total = x.clone()
     with _lost():
         dist.all_reduce(total)
+
     return total
 
 
@@ -139,11 +147,13 @@ class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
         """
         if not self.training:
             return super().forward(x)
+
         assert (
             self.running_mean is not None
             and self.running_var is not None
             and self.momentum is not None
         )
+
         wide = x.to(self.running_mean.dtype)
         reduced_axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
@@ -151,13 +161,16 @@ class SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
         mean = _Sum.apply(wide.sum(reduced_axes)) / count  # (C,)
         centred = wide - mean.view(shape)
         var = _Sum.apply(centred.square().sum(reduced_axes)) / count  # (C,)
+
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
+
         normal = centred * torch.rsqrt(var + self.eps).view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
+
         return normal.to(x.dtype)
 
 
@@ -165,7 +178,9 @@ def meeting(host: str, size: int, port: int = 0) -> TCPStore:
     """Return where `size` processes find each other: at a free port of this one, that `port` tells
     the others. To be kept to the end.
     """
-    return TCPStore(host, port, size, is_master=not port, wait_for_workers=False, timeout=PATIENCE)
+    return TCPStore(
+        host, port, size, is_master=not port, wait_for_workers=False, timeout=PATIENCE
+    )
 
 
 @contextmanager
@@ -175,7 +190,10 @@ def joined(store: TCPStore, rank: int, size: int) -> Iterator[Group]:
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _lost():
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+        )
+
     try:
         yield Group(rank, size)
     finally:

@@ -19,7 +19,9 @@ from pointsweep.training.runner import Job, device_of, load_dataset
 from pointsweep.training.trainer_state import from_bytes, restore
 
 
-def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str, port: int) -> None:
+def follow(
+    config: Mapping[str, Any], job: Job, rank: int, size: int, host: str, port: int
+) -> None:
     """Compute this process's part until the trial has trained its last epoch. Raises
     ProcessLostError.
     """
@@ -29,8 +31,10 @@ def follow(config: Mapping[str, Any], job: Job, rank: int, size: int, host: str,
     dataset = load_dataset(trial.dataset)
     model = build(trial, dataset.num_classes).to(device_of(job.device))
     synchronise(model)
+
     if job.recompute and isinstance(model, PointModel):
         recompute_stages(model.tokenizer)
+
     optimizer = make_optimizer(model, trial.train)
     with joined(meeting(host, size, port), rank, size) as group:
         tensors, first, parts = from_bytes(group.share(b""))

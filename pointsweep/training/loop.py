@@ -72,9 +72,13 @@ def learning_rate(train: TrainConfig, epoch: int) -> float:
     """
     t = max(epoch - 1 - train.lag_epochs, 0)
     span = train.lr - train.min_lr
+
     if t < train.warmup_epochs:
         return train.min_lr + t * span / train.warmup_epochs
-    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(t / train.period, 1.0)))
+
+    return train.min_lr + 0.5 * span * (
+        1 + math.cos(math.pi * min(t / train.period, 1.0))
+    )
 
 
 def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
@@ -86,13 +90,18 @@ def step_rate(train: TrainConfig, epoch: int, step: int, steps: int) -> float:
     """
     if train.warmup_fraction is None:
         return learning_rate(train, epoch)
+
     span = train.lr - train.min_lr
     number = (epoch - 1) * steps + step  # of the step, from 0
     warmup_steps = max(1, round(train.warmup_fraction * train.epochs * steps))
+
     if number < warmup_steps:
         return train.min_lr + span * (number + 1) / warmup_steps
+
     period = train.period * steps
-    return train.min_lr + 0.5 * span * (1 + math.cos(math.pi * min(number / period, 1.0)))
+    return train.min_lr + 0.5 * span * (
+        1 + math.cos(math.pi * min(number / period, 1.0))
+    )
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
@@ -103,6 +112,7 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
     """
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
+
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             exempt = (
@@ -112,11 +122,14 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> AdamW:
             )
             spared = exempt and train.decayed == "matrices"
             (plain if spared else decayed).append(parameter)
+
     groups = [
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], train.lr, train.adam_eps)
+    return AdamW(
+        [group for group in groups if group["params"]], train.lr, train.adam_eps
+    )
 
 
 def batches(count: int, size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
@@ -147,21 +160,30 @@ def train_epoch(
     augmentation = torch.Generator().manual_seed(stream(config.seed, "augment", epoch))
     model.train()
     order = batches(len(dataset.train.labels), train.batch_size, config.seed, epoch)
-    load = functools.partial(train_batch, dataset, generator=augmentation, device=device)
-    prepare_batch = functools.partial(prepare, model, train.precision, parts, group=group)
-    for step, (*inputs, labels) in enumerate(one_ahead(order, load, prepare_batch, device)):
-        rank_key = (
-            (group.rank,) if group.rank else ()
-        )  # the processes' clouds must not be masked alike
+    load = functools.partial(
+        train_batch, dataset, generator=augmentation, device=device
+    )
+    prepare_batch = functools.partial(
+        prepare, model, train.precision, parts, group=group
+    )
+
+    for step, (*inputs, labels) in enumerate(
+        one_ahead(order, load, prepare_batch, device)
+    ):
+        # the processes' clouds must not be masked alike
+        rank_key = (group.rank,) if group.rank else ()
         set_noise(
             model,
             torch.Generator(device).manual_seed(
                 stream(config.seed, "noise", epoch, step, *rank_key)
             ),
         )
+
         loss, hits = accumulate(model, inputs, labels, train, parts, group)
+
         for param_group in optimizer.param_groups:
             param_group["lr"] = step_rate(train, epoch, step, steps)
+
         take_step(optimizer, trained, train.clip_norm)
         # before the others' turn: nothing of a step but its results outlives it
         optimizer.zero_grad()
@@ -170,14 +192,20 @@ def train_epoch(
         num_labels += labels.numel()
         take_turns(device)
         interruption.check()
+
     mean_loss = float(loss_sum) / num_labels
     if not math.isfinite(mean_loss):
         raise DivergedError(f"the training loss of epoch {epoch} is {mean_loss}")
+
     return {"train/loss": mean_loss, "train/accuracy": int(correct) / num_labels}
 
 
 def prepare(
-    model: nn.Module, precision: str, parts: int, batch: Sequence[Tensor], group: Group = ALONE
+    model: nn.Module,
+    precision: str,
+    parts: int,
+    batch: Sequence[Tensor],
+    group: Group = ALONE,
 ) -> None:
     """Geometry of a batch that is to come, of the parts and in the mode in which the forward pass
     will look for it.
@@ -185,6 +213,7 @@ def prepare(
     geometry = getattr(model, "geometry", None)
     if geometry is None:  # a network from scratch
         return
+
     with autocast(precision, batch[0].device):
         for points in group.part(batch[0]).tensor_split(parts):
             geometry(points)
@@ -209,26 +238,42 @@ def accumulate(
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.long, device=labels.device)
     micro_batches = zip(
-        *(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)), strict=True
+        *(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)),
+        strict=True,
     )
+
     for *clouds, targets in micro_batches:
         with autocast(train.precision, labels.device):
             logits = model(*clouds)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=train.label_smoothing) * (
-            len(targets) / len(labels)
-        )
+
+        loss = F.cross_entropy(
+            logits.float(), targets, label_smoothing=train.label_smoothing
+        ) * (len(targets) / len(labels))
         backward(loss)
         loss_sum += loss.detach().double()
         correct += (logits.argmax(dim=1) == targets).sum()
-    group.sum([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+
+    group.sum(
+        [
+            parameter.grad
+            for parameter in model.parameters()
+            if parameter.grad is not None
+        ]
+    )
+
     group.sum([loss_sum])
     group.sum([correct])
+
     return loss_sum, correct
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, dataset: Dataset, split: Split, config: TrialConfig, parts: int = 1
+    model: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    config: TrialConfig,
+    parts: int = 1,
 ) -> Evaluation:
     """Loss, accuracy and predictions on a whole split; predictions stand in file order, whatever
     the order of the batches.
@@ -238,13 +283,19 @@ def evaluate(
     """
     model.eval()
     forward = functools.partial(
-        _in_parts, model, parts if config.compat == "fixed" else 1, config.train.precision
+        _in_parts,
+        model,
+        parts if config.compat == "fixed" else 1,
+        config.train.precision,
     )
+
     answers = _answers(forward, dataset, split, config)
+
     if isinstance(dataset, SceneDataset):
         return score_scenes(answers, dataset.num_classes)
     if isinstance(dataset, PartDataset):
         return score_parts(answers, split.labels, dataset.parts)
+
     rows, logits, _ = zip(*answers, strict=True)
     file_order = torch.from_numpy(np.argsort(np.concatenate(rows)))
     return score(torch.cat(logits)[file_order], torch.tensor(split.labels))
@@ -256,16 +307,20 @@ Answer = tuple[np.ndarray, Tensor, Tensor]
 Forward = Callable[[Sequence[Tensor]], Tensor]
 
 
-def _in_parts(model: nn.Module, parts: int, precision: str, inputs: Sequence[Tensor]) -> Tensor:
+def _in_parts(
+    model: nn.Module, parts: int, precision: str, inputs: Sequence[Tensor]
+) -> Tensor:
     device = next(iter(model.state_dict().values())).device
     micro_batches = zip(
-        *(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs), strict=True
+        *(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs),
+        strict=True,
     )
     with autocast(precision, device):
         logits = [
             model(*(on_device(tensor, device) for tensor in micro_batch)).float().cpu()
             for micro_batch in micro_batches
         ]
+
     take_turns(device)
     interruption.check()
     return logits[0] if len(logits) == 1 else torch.cat(logits)
@@ -277,6 +332,7 @@ def _answers(
     size = config.train.eval_batch_size
     order = dataset.evaluation_order(split)
     votes = config.train.votes if split.name == "test" else 1
+
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         *inputs, labels = eval_batch(dataset, split, rows)
@@ -295,11 +351,15 @@ def _vote(
     """
     if votes == 1:
         return forward(inputs)
+
     points, *other_inputs = inputs
     generator = torch.Generator().manual_seed(seed)
     copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
     # In logarithms: a probability that is too small for a float would give an infinite loss.
-    logarithms = torch.stack([forward([copy, *other_inputs]).log_softmax(dim=1) for copy in copies])
+    logarithms = torch.stack(
+        [forward([copy, *other_inputs]).log_softmax(dim=1) for copy in copies]
+    )
+
     return logarithms.logsumexp(dim=0) - math.log(votes)
 
 
@@ -325,26 +385,39 @@ def score_parts(
     allowed = torch.zeros(len(parts), max(map(max, parts)) + 1, dtype=torch.bool)
     for number, category_parts in enumerate(parts):
         allowed[number, list(category_parts)] = True
+
     order: list[int] = []
     predicted: list[np.ndarray] = []
     truth: list[np.ndarray] = []
     loss = 0.0
+
     for rows, logits, labels in answers:
-        is_allowed = allowed[torch.from_numpy(category[rows])].unsqueeze(2)  # (B, parts, 1)
-        predictions = logits.masked_fill(~is_allowed, -torch.inf).argmax(dim=1)  # (B, P)
+        is_allowed = allowed[torch.from_numpy(category[rows])].unsqueeze(
+            2
+        )  # (B, parts, 1)
+        predictions = logits.masked_fill(~is_allowed, -torch.inf).argmax(
+            dim=1
+        )  # (B, P)
         loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
         order += rows.tolist()
         predicted += list(predictions.numpy())
         truth += list(labels.numpy())
+
     file_order = np.argsort(order)
     predicted = [predicted[i] for i in file_order]
     truth = [truth[i] for i in file_order]
     ious = part_score(predicted, truth, category.tolist(), parts)
-    num_correct = sum(int((p == t).sum()) for p, t in zip(predicted, truth, strict=True))
+    num_correct = sum(
+        int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)
+    )
     count = sum(map(len, truth))
     shape_metrics = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
+
     return Evaluation(
-        loss / count, num_correct / count, np.array(ious.by_shape, dtype=np.float32), shape_metrics
+        loss / count,
+        num_correct / count,
+        np.array(ious.by_shape, dtype=np.float32),
+        shape_metrics,
     )
 
 
@@ -355,24 +428,32 @@ def score_scenes(answers: Iterable[Answer], num_classes: int) -> Evaluation:
     order: list[int] = []
     matrices: list[np.ndarray] = []
     loss = 0.0
+
     for rows, logits, labels in answers:
         loss += float(
-            F.cross_entropy(logits.double(), labels, reduction="sum", ignore_index=IGNORED)
+            F.cross_entropy(
+                logits.double(), labels, reduction="sum", ignore_index=IGNORED
+            )
         )
+
         predictions = logits.argmax(dim=1).numpy()  # (B, P)
         order += rows.tolist()
         matrices += [
             confusion(predicted, truth, num_classes)
             for predicted, truth in zip(predictions, labels.numpy(), strict=True)
         ]
+
     counts = np.stack(matrices)[np.argsort(order)]
     scores = confusion_scores(counts.sum(axis=0))
     accuracy = scores.pop("accuracy")
+
     return Evaluation(loss / int(counts.sum()), accuracy, counts, scores)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context a forward runs in: bf16 where the config asks for it, else nothing."""
     return (
-        torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+        torch.autocast(device.type, dtype=torch.bfloat16)
+        if precision == "bf16"
+        else nullcontext()
     )

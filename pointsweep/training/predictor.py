@@ -36,12 +36,16 @@ BATCH = 32  # clouds
 class Predictor:
     """A trained model with its classes."""
 
-    def __init__(self, config: TrialConfig, model: nn.Module, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, config: TrialConfig, model: nn.Module, class_names: Sequence[str]
+    ) -> None:
         self.config = config
         self.model = model.eval()
         self.class_names = list(class_names)
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pandas.DataFrame:
+    def predict(
+        self, model_input: Any, params: dict[str, Any] | None = None
+    ) -> pandas.DataFrame:
         """Return a line for each cloud: its class's number, the class, and the probability of each
         class.
 
@@ -53,15 +57,21 @@ class Predictor:
         clouds = np.asarray(model_input, dtype=np.float32)
         clouds = clouds[None] if clouds.ndim == 2 else clouds
         width = 3 + self.config.dataset.feature_channels
+
         if clouds.ndim != 3 or clouds.shape[2] != width:
-            raise ValueError(f"clouds are an array (clouds, points, {width}), got {clouds.shape}")
+            raise ValueError(
+                f"clouds are an array (clouds, points, {width}), got {clouds.shape}"
+            )
+
         chances = self.probabilities(torch.from_numpy(clouds)).numpy()  # (B, C)
         best = chances.argmax(axis=1)
         table = pandas.DataFrame(
             {"class": best, "label": [self.class_names[number] for number in best]}
         )
+
         for number, name in enumerate(self.class_names):
             table[f"probability of {name}"] = chances[:, number]
+
         return table
 
     @torch.no_grad()
@@ -74,6 +84,7 @@ class Predictor:
             batch = sample(batch, dataset.num_points, dataset.skip_near_origin)
             batch = normalise(batch, dataset)
             batches.append(self.model(batch).float().softmax(dim=1))
+
         return torch.cat(batches)
 
 
@@ -85,13 +96,18 @@ def load_predictor(folder: Path) -> Predictor:
 
     facts = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
     config, problems = check_trial(facts["config"])
+
     if config is None or problems:
         raise ConfigError(
             str(folder / TRIAL), [Problem(path, message) for path, message in problems]
         )
+
     model = build(config, facts["num_classes"])
     load_trained_state(model, load_file(folder / WEIGHTS))
-    names = facts["class_names"] or [str(number) for number in range(facts["num_classes"])]
+    names = facts["class_names"] or [
+        str(number) for number in range(facts["num_classes"])
+    ]
+
     return Predictor(config, model, names)
 
 

@@ -18,7 +18,9 @@ from torch import Tensor
 from pointsweep.models.batch_cache import arrive, made
 
 T = TypeVar("T")
-Batch = Sequence[Tensor]  # what a model takes, points (B, P, 3) first, and last the labels
+Batch = Sequence[
+    Tensor
+]  # what a model takes, points (B, P, 3) first, and last the labels
 
 # Where it is done. On a CPU nothing runs beside a step, and the geometry of two batches would be
 # held in place of one.
@@ -37,22 +39,29 @@ def one_ahead(
     if device.type not in AHEAD_ON:
         yield from map(load, items)
         return
+
     waiting: list[tuple[Batch, object]] = []
-    if device.type == "cuda":  # the model's own constants were copied on the first stream
+    # the model's own constants were copied on the first stream
+    if device.type == "cuda":
         _stream(device).wait_stream(torch.cuda.current_stream(device))
+
     for item in items:
         with _second_stream(device):
             batch = load(item)
             prepare(batch)
             waiting.append((batch, made(batch)))
+
         if len(waiting) > 1:
             yield arrive(*waiting.pop(0))
+
     for remaining in waiting:
         yield arrive(*remaining)
 
 
 def _second_stream(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.stream(_stream(device)) if device.type == "cuda" else nullcontext()
+    return (
+        torch.cuda.stream(_stream(device)) if device.type == "cuda" else nullcontext()
+    )
 
 
 @cache

@@ -47,11 +47,13 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
         * (len(dataset.train.labels) // config.train.batch_size)
         * config.train.batch_size
     )
+
     return Record(
         key=config.key(),
         config=config.to_dict(),
         metrics={
-            name: {"epoch": best["epoch"], **best["metrics"]} for name, best in result.best.items()
+            name: {"epoch": best["epoch"], **best["metrics"]}
+            for name, best in result.best.items()
         },
         parameters=vars(count_parameters(result.model)),
         dataset=describe(config, dataset) | _objects(dataset),
@@ -78,7 +80,10 @@ def classifies(predictions: Mapping[str, np.ndarray]) -> bool:
     """Return whether predictions are a class for each object. Part segmentation keeps an IoU a
     shape, semantic segmentation a confusion matrix a block.
     """
-    return all(values.dtype.kind in "iu" and values.ndim == 1 for values in predictions.values())
+    return all(
+        values.dtype.kind in "iu" and values.ndim == 1
+        for values in predictions.values()
+    )
 
 
 def _correct(result: Result) -> dict[str, str]:
@@ -100,8 +105,13 @@ def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what the record and MLflow say of the data."""
-    sizes = {"num_train": len(dataset.train.labels), "num_test": len(dataset.test.labels)}
+    sizes = {
+        "num_train": len(dataset.train.labels),
+        "num_test": len(dataset.test.labels),
+    }
+
     sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
+
     return {
         "name": config.dataset.name,
         "digest": dataset.digest,
@@ -115,6 +125,7 @@ def _objects(dataset: Dataset) -> dict[str, str]:
     groups = dataset.test.groups
     if groups is None or len(np.unique(groups)) == len(groups):
         return {}
+
     return {"test_groups": packed_groups(groups)}
 
 
@@ -134,13 +145,16 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
         return ()
     if config.backbone.num_blocks == 0:
         return (NO_BLOCKS,)
+
     backbone_marks = (
         model.backbone.marks()
         if isinstance(model, PointModel) and _uses_own_positions(config)
         else ()
     )
+
     frozen = config.method.name != "full" and not config.backbone.stand_in
     change = getattr(model, "change_per_block", None)
+
     if frozen and change is not None and change < NEAR_IDENTITY:
         return (
             *backbone_marks,
@@ -149,6 +163,7 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
                 f" {NEAR_IDENTITY * 100:.0f} % a block)"
             ),
         )
+
     return backbone_marks
 
 
@@ -158,8 +173,14 @@ def _uses_own_positions(config: TrialConfig) -> bool:
 
 def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str, ...]:
     """Return what a table must say beside the number."""
-    weights = WEIGHT_MARKS.get(config.backbone.weights) if config.backbone is not None else None
+    weights = (
+        WEIGHT_MARKS.get(config.backbone.weights)
+        if config.backbone is not None
+        else None
+    )
+
     official = ("official program",) if config.compat == "official" else ()
+
     return (
         *((weights,) if weights else ()),
         *block_marks(config, model),
@@ -172,7 +193,9 @@ def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str,
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
     """Return what the clouds themselves are not that a published number is about."""
     # Clouds that splits share are refused before a launch, unless the configuration allows them.
-    dataset_facts = facts.read_facts(dataset, config.dataset, overlap=config.dataset.allow_overlap)
+    dataset_facts = facts.read_facts(
+        dataset, config.dataset, overlap=config.dataset.allow_overlap
+    )
     return facts.marks(dataset_facts, config.dataset, config.trains)
 
 
@@ -186,17 +209,22 @@ def split_mark(
     """
     if parts * processes == 1:
         return ()
+
     normalised = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for module in model.modules()
     )
+
     caveat = (
         f", batch statistics over {config.train.batch_size // parts}"
         if normalised and parts > 1
         else ""
     )
+
     divisions = [f"by {processes} processes"] * (processes > 1) + [
         f"in {parts} parts (out of memory)"
     ] * (parts > 1)
+
     return (f"batches of {config.train.batch_size} {' '.join(divisions)}{caveat}",)
 
 
@@ -206,4 +234,5 @@ def peak_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

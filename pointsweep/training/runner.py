@@ -43,7 +43,13 @@ from pointsweep.training.adamw import AdamW
 from pointsweep.training.data_parallel import ALONE, Group, alone, synchronise
 from pointsweep.training.fusion.coroutines import in_pack_thread, run_together
 from pointsweep.training.fusion.pack import SharedBackbone, shared_part
-from pointsweep.training.loop import Evaluation, evaluate, make_optimizer, stream, train_epoch
+from pointsweep.training.loop import (
+    Evaluation,
+    evaluate,
+    make_optimizer,
+    stream,
+    train_epoch,
+)
 from pointsweep.training.record_builder import (
     Result,
     classifies,
@@ -111,19 +117,26 @@ def run_pack(
         let_memory_go()
 
 
-def _run_pack(pack: Sequence[Task], job: Job, report: Report, gather: Gather) -> list[Outcome]:
+def _run_pack(
+    pack: Sequence[Task], job: Job, report: Report, gather: Gather
+) -> list[Outcome]:
     torch.set_num_threads(job.threads)
     common = {shared_part(task.config) for task in pack}
     if len(pack) == 1 or len(common) > 1 or None in common:
         return [_run_task(task, job, report, gather=gather) for task in pack]
+
     # Of the whole pack one thread speaks to Ray.
     report_from_pack: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
     member = replace(job, devices=job.devices / len(pack))
     outcomes: list[Outcome] = run_together(
-        [functools.partial(_run_task, task, member, report_from_pack, shared) for task in pack],
+        [
+            functools.partial(_run_task, task, member, report_from_pack, shared)
+            for task in pack
+        ],
         job.threads,
     )
+
     return outcomes
 
 
@@ -172,6 +185,7 @@ def _run_task(
             )
             if job.recompute and isinstance(trial.model, PointModel):
                 recompute_stages(trial.model.tokenizer)
+
             trial.run()
 
     # Of two columns that are two folds each is an arm; where the seeds are the folds all are one.
@@ -181,7 +195,9 @@ def _run_task(
     # With a store on a server the mark of a bug is this node's alone: other nodes meet the bug once
     # themselves.
     disk = folder_of(store)
-    marks = disk.path("launches") if disk is not None else folder.path.parent / "launches"
+    marks = (
+        disk.path("launches") if disk is not None else folder.path.parent / "launches"
+    )
     guard = Guard(
         folder,
         marks / job.launch / arm,
@@ -190,6 +206,7 @@ def _run_task(
         copy,
         config,
     )
+
     return guard.run(body, job.wait_s)
 
 
@@ -200,9 +217,11 @@ def _relieve(config: TrialConfig, folder: TrialFolder, processes: int) -> bool:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
     parts = 2 * folder.parts()
     if 2 * parts * processes > config.train.batch_size:
         return False
+
     folder.append({"type": "parts", "parts": parts, "time": time.time()})
     return True
 
@@ -225,11 +244,15 @@ def _open_dataset(config: DatasetConfig, stamps: tuple[str, ...]) -> Dataset:
         raise
     except (ValueError, OSError) as error:
         raise DataError(f"{config.name}: {error}") from error
+
     return dataset
 
 
 def inputs_changed(
-    events: Sequence[Event], digest: str, weights: str, code: Mapping[str, str] | None = None
+    events: Sequence[Event],
+    digest: str,
+    weights: str,
+    code: Mapping[str, str] | None = None,
 ) -> str:
     """Return how data, weights or plug-ins differ from those of a trial's last attempt; empty if
     they do not, or if it does not say.
@@ -239,15 +262,20 @@ def inputs_changed(
     starts = [event for event in events if event["type"] == "start"]
     if not starts:
         return ""
+
     previous_digest = starts[-1].get("dataset", {}).get("digest", digest)
     if previous_digest != digest:
         return (
             f"data changed since the last attempt: digest {previous_digest[:DIGITS]},"
             f" now {digest[:DIGITS]}"
         )
+
     weights_before = starts[-1].get("weights", {}).get("origin", weights)
     if weights_before != weights:
-        return f"weights changed since the last attempt: {weights_before}, now {weights}"
+        return (
+            f"weights changed since the last attempt: {weights_before}, now {weights}"
+        )
+
     return plugins_differ(starts[-1].get("origin", {}), code or {})
 
 
@@ -267,6 +295,7 @@ def require_finite(metrics: Mapping[str, float], model: nn.Module, epoch: int) -
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise DivergedError(f"{name} of epoch {epoch} is {value}")
+
     broken = not_finite_weight(model)
     if broken:
         raise DivergedError(f"{broken} is not finite after epoch {epoch}")
@@ -277,14 +306,19 @@ def not_finite_weight(model: nn.Module) -> str:
     there is none.
     """
     state = trained_state(model)
-    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    floating = {
+        name: tensor for name, tensor in state.items() if tensor.is_floating_point()
+    }
+
     if not floating:
         return ""
+
     finite = torch.stack([tensor.isfinite().all() for tensor in floating.values()])
     # One transfer from the device in place of one for each tensor.
     for name, good in zip(floating, finite.tolist(), strict=True):
         if not good:
             return name
+
     return ""
 
 
@@ -315,11 +349,16 @@ class Trial:
         torch.manual_seed(stream(config.seed, "init"))
         build_model = shared.build if shared is not None else build
         self.model = build_model(config, self.dataset.num_classes).to(device)
+
         if group.size > 1:
             synchronise(self.model)
+
         if config.train.compile:
             compile_parts(self.model, device)
-        self.best: dict[str, dict[str, Any]] = {}  # protocol -> {"epoch": int, "metrics": {...}}
+
+        self.best: dict[
+            str, dict[str, Any]
+        ] = {}  # protocol -> {"epoch": int, "metrics": {...}}
         # protocol -> (n_test,) whole numbers, of part segmentation float32
         self.predictions: dict[str, np.ndarray] = {}
         self.parts = folder.parts()
@@ -335,8 +374,10 @@ class Trial:
         weights = getattr(self.model, "weights_origin", "none")
         code = plugin_origin(self.config)
         changed = inputs_changed(self.folder.events(), facts["digest"], weights, code)
+
         if changed:
             self.folder.discard_checkpoint(changed)
+
         came_from = origin(str(self.device)) | code
         self.folder.start(
             weights={"origin": weights},
@@ -349,6 +390,7 @@ class Trial:
                 self._train()
             else:
                 self._fit()
+
             self._finish()
         except (TrialStoppedError, LeaseLostError):
             raise
@@ -358,6 +400,7 @@ class Trial:
             broken = not_finite_weight(self.model) if classify(error) == "bug" else ""
             if not broken:
                 raise
+
             raise DivergedError(
                 f"{broken} is not finite: {type(error).__name__}: {error}"
             ) from error
@@ -371,13 +414,16 @@ class Trial:
             self.model.fit(self._clouds(self.dataset.train))  # type: ignore[operator]
             tune = getattr(self.model, "tune", None)
             extra = dict(tune(lambda: self._clouds(self.dataset.test))) if tune else {}
+
         self._end_epoch(1, extra, started_at, 0.0, None)
 
     def _clouds(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.config.train.eval_batch_size
         order = self.dataset.evaluation_order(split)
         for start in range(0, len(order), size):
-            points, *_, labels = self.dataset.eval_batch(split, order[start : start + size])
+            points, *_, labels = self.dataset.eval_batch(
+                split, order[start : start + size]
+            )
             yield points.to(self.device), labels
 
     def _train(self) -> None:
@@ -386,24 +432,39 @@ class Trial:
                 f"{self.config.dataset.name}: its {len(self.dataset.train.labels)} training clouds"
                 f" are fewer than train.batch_size {self.config.train.batch_size}"
             )
+
         if isinstance(self.model, PointModel):
             self.model.method.prepare(
                 self.model, (points for points, _ in self._clouds(self.dataset.train))
             )
+
         optimizer = make_optimizer(self.model, self.config.train)
         first = self._resume(optimizer) + 1
         if self.group.size > 1:
-            self.group.share(to_bytes(snapshot(self.model, optimizer, {}), first, self.parts))
+            self.group.share(
+                to_bytes(snapshot(self.model, optimizer, {}), first, self.parts)
+            )
+
         for event in self.folder.epochs():
             # the process may have ended between an epoch and the stop after it
             if self._stops(event["epoch"], event["metrics"]):
                 raise TrialStoppedError(event["epoch"])
+
         for epoch in range(first, self.config.train.epochs + 1):
             started_at = time.time()
             metrics = train_epoch(
-                self.model, optimizer, self.dataset, self.config, epoch, self.parts, self.group
+                self.model,
+                optimizer,
+                self.dataset,
+                self.config,
+                epoch,
+                self.parts,
+                self.group,
             )
-            self._end_epoch(epoch, metrics, started_at, time.time() - started_at, optimizer)
+
+            self._end_epoch(
+                epoch, metrics, started_at, time.time() - started_at, optimizer
+            )
 
     def _end_epoch(
         self,
@@ -413,12 +474,15 @@ class Trial:
         train_s: float,
         optimizer: AdamW | None,
     ) -> None:
-        test = evaluate(self.model, self.dataset, self.dataset.test, self.config, self.parts)
+        test = evaluate(
+            self.model, self.dataset, self.dataset.test, self.config, self.parts
+        )
         metrics |= test.metrics("test")
         if self.dataset.val is not None:
             metrics |= evaluate(
                 self.model, self.dataset, self.dataset.val, self.config, self.parts
             ).metrics("val")
+
         require_finite(metrics, self.model, epoch)
         self._select(epoch, metrics, test)
         seconds = time.time() - started_at
@@ -430,6 +494,7 @@ class Trial:
             "energy_j": self.meter.read(), "system": self.monitor.read(),
             "lr": optimizer.param_groups[0]["lr"] if optimizer else 0.0,
         }  # fmt: skip
+
         stops = self._stops(epoch, metrics)
         last = optimizer is None or epoch == self.config.train.epochs or stops
         self.folder.commit_epoch(
@@ -440,6 +505,7 @@ class Trial:
             ),
             last=last,
         )
+
         self.notify()
         total = 1 if optimizer is None else self.config.train.epochs
         clouds = (
@@ -447,8 +513,18 @@ class Trial:
             // self.config.train.batch_size
             * self.config.train.batch_size
         )
+
         pace = {"clouds_per_s": clouds / train_s} if train_s else {}
-        self.report({"key": self.config.key(), "epoch": epoch, "epochs": total, **pace, **metrics})
+        self.report(
+            {
+                "key": self.config.key(),
+                "epoch": epoch,
+                "epochs": total,
+                **pace,
+                **metrics,
+            }
+        )
+
         if stops:
             raise TrialStoppedError(epoch)
 
@@ -462,7 +538,9 @@ class Trial:
             and metrics["val/accuracy"] < self.limits[epoch]
         )
 
-    def _select(self, epoch: int, metrics: Mapping[str, float], test: Evaluation) -> None:
+    def _select(
+        self, epoch: int, metrics: Mapping[str, float], test: Evaluation
+    ) -> None:
         """Keep the first epoch with the highest accuracy, or instance mIoU, of each protocol
         (design.md, section 7).
         """
@@ -473,29 +551,39 @@ class Trial:
             for name, metric in watched.items()
             if metric in metrics and self._better(name, metric, metrics)
         ]
+
         for protocol in ["last", *chosen]:
             self.best[protocol] = {"epoch": epoch, "metrics": dict(metrics)}
             self.predictions[protocol] = test.predictions
 
     def _better(self, protocol: str, metric: str, metrics: Mapping[str, float]) -> bool:
-        return protocol not in self.best or metrics[metric] > self.best[protocol]["metrics"][metric]
+        return (
+            protocol not in self.best
+            or metrics[metric] > self.best[protocol]["metrics"][metric]
+        )
 
     def _resume(self, optimizer: AdamW) -> int:
         """Restores the last checkpoint; returns its epoch, 0 if there is none."""
         checkpoint = self.folder.resume()
         if checkpoint is None:
             return 0
+
         tensors, state = checkpoint
         self.predictions = restore(tensors, self.model, optimizer)
         self.best = state["best"]
+
         return int(state["epoch"])
 
     def _finish(self) -> None:
         labels = self.dataset.test.labels if classifies(self.predictions) else None
         self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
         self.folder.save_weights(
-            {name: tensor.cpu().contiguous() for name, tensor in trained_state(self.model).items()}
+            {
+                name: tensor.cpu().contiguous()
+                for name, tensor in trained_state(self.model).items()
+            }
         )
+
         result = Result(
             self.config,
             self.dataset,
@@ -506,4 +594,7 @@ class Trial:
             self.device,
             self.group.size,
         )
-        self.folder.finish(make_record(result, self.folder.epochs(), self.folder.attempts()))
+
+        self.folder.finish(
+            make_record(result, self.folder.epochs(), self.folder.attempts())
+        )

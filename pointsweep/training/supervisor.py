@@ -20,7 +20,12 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from pointsweep.config.schema import TrialConfig
-from pointsweep.errors import ConfigError, RecordError, StoreError, StoreUnavailableError
+from pointsweep.errors import (
+    ConfigError,
+    RecordError,
+    StoreError,
+    StoreUnavailableError,
+)
 from pointsweep.results.failures import POLICIES, Failure, HungError, classify
 from pointsweep.results.identity import config_problem
 from pointsweep.results.trial_dir import TrialFolder
@@ -47,7 +52,9 @@ def preempted() -> None:
         # What cannot be kept is trained again.
         with suppress(OSError, LeaseLostError):
             folder.rescue()
-            folder.append({"type": "stopped", "class": "preempted", "time": time.time()})
+            folder.append(
+                {"type": "stopped", "class": "preempted", "time": time.time()}
+            )
 
 
 # A worker of Ray is told to end by SIGTERM, which ends its main thread while another one trains.
@@ -94,11 +101,16 @@ class Guard:
         """
         key = self.folder.path.name
         try:
-            with self.folder.lock(wait_s), self.copy.hold(wait_s) if self.copy else nullcontext():
+            with (
+                self.folder.lock(wait_s),
+                self.copy.hold(wait_s) if self.copy else nullcontext(),
+            ):
                 if self._is_finished():
                     return Outcome(key, "finished")
+
                 if self.copy:
                     self.copy.fetch()
+
                 try:
                     outcome = self._attempts(key, body)
                 except TrialStoppedError as end:
@@ -114,6 +126,7 @@ class Guard:
         except (OSError, StoreError) as error:
             # The folder itself cannot be written: its history cannot say so.
             return Outcome(key, "failed", one_line(error), "store")
+
         self.notify()
         return outcome
 
@@ -123,7 +136,9 @@ class Guard:
         """
         elsewhere = self.copy if self.copy is not None and self.copy.remote else None
         try:
-            record = elsewhere.record() if elsewhere is not None else self.folder.record()
+            record = (
+                elsewhere.record() if elsewhere is not None else self.folder.record()
+            )
             if record is not None and self.config is not None:
                 problem = config_problem(record, self.config)
                 if problem:
@@ -133,22 +148,30 @@ class Guard:
                 elsewhere.set_record_aside()
             else:
                 self.folder.set_record_aside(str(error))
+
             return False
+
         return record is not None
 
-    def _attempts(self, key: str, body: Callable[[Callable[[], None]], None]) -> Outcome:
+    def _attempts(
+        self, key: str, body: Callable[[Callable[[], None]], None]
+    ) -> Outcome:
         ended = self.folder.final_failure()
         if ended is not None:
             return Outcome(key, "failed", ended.reason, ended.kind)
+
         failure = self.folder.lost_attempt()
         if failure is None and self.bug_mark.is_file():
             failure = Failure("bug", f"not started: {self.bug_mark.read_text()}")
+
         while True:
             if failure is not None and not self._should_retry(failure):
                 return Outcome(key, "failed", failure.reason, failure.kind)
+
             failure = self._attempt(body)
             if failure is None:
                 return Outcome(key, "finished")
+
             self.notify()
 
     def _attempt(self, body: Callable[[Callable[[], None]], None]) -> Failure | None:
@@ -166,6 +189,7 @@ class Guard:
             raise
         finally:
             _working.discard(self.folder)
+
         return None
 
     def _should_retry(self, failure: Failure) -> bool:
@@ -175,12 +199,15 @@ class Guard:
                 self.bug_mark,
                 f"its arm failed with a bug in trial {self.folder.path.name}".encode(),
             )
+
         return record_failure(
             self.folder, failure, failure.kind != "out_of_memory" or self.relieve()
         )
 
 
-def record_failure(folder: TrialFolder, failure: Failure, possible: bool = True) -> bool:
+def record_failure(
+    folder: TrialFolder, failure: Failure, possible: bool = True
+) -> bool:
     """Appends a failure to the history; whether its class allows another attempt."""
     num_failures = folder.count_failures(failure.kind)
     retried = possible and num_failures < POLICIES[failure.kind].retries
@@ -191,10 +218,13 @@ def record_failure(folder: TrialFolder, failure: Failure, possible: bool = True)
             "launch": folder.launch, "retried": retried,
         }
     )  # fmt: skip
+
     return retried
 
 
-def record_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: float) -> Failure:
+def record_loss(
+    store: Store, key: str, failure: Failure, launch: str, wait_s: float
+) -> Failure:
     """Enter into a trial's history, in a store on a server too, that it is given up with its
     worker; or return what it had ended in.
 
@@ -203,6 +233,7 @@ def record_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: f
     copy = Copy(store, work_folder(store, key))
     folder = copy.folder
     folder.launch = launch
+
     with (
         suppress(LeaseHeldError, LeaseLostError, OSError, StoreError),
         folder.lock(wait_s),
@@ -213,6 +244,7 @@ def record_loss(store: Store, key: str, failure: Failure, launch: str, wait_s: f
         folder.repair()
         record_failure(folder, failure, possible=False)
         copy.upload()
+
     return failure
 
 
@@ -225,6 +257,7 @@ def one_line(error: BaseException) -> str:
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
+
     return " ".join(scrubbed(text).split())[:300]
 
 
@@ -233,7 +266,9 @@ def failure_of(error: Exception) -> Failure:
     traceback, without secrets.
     """
     return Failure(
-        classify(error), one_line(error), scrubbed("".join(traceback.format_exception(error)))
+        classify(error),
+        one_line(error),
+        scrubbed("".join(traceback.format_exception(error))),
     )
 
 
@@ -247,7 +282,9 @@ class Watchdog:
 
     def __init__(self, folder: TrialFolder) -> None:
         self.folder = folder
-        self.epochs = [float(event["seconds"]) for event in folder.epochs() if "seconds" in event]
+        self.epochs = [
+            float(event["seconds"]) for event in folder.epochs() if "seconds" in event
+        ]
         # as this thread has seen it: while the whole machine sleeps nothing is expected of the
         # trial
         self.quiet_s = 0.0
@@ -259,6 +296,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         if self.main:
             self.handler = signal.signal(signal.SIGUSR1, self._raise)
+
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
         return self
 
@@ -305,6 +343,7 @@ class Watchdog:
             now = time.monotonic()
             self.quiet_s += min(now - previous, 2 * poll_s)
             previous = now
+
             if self.quiet_s > self.limit_s():
                 self._end()
                 return
@@ -314,11 +353,16 @@ class Watchdog:
         temporary, file = create_beside(stacks)
         with file:
             faulthandler.dump_traceback(file)
+
         temporary.replace(stacks)
         if self.main:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             if self.ended.wait(10.0):
                 return
+
         with suppress(OSError, LeaseLostError):
-            record_failure(self.folder, Failure("hang", f"HungError: {self._hang_message()}"))
+            record_failure(
+                self.folder, Failure("hang", f"HungError: {self._hang_message()}")
+            )
+
         os._exit(HANG_EXIT)

@@ -27,7 +27,11 @@ def snapshot(
                 f"optimizer.{index}.{name}": torch.as_tensor(value)
                 for name, value in values.items()
             }
-    tensors |= {f"predictions.{name}": torch.tensor(values) for name, values in predictions.items()}
+
+    tensors |= {
+        f"predictions.{name}": torch.tensor(values)
+        for name, values in predictions.items()
+    }
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -35,15 +39,21 @@ def restore(
     tensors: Mapping[str, Tensor], model: nn.Module, optimizer: AdamW
 ) -> dict[str, np.ndarray]:
     """Put a snapshot back into model and optimiser; return its predictions, by protocol."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "predictions": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        "model": {},
+        "optimizer": {},
+        "predictions": {},
+    }
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
+
     load_trained_state(model, parts["model"])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         index, _, field = name.partition(".")
         moments.setdefault(int(index), {})[field] = tensor
+
     optimizer.load(moments)
     return {name: tensor.numpy() for name, tensor in parts["predictions"].items()}
 

@@ -48,7 +48,9 @@ class CacheError(ValueError):
 
 def cache_folder() -> Path:
     """Return $POINTSWEEP_CACHE, else ~/.cache/pointsweep."""
-    return Path(os.environ.get("POINTSWEEP_CACHE") or Path.home() / ".cache" / "pointsweep")
+    return Path(
+        os.environ.get("POINTSWEEP_CACHE") or Path.home() / ".cache" / "pointsweep"
+    )
 
 
 def cached_arrays(
@@ -63,6 +65,7 @@ def cached_arrays(
     folder = cache_folder() / key
     with suppress(FileNotFoundError, NotADirectoryError, CacheError):
         return open_entry(folder)
+
     with _locked(key):
         try:
             return open_entry(folder)  # another process may have made it meanwhile
@@ -70,6 +73,7 @@ def cached_arrays(
             pass
         except CacheError as error:
             log.warning("%s; it is made again", error)
+
         arrays = make()
         digest = content_digest(arrays)
         try:
@@ -82,11 +86,15 @@ def cached_arrays(
                 cache_folder(),
                 error,
             )
+
         return {name: _read_only(array) for name, array in arrays.items()}, digest
 
 
 def arrays_of_files(
-    name: str, files: Sequence[Path], read: Callable[[], Mapping[str, np.ndarray]], *more: object
+    name: str,
+    files: Sequence[Path],
+    read: Callable[[], Mapping[str, np.ndarray]],
+    *more: object,
 ) -> tuple[dict[str, np.ndarray], str]:
     """Return what `read` makes of some files, from the cache where it has been made of the same
     content before.
@@ -102,12 +110,15 @@ def arrays_of_files(
             raise ValueError(
                 f"{files[0].parent}: its files were changed while they were read; run it again"
             )
+
         return arrays
 
     return cached_arrays(f"{name}-{key}", make)
 
 
-def open_entry(folder: Path, in_full: bool = False) -> tuple[dict[str, np.ndarray], str]:
+def open_entry(
+    folder: Path, in_full: bool = False
+) -> tuple[dict[str, np.ndarray], str]:
     """Return an entry's arrays as read-only memory maps, and the digest of their content.
 
     Raises FileNotFoundError if there is no entry, CacheError if it is damaged. `in_full`: all
@@ -115,14 +126,17 @@ def open_entry(folder: Path, in_full: bool = False) -> tuple[dict[str, np.ndarra
     """
     if not folder.exists() and not folder.is_symlink():
         raise FileNotFoundError(folder)
+
     manifest = _read_json(folder / MANIFEST)
     if manifest.get("version") != VERSION:
         raise CacheError(
             f"{folder}: of version {manifest.get('version')}, this program has {VERSION}"
         )
+
     stamps = {}
     with suppress(CacheError):
         stamps = _read_json(folder / STAMPS)
+
     arrays = {}
     current = {}
     try:
@@ -130,14 +144,20 @@ def open_entry(folder: Path, in_full: bool = False) -> tuple[dict[str, np.ndarra
             path = folder / f"{name}.npy"
             _check_size(path, about["bytes"])
             current[name] = _stamp(path)
-            _check_blocks(path, about["blocks"], in_full or current[name] != stamps.get(name))
+            _check_blocks(
+                path, about["blocks"], in_full or current[name] != stamps.get(name)
+            )
             arrays[name] = _open_array(path, about)
+
         digest = str(manifest["digest"])
     except (OSError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(f"{folder}: damaged: {error!r}") from error
+
     if current != stamps:
-        with suppress(OSError):  # a cache that is only read is compared in full every time
+        # a cache that is only read is compared in full every time
+        with suppress(OSError):
             _write_beside(folder / STAMPS, json.dumps(current).encode())
+
     return arrays, digest
 
 
@@ -149,6 +169,7 @@ def find_entry(digest: str) -> dict[str, np.ndarray] | None:
         with suppress(OSError, CacheError):
             if _read_json(manifest).get("digest") == digest:
                 return open_entry(manifest.parent)[0]
+
     return None
 
 
@@ -157,7 +178,9 @@ def entries() -> Iterator[Path]:
     root = cache_folder()
     if root.is_dir():
         for folder in sorted(root.iterdir()):
-            if (folder / MANIFEST).exists() or next(folder.glob("*.npy"), None) is not None:
+            if (folder / MANIFEST).exists() or next(
+                folder.glob("*.npy"), None
+            ) is not None:
                 yield folder
 
 
@@ -170,6 +193,7 @@ def remove_entry(folder: Path) -> None:
         folder.rename(doomed)
     except FileNotFoundError:
         return
+
     if doomed.is_dir() and not doomed.is_symlink():
         shutil.rmtree(doomed, ignore_errors=True)
     else:
@@ -183,6 +207,7 @@ def content_digest(arrays: Mapping[str, np.ndarray]) -> str:
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
         digest.update(array.data)
+
     return digest.hexdigest()
 
 
@@ -195,6 +220,7 @@ def signature(files: Sequence[Path], *more: object) -> str:
     """
     names = [path.name for path in files]
     text = json.dumps([READERS, names, file_digests(files), *map(str, more)])
+
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -204,8 +230,10 @@ def file_digests(files: Sequence[Path]) -> list[str]:
     name = hashlib.sha256(json.dumps(paths).encode()).hexdigest()[:32]
     kept_in = cache_folder() / SOURCES / f"{name}.json"
     known: dict[str, Any] = {}
+
     with suppress(OSError, CacheError):
         known = _read_json(kept_in)
+
     digests: list[str] = []
     settled: dict[str, list[Any]] = {}
     for path, resolved in zip(files, paths, strict=True):
@@ -217,13 +245,20 @@ def file_digests(files: Sequence[Path]) -> list[str]:
             started_ns = time.time_ns()
             with path.open("rb") as file:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-            if started_ns - max(stamp[1], stamp[2]) < SETTLED_NS or _stamp(path) != stamp:
+
+            if (
+                started_ns - max(stamp[1], stamp[2]) < SETTLED_NS
+                or _stamp(path) != stamp
+            ):
                 continue
+
         settled[resolved] = [*stamp, digests[-1]]
+
     if settled != known:
         with suppress(OSError):  # the next time they are read again
             kept_in.parent.mkdir(parents=True, exist_ok=True)
             _write_beside(kept_in, json.dumps(settled).encode())
+
     return digests
 
 
@@ -234,6 +269,7 @@ def _store(folder: Path, arrays: Mapping[str, np.ndarray], digest: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for remains in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that died
         shutil.rmtree(remains, ignore_errors=True)
+
     temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
@@ -244,12 +280,14 @@ def _store(folder: Path, arrays: Mapping[str, np.ndarray], digest: str) -> None:
                 np.save(file, array, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
+
             about[name] = {
                 "dtype": array.dtype.str,
                 "shape": list(array.shape),
                 "bytes": path.stat().st_size,
                 "blocks": list(_block_digests(path)),
             }
+
         manifest = {"version": VERSION, "digest": digest, "arrays": about}
         _write_flushed(temporary / MANIFEST, json.dumps(manifest).encode())
         _flush_folder(temporary)
@@ -269,11 +307,13 @@ def _open_array(path: Path, about: Mapping[str, Any]) -> np.ndarray:
         )
     except (ValueError, EOFError) as error:
         raise CacheError(f"{path}: damaged: {error}") from error
+
     if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:
         raise CacheError(
             f"{path}: holds {array.dtype} {array.shape}, expected {about['dtype']}"
             f" {tuple(about['shape'])}"
         )
+
     return array
 
 
@@ -290,6 +330,7 @@ def _check_blocks(path: Path, expected: Sequence[str], all_of_them: bool) -> Non
     if not all_of_them and len(numbers) > SAMPLED_BLOCKS:
         inner = random.SystemRandom().sample(numbers[1:-1], SAMPLED_BLOCKS - 2)
         numbers = [numbers[0], *sorted(inner), numbers[-1]]
+
     for number, found in zip(numbers, _block_digests(path, numbers), strict=True):
         if found != expected[number]:
             raise CacheError(f"{path}: damaged from byte {number * BLOCK_BYTES} on")
@@ -299,6 +340,7 @@ def _block_digests(path: Path, numbers: Sequence[int] | None = None) -> Iterator
     """Yield the sha256 of some blocks of a file, by default of all."""
     if numbers is None:
         numbers = range(-(-path.stat().st_size // BLOCK_BYTES))
+
     with path.open("rb") as file:
         for number in numbers:
             file.seek(number * BLOCK_BYTES)
@@ -319,8 +361,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CacheError(f"{path}: cannot be read: {error}") from error
+
     if not isinstance(content, dict):
         raise CacheError(f"{path}: holds no JSON object")
+
     return content
 
 
@@ -368,7 +412,9 @@ def _locked(key: str) -> Iterator[None]:
     except OSError:
         yield
         return
+
     with file:
-        with suppress(OSError):  # a file system without locks: the last one to rename wins
+        # a file system without locks: the last one to rename wins
+        with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -44,6 +44,7 @@ def exit_code(main: Callable[[], int], outlives: bool = False) -> int:
     """
     look_less_for_garbage()
     guard_streams(outlives)
+
     try:
         code = _returned(main)
         sys.stdout.flush()
@@ -72,6 +73,7 @@ def _with_output(code: int) -> int:
     lost = sys.stdout.lost if isinstance(sys.stdout, SafeStream) else None
     if code != 0 or lost is None:
         return code
+
     return UNREAD if isinstance(lost, BrokenPipeError) else BROKEN_OFF
 
 
@@ -82,6 +84,7 @@ def explain(error: Exception) -> int:
     # suffice.
     if code != INVALID or isinstance(error, OSError):
         text += f"\nthe traceback is in {log_traceback(error)}"
+
     print(text, file=sys.stderr)
     return code
 
@@ -94,6 +97,7 @@ def broken_off(error: OSError) -> int:
     text = scrubbed(f"{error.strerror}{where}" if where else str(error))
     print(f"{text}\nwhat is done is kept; the same command continues", file=sys.stderr)
     print(f"the traceback is in {log_traceback(error)}", file=sys.stderr)
+
     return BROKEN_OFF
 
 
@@ -109,13 +113,16 @@ def _described(error: Exception) -> tuple[int, str]:
                 " continues"
             ),
         )
+
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return INVALID, f"{error.strerror or text}{where}"
+
     name = type(error).__name__
     # The package's own exceptions say in their own words what a user can do.
     if type(error).__module__.startswith("pointsweep."):
         return INVALID, text
+
     first = " ".join(f"{name}: {text}".split())[:300]
     return (
         INTERNAL,
@@ -129,11 +136,11 @@ def _described(error: Exception) -> tuple[int, str]:
 def log_traceback(error: BaseException) -> str:
     """Write the traceback of an exception, without secrets, to a log file; return its path."""
     lines = traceback.format_exception(error)
-    head = (
-        f"{time.strftime('%Y-%m-%d %H:%M:%S %z')} {Path(sys.argv[0]).name}, process {os.getpid()}\n"
-    )
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    head = f"{now} {Path(sys.argv[0]).name}, process {os.getpid()}\n"
     text = scrubbed(head + "".join(lines))
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+
     for folder in log_folders():
         try:
             folder.mkdir(exist_ok=True)
@@ -141,8 +148,12 @@ def log_traceback(error: BaseException) -> str:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError:
             continue
+
         return str(path)
-    return "no file: neither the store nor the folder for temporary files can be written"
+
+    return (
+        "no file: neither the store nor the folder for temporary files can be written"
+    )
 
 
 def log_folders() -> list[Path]:
@@ -155,10 +166,15 @@ def log_folders() -> list[Path]:
             store = following
         elif word.startswith("--store="):
             store = word.partition("=")[2]
-    folders = [Path(tempfile.gettempdir()) / "pointsweep-logs", Path(tempfile.gettempdir())]
+
+    folders = [
+        Path(tempfile.gettempdir()) / "pointsweep-logs",
+        Path(tempfile.gettempdir()),
+    ]
     if "://" not in store:
         root = Path(store).expanduser()
         # A mistyped path is not made by the log.
         if (root / "trials").is_dir() or (root / "sweeps").is_dir():
             folders.insert(0, root / "logs")
+
     return folders

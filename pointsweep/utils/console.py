@@ -46,13 +46,17 @@ def visible(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return HIDDEN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+    return HIDDEN.sub(
+        lambda found: found[0] if found[0] in keep else _escape(found[0]), text
+    )
 
 
 def one_line(text: str) -> str:
     """Return a label or a title as one visible line: line breaks and tabs are spaces."""
     if text.isprintable():
         return text
+
     return visible(text.replace("\r\n", " ").translate({9: " ", 10: " ", 13: " "}))
 
 
@@ -66,6 +70,7 @@ def encodable(text: str, encoding: str) -> str:
     """Return the text with signs that the encoding lacks replaced, others as escapes."""
     if text.isascii():
         return text
+
     return text.encode(encoding, "pointsweep").decode(encoding)
 
 
@@ -73,9 +78,12 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
     """Handle what an encoding lacks (an error handler of codecs)."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
+
     lacking = error.object[error.start : error.end]
     replaced = [REPLACEMENTS.get(char, char) for char in lacking]
-    return "".join(each if each.isascii() else _escape(each) for each in replaced), error.end
+    return "".join(
+        each if each.isascii() else _escape(each) for each in replaced
+    ), error.end
 
 
 codecs.register_error("pointsweep", _replace)
@@ -103,6 +111,7 @@ def shortened(text: str, size: int) -> str:
     """Return the text cut to `size` cells, with three dots where something is cut off."""
     if width(text) <= size:
         return text
+
     return _take(text, max(size - 3, 0)) + "..."[:size]
 
 
@@ -112,11 +121,14 @@ def _take(text: str, size: int) -> str:
     """
     if width(text) <= size:
         return text
+
     end = min(len(text), size)
     while end and width(text[:end]) > size:
         end -= 1
+
     while end < len(text) and width(text[: end + 1]) <= size:
         end += 1
+
     return text[:end]
 
 
@@ -124,20 +136,25 @@ def wrapped(line: str, size: int, indent: str = "  ") -> list[str]:
     """Return the lines of at most `size` cells that a sentence becomes, further ones indented."""
     if line.isascii():
         return _wrapped_ascii(line, size, indent)
+
     lines: list[str] = []
     current = ""
     for word in line.split():
         if current and width(current) + 1 + width(word) <= size:
             current += f" {word}"
             continue
+
         if current:
             lines.append(current)
             current = indent
+
         while width(current) + width(word) > size:
             head = _take(word, size - width(current)) or word[0]
             lines.append(current + head)
             current, word = indent, word[len(head) :]
+
         current += word
+
     return [*lines, current]
 
 
@@ -147,7 +164,10 @@ def _wrapped_ascii(line: str, size: int, indent: str) -> list[str]:
     """
     words = line.split(" ")
     if len(line.split()) < len(words) or max(map(len, words)) > size - len(indent):
-        return textwrap.wrap(line, size, subsequent_indent=indent, break_on_hyphens=False)
+        return textwrap.wrap(
+            line, size, subsequent_indent=indent, break_on_hyphens=False
+        )
+
     lines = [words[0]]
     at = len(words[0])
     for word in words[1:]:
@@ -157,6 +177,7 @@ def _wrapped_ascii(line: str, size: int, indent: str) -> list[str]:
             at = len(indent) + len(word)
         else:
             lines[-1] += f" {word}"
+
     return lines
 
 
@@ -164,13 +185,17 @@ def columns_of(stream: TextIO) -> int | None:
     """Return the width of the terminal that a stream is; None of a file or a pipe."""
     if not stream.isatty():
         return None
+
     setting = os.environ.get("COLUMNS", "")
     try:
         columns = (
-            int(setting) if setting.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+            int(setting)
+            if setting.isdecimal()
+            else os.get_terminal_size(stream.fileno()).columns
         )
     except (OSError, ValueError):
         columns = 0
+
     return columns if columns >= NARROWEST else USUAL
 
 
@@ -194,7 +219,9 @@ class SafeStream:
     why. A reader that went away raises ReaderGoneError, unless the command `outlives` its reader.
     """
 
-    def __init__(self, stream: TextIO, outlives: bool = False, escapes: bool = True) -> None:
+    def __init__(
+        self, stream: TextIO, outlives: bool = False, escapes: bool = True
+    ) -> None:
         self.stream = stream
         self.outlives = outlives
         self.escapes = escapes
@@ -230,12 +257,19 @@ class SafeStream:
             _discard(self.stream)
             if isinstance(error, BrokenPipeError) and not self.outlives:
                 raise ReaderGoneError(*error.args) from error
+
             self._tell(error)
 
     def _tell(self, error: OSError) -> None:
         if self.stream.fileno() == STDERR:
             return
-        why = "nobody reads it any more" if isinstance(error, BrokenPipeError) else error.strerror
+
+        why = (
+            "nobody reads it any more"
+            if isinstance(error, BrokenPipeError)
+            else error.strerror
+        )
+
         print(
             f"standard output cannot be written ({why}); the command goes on without it",
             file=sys.stderr,
@@ -259,9 +293,13 @@ def guard_streams(outlives: bool = False) -> None:
         stream = getattr(sys, name)
         if isinstance(stream, SafeStream):
             continue
+
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="pointsweep")
-        setattr(sys, name, cast(TextIO, SafeStream(stream, outlives or name == "stderr")))
+
+        setattr(
+            sys, name, cast(TextIO, SafeStream(stream, outlives or name == "stderr"))
+        )
 
 
 def _open_closed() -> None:
@@ -273,6 +311,7 @@ def _open_closed() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process' life

@@ -15,7 +15,9 @@ from pathlib import Path
 from pointsweep.utils.nvml import gpu_handle
 
 POWERCAP = Path("/sys/class/powercap")
-Counter = Callable[[], float | None]  # joules so far, from any start; None if it cannot be read
+Counter = Callable[
+    [], float | None
+]  # joules so far, from any start; None if it cannot be read
 
 
 class Meter:
@@ -33,6 +35,7 @@ class Meter:
         before = self.before
         self.before = now
         pairs = {name: (before[name], value) for name, value in now.items()}
+
         return {
             name: new - old
             for name, (old, new) in pairs.items()
@@ -47,6 +50,7 @@ def meter(gpu: int | None = None) -> Meter:
     counters: dict[str, Counter] = {"cpu": rapl}
     if gpu is not None and (device := _gpu(gpu)) is not None:
         counters["gpu"] = device
+
     return Meter(counters)
 
 
@@ -60,6 +64,7 @@ def rapl(folder: Path = POWERCAP) -> float | None:
                 counted.append(int(path.read_text()))
     except (OSError, ValueError):
         return None
+
     return sum(counted) / 1e6 if counted else None
 
 
@@ -68,6 +73,7 @@ def _gpu(number: int) -> Counter | None:
     handle = gpu_handle(number)
     if handle is None:
         return None
+
     import pynvml
 
     def read() -> float | None:

@@ -22,13 +22,16 @@ def offered(group: str, name: str | None = None) -> list[EntryPoint]:
     points = importlib.metadata.entry_points(group=f"pointsweep.{group}")
     if name is not None:
         points = points.select(name=name)
+
     if not points:
         return []
+
     folders = _folders()
     return [
         point
         for point in points
-        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() in folders
+        if point.dist is not None
+        and Path(str(point.dist.locate_file(""))).resolve() in folders
     ]
 
 
@@ -39,6 +42,10 @@ def _folders() -> set[Path]:
         site.getusersitepackages(),
         *site.getsitepackages(),
     ]
-    named = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+
+    named = [
+        part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
+    ]
     folders = {Path(folder).resolve() for folder in named} - {Path.cwd().resolve()}
+
     return folders | {Path(folder).resolve() for folder in listed}

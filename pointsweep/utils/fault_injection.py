@@ -20,7 +20,11 @@ from typing import IO
 
 # {"ledger": path, "deaths": {number of the write, or "folder/file" for every write of it: way}}
 VARIABLE = "POINTSWEEP_CHAOS"
-WAYS = ("before", "torn", "after")  # besides: "full", which raises what a full disk raises
+WAYS = (
+    "before",
+    "torn",
+    "after",
+)  # besides: "full", which raises what a full disk raises
 _unflushed: set[Path] = set()
 # `aside`, where a thread has one: what is done under it does not hold up others
 waits = threading.local()
@@ -33,6 +37,7 @@ def due(path: Path) -> str:
     text = os.environ.get(VARIABLE)
     if not text:
         return ""
+
     orders = json.loads(text)
     with Path(orders["ledger"]).open("a+") as ledger:
         fcntl.flock(ledger, fcntl.LOCK_EX)
@@ -41,8 +46,10 @@ def due(path: Path) -> str:
         name = f"{path.parent.name}/{path.name}"
         way = str(orders["deaths"].get(str(number)) or orders["deaths"].get(name, ""))
         ledger.write(f"{name} {way}\n")
+
     if way == "before":
         die()
+
     return way
 
 
@@ -54,7 +61,9 @@ def put(file: IO[bytes], data: bytes, path: Path, way: str) -> None:
         file.flush()
         if way == "torn":
             die()
+
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
     file.write(data)
     file.flush()
     flush(file, path)
@@ -81,4 +90,5 @@ def die() -> None:
     for path in list(_unflushed):
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
+
     os.kill(os.getpid(), signal.SIGKILL)

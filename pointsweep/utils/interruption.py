@@ -57,11 +57,13 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
     def say() -> None:
         if _received is None or spoken.is_set():
             return
+
         spoken.set()
         # Not print: the main thread may hold the stream's lock.
         if os.isatty(1):
             with suppress(OSError):
                 os.write(1, SHOW_CURSOR)
+
         text = f"\ninterrupted by {_received.name}: {visible(last_words)}\n"
         with suppress(OSError):  # the terminal may be gone
             os.write(2, text.encode(encoding_of(sys.stderr), "pointsweep"))
@@ -77,6 +79,7 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
         global _received
         if _received is not None:
             return
+
         _received = signal.Signals(number)
         timer = threading.Timer(GRACE_S, end_process)
         timer.daemon = True
@@ -87,12 +90,14 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
         # Under nohup a command goes on when its terminal is closed.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, handle)
+
     try:
         return work()
     except InterruptionError:
         rescue()
         with suppress(OSError):  # the terminal may be gone
             sys.stdout.flush()
+
         say()
         return INTERRUPTED
     finally:
@@ -115,6 +120,7 @@ def handlers_kept() -> Iterator[None]:
         handler = before[signal.SIGTERM]
         if not callable(handler):
             raise
+
         handler(signal.SIGTERM, None)
     finally:
         if threading.current_thread() is threading.main_thread():

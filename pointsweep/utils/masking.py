@@ -14,7 +14,9 @@ QUERY = re.compile(r"""\?[^\s'"<>()?]*=[^\s'"<>()]*""")
 ADDRESS = re.compile(r"""(?P<scheme>[A-Za-z][\w+.-]*)://(?P<rest>[^\s'"<>]*)""")
 PATHS = ("sqlite", "file")  # schemes of paths, in which ? and # are ordinary characters
 
-SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY|NOTIFY")
+SECRET_NAMES = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY|NOTIFY"
+)
 ADDRESS_NAMES = (
     "MLFLOW_TRACKING_URI",
     "RAY_ADDRESS",
@@ -31,6 +33,7 @@ def masked(text: str) -> str:
     """
     text = USER.sub("***@", text)
     text = ADDRESS.sub(_without_query, text)
+
     return QUERY.sub("?***", text)
 
 
@@ -43,12 +46,14 @@ def scrubbed(text: str, *addresses: str) -> str:
     text = masked(text)
     for secret in sorted(_secrets(addresses), key=len, reverse=True):
         text = text.replace(secret, "***")
+
     return text
 
 
 def _without_query(match: re.Match[str]) -> str:
     if match["scheme"].lower().startswith(PATHS):
         return match[0]
+
     rest = re.sub(r"([?#]).+", r"\1***", match["rest"])
     return f"{match['scheme']}://{rest}"
 
@@ -58,9 +63,11 @@ def _secrets(addresses: tuple[str, ...]) -> set[str]:
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name.upper()):
             secrets.update((value, *value.split()))
+
     known = [os.environ.get(name, "") for name in ADDRESS_NAMES]
     for address in (*addresses, *known):
         secrets.update(secrets_in(address))
+
     return {secret for secret in secrets if len(secret) >= SHORTEST}
 
 
@@ -72,12 +79,15 @@ def secrets_in(address: str) -> list[str]:
     scheme, _, rest = address.partition("://")
     if not rest or scheme.lower().startswith(PATHS):
         return []
+
     secrets = []
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         user, _, password = authority.rpartition("@")[0].partition(":")
         secrets.append(password or user)
+
     query = rest.partition("?")[2].partition("#")[0]
     for pair in query.split("&"):
         secrets.append(pair.partition("=")[2] or pair)
+
     return [text for secret in secrets if secret for text in (secret, unquote(secret))]

@@ -11,9 +11,11 @@ def percent(value: float | None, signed: bool = False) -> str:
     """A fraction as percent with one decimal."""
     if value is None:
         return ""
+
     shown = decimals(value, 1, shift=2)
     if signed and not shown.startswith("-"):
         return f"+{shown}"
+
     return shown
 
 
@@ -23,4 +25,5 @@ def decimals(value: float, digits: int, shift: int = 0) -> str:
     """
     exact = Decimal(repr(round(float(value), DIGITS))).scaleb(shift)
     shown = str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN))
+
     return shown.removeprefix("-") if not shown.strip("-0.") else shown  # no "-0.0"

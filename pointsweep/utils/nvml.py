@@ -19,10 +19,14 @@ def gpu_handle(number: int) -> Any:
         import pynvml
     except ImportError:
         return None
+
     try:
         gpu: Any = torch.cuda.get_device_properties(number)
-        address = f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
+        address = (
+            f"{gpu.pci_domain_id:08x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
+        )
         pynvml.nvmlInit()
+
         return pynvml.nvmlDeviceGetHandleByPciBusId(address)
     except (pynvml.NVMLError, AttributeError, RuntimeError, AssertionError):
         return None

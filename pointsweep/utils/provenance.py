@@ -19,7 +19,12 @@ PACKAGES = ("pointsweep", "torch", "numpy", "ray", "mlflow", "optuna", "peft")
 
 def origin(device: str) -> dict[str, str]:
     """All of it for a record; `device` is what the trial ran on."""
-    return {**_fixed(), "device": device, "host": socket.gethostname(), "cpus": str(os.cpu_count())}
+    return {
+        **_fixed(),
+        "device": device,
+        "host": socket.gethostname(),
+        "cpus": str(os.cpu_count()),
+    }
 
 
 @functools.cache
@@ -30,6 +35,7 @@ def _fixed() -> dict[str, str]:
             versions[f"version.{name}"] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+
     source = {"code": code_version(), "tree": tree_digest()}
     return {
         **versions,
@@ -46,7 +52,9 @@ def code_version() -> str:
     root = Path(__file__).parents[2]
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "--", "pointsweep") else "")
+        return commit + (
+            "+" if _git(root, "status", "--porcelain", "--", "pointsweep") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return f"tree {tree_digest()}"
 
@@ -65,8 +73,10 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     match = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+
     if match:
         return frozenset(match[1].split())
+
     return frozenset()
 
 
@@ -75,8 +85,13 @@ def tree_digest() -> str:
     """A digest over the package's Python files, 16 hex digits."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
+
     for path in sorted(folder.rglob("*.py")):
         digest.update(
-            path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+            path.relative_to(folder).as_posix().encode()
+            + b"\0"
+            + path.read_bytes()
+            + b"\0"
         )
+
     return digest.hexdigest()[:16]

@@ -20,12 +20,15 @@ def sqlite_path(uri: str) -> Path | None:
     scheme, separator, rest = uri.partition("://")
     if not separator or not scheme.lower().startswith("sqlite"):
         return None
+
     name = rest.removeprefix("/")
     if name.startswith("file:"):
         # SQLite's own URI form, in which characters of the path are escaped.
         name = unquote(name.removeprefix("file:").partition("?")[0])
+
     if name in ("", ":memory:"):
         return None
+
     return Path(name)
 
 
@@ -52,12 +55,14 @@ def sqlite_problem(path: Path, writes: bool = True) -> str:
         return ""
     if not path.is_file():
         return "is not a file"
+
     try:
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+
     if size == 0:
         return ""  # to SQLite a new database
     if header[: len(MAGIC)] != MAGIC or len(header) < HEADER_BYTES:
@@ -66,6 +71,7 @@ def sqlite_problem(path: Path, writes: bool = True) -> str:
         return "is damaged: its end is missing"
     if writes and not os.access(path, os.W_OK):
         return "is read-only"
+
     return _problem_by_opening(path, writes, size <= CHECKED_BYTES)
 
 
@@ -74,6 +80,7 @@ def set_aside_name(path: Path) -> Path:
     number = 1
     while (candidate := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
+
     return candidate
 
 
@@ -84,9 +91,11 @@ def _bytes_by_header(header: bytes) -> int:
     page_bytes = int.from_bytes(header[16:18], "big")
     if page_bytes == 1:
         page_bytes = 65536
+
     changes = header[24:28]
     pages = int.from_bytes(header[28:32], "big")
     valid_for = header[92:96]
+
     # Older writers leave the number of pages as it was; then the two counters differ.
     return pages * page_bytes if changes == valid_for else 0
 
@@ -95,13 +104,17 @@ def _problem_by_opening(path: Path, writes: bool, full_check: bool) -> str:
     mode = "rw" if writes else "ro"
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = None
+
     try:
-        connection = sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=LOCK_WAIT_S, isolation_level=None
+        )
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if full_check:
             [answer] = connection.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
                 return f"is damaged: {' '.join(answer.split())[:100]}"
+
         if writes:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
@@ -110,10 +123,12 @@ def _problem_by_opening(path: Path, writes: bool, full_check: bool) -> str:
             return "is locked by another process"
         if "readonly" in str(error):
             return "is read-only, or its folder is"
+
         return f"cannot be opened: {error}"
     except sqlite3.DatabaseError as error:
         return f"is damaged: {error}"
     finally:
         if connection is not None:
             connection.close()
+
     return ""

@@ -37,12 +37,18 @@ class SystemMonitor:
             "system_memory_usage_megabytes": memory.used / MEGABYTE,
             "system_memory_usage_percentage": 100 * memory.used / memory.total,
         }
+
         total = self.cpu_before[1] - before[1]
+
         if total > 0:
             busy = self.cpu_before[0] - before[0]
-            values["cpu_utilization_percentage"] = min(max(100 * busy / total, 0.0), 100.0)
+            values["cpu_utilization_percentage"] = min(
+                max(100 * busy / total, 0.0), 100.0
+            )
+
         if self.handle is not None:
             values |= _gpu_values(self.handle, f"gpu_{self.gpu}")
+
         return {name: round(value, 1) for name, value in sorted(values.items())}
 
 
@@ -54,8 +60,11 @@ def _cpu_seconds() -> tuple[float, float]:
     """
     times = psutil.cpu_times()
     # Linux counts the time of guests in that of users too.
-    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    total = (
+        sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    )
     waited = times.idle + getattr(times, "iowait", 0.0)
+
     return total - waited, total
 
 
@@ -64,16 +73,19 @@ def _gpu_values(handle: Any, name: str) -> dict[str, float]:
     import pynvml
 
     values = {}
+
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         values[f"{name}_memory_usage_megabytes"] = memory.used / MEGABYTE
         values[f"{name}_memory_usage_percentage"] = 100 * memory.used / memory.total
     except pynvml.NVMLError:
         pass
+
     try:
         # over the last second, or less
         rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
         values[f"{name}_utilization_percentage"] = float(rates.gpu)
     except pynvml.NVMLError:
         pass
+
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import sys
@@ -51,14 +52,18 @@ def arms(*configs):
 
 
 def plant(monkeypatch, place, old, new):
-    """Replaces a piece of the text of one function, as somebody's edit would."""
+    """Replaces a piece of the text of one function, as somebody's edit would.
+
+    The text is as ast.unparse writes it, whatever the layout of the file: a line a statement, single quotes.
+    """
     module_name, _, path = place.partition(":")
     owner = importlib.import_module(f"pointsweep.{module_name}")
     *classes, name = path.split(".")
     globals_of = vars(owner)
     for step in classes:
         owner = getattr(owner, step)
-    source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, name)))
+    source = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, name)))))
+    old = old.replace('"', "'")
     assert source.count(old) == 1, f"{place}: {old!r} stands there {source.count(old)} times"
     made = {}
     exec(compile(source.replace(old, new), place, "exec"), globals_of, made)
@@ -75,7 +80,7 @@ FAULTS = [
     ("one order for all epochs", "training.loop:batches", '"order", epoch', '"order"', "same order", {}),
     ("one order for all seeds", "training.loop:batches", 'stream(seed, "order", epoch)', 'stream("order", epoch)', "another seed", {}),
     ("clouds taken twice", "training.loop:batches", ".permutation(count)", ".integers(count, size=count)", "twice", {}),
-    ("smaller batches", "training.loop:batches", "order[start : start + size]", "order[start : start + size - 1]", "batch_size", {}),
+    ("smaller batches", "training.loop:batches", "order[start:start + size]", "order[start:start + size - 1]", "batch_size", {}),
     ("the last batch is kept", "training.loop:batches", "count - size + 1", "count", "does not run", {}),
     ("a batch is left out", "training.loop:batches", "range(0, count", "range(size, count", "does not run", {}),
     ("a constant rate", "training.loop:learning_rate", "span = train.lr - train.min_lr", "return train.lr", "learning rate of epoch 1", {}),

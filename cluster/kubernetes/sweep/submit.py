@@ -48,7 +48,9 @@ def _follow(client: JobSubmissionClient, job: str) -> JobInfo:
             heard_at = time.monotonic()
         except (OSError, RuntimeError) as error:
             # A head that was started anew answers, and does not know the job.
-            if time.monotonic() - heard_at > PATIENCE_S or "does not exist" in str(error):
+            if time.monotonic() - heard_at > PATIENCE_S or "does not exist" in str(
+                error
+            ):
                 raise ConnectionError(f"the job {job} is lost: {error}") from error
         else:
             if info.status.is_terminal():

@@ -39,7 +39,10 @@ class ModelNet10(Files):
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         for folder in (ModelNet10Config().root, "modelnet40_normal_resampled"):
-            if folder == ModelNet10Config().root or (root / folder / LISTS["train"]).is_file():
+            if (
+                folder == ModelNet10Config().root
+                or (root / folder / LISTS["train"]).is_file()
+            ):
                 config = in_layout(ModelNet10Config(root=folder), root / folder)
                 yield from named_copies(config, root, PUBLISHED)
 
@@ -50,4 +53,5 @@ def in_layout(config: CloudFilesConfig, folder: Path) -> CloudFilesConfig:
     """
     if config.train == ModelNet10Config().train and (folder / LISTS["train"]).is_file():
         return config.model_copy(update=LISTS)
+
     return config

@@ -19,7 +19,13 @@ import numpy as np
 from pointsweep.config.datasets import DatasetConfig, ScanObjectNNFewshotConfig
 from pointsweep.data.dataset import Dataset, data_folder, text_digest
 from pointsweep.data.modelnet40_fewshot import TEST_PER_CLASS, draw, episode_name
-from pointsweep.data.scanobjectnn import CLASSES, ONE_CLOUD_AN_OBJECT, ORIGIN, split_files, stored
+from pointsweep.data.scanobjectnn import (
+    CLASSES,
+    ONE_CLOUD_AN_OBJECT,
+    ORIGIN,
+    split_files,
+    stored,
+)
 from pointsweep.utils.array_cache import cached_arrays
 
 
@@ -36,19 +42,26 @@ class ScanObjectNNFewshot(Dataset):
         assert fold is not None, "a trial has a fold: config.with_seed fills it in"
         folder = data_folder("scanobjectnn_fewshot", config.folder, ORIGIN)
         clouds, clouds_digest = stored(folder, config.variant)
-        key = text_digest(f"{clouds_digest} {episode_name(config.way, config.shot, fold)}")
+        key = text_digest(
+            f"{clouds_digest} {episode_name(config.way, config.shot, fold)}"
+        )
         among = classes_with_enough(clouds, config.shot)
         arrays, digest = cached_arrays(
             f"fewshot-{key}",
             lambda: draw(clouds, config.way, config.shot, fold, CLASSES, among),
         )
+
         chosen = [CLASSES[number] for number in arrays["classes"]]
         others = [name for name in CLASSES if name not in chosen]
         super().__init__(config, [*chosen, *others], arrays, digest)
         left_out = [name for number, name in enumerate(CLASSES) if number not in among]
         self.marks = (
             "generated folds",
-            *([f"too few clouds to be drawn: {', '.join(left_out)}"] if left_out else []),
+            *(
+                [f"too few clouds to be drawn: {', '.join(left_out)}"]
+                if left_out
+                else []
+            ),
         )
 
     @classmethod
@@ -62,7 +75,10 @@ class ScanObjectNNFewshot(Dataset):
 
     @classmethod
     def published_sizes(cls, config: Any) -> Mapping[str, Sequence[int]]:
-        return {"train": (config.way * config.shot,), "test": (config.way * TEST_PER_CLASS,)}
+        return {
+            "train": (config.way * config.shot,),
+            "test": (config.way * TEST_PER_CLASS,),
+        }
 
 
 def classes_with_enough(arrays: Mapping[str, np.ndarray], shot: int) -> list[int]:
@@ -71,5 +87,7 @@ def classes_with_enough(arrays: Mapping[str, np.ndarray], shot: int) -> list[int
         split: np.bincount(arrays[f"{split}_labels"], minlength=len(CLASSES))
         for split in ("train", "test")
     }
+
     enough = (counts["train"] >= shot) & (counts["test"] >= TEST_PER_CLASS)
+
     return [int(number) for number in np.flatnonzero(enough)]

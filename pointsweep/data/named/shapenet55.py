@@ -15,7 +15,8 @@ from pointsweep.data.dataset import Copy
 from pointsweep.data.files import Files, named_copies
 
 ORIGIN = (
-    "ShapeNet55-34 comes with the programs of PoinTr and Point-BERT; ShapeNet's terms of use apply."
+    "ShapeNet55-34 comes with the programs of PoinTr and Point-BERT; "
+    "ShapeNet's terms of use apply."
 )
 PUBLISHED = {"train": 41952, "test": 10518}  # of ShapeNet-55
 
@@ -31,6 +32,7 @@ class ShapeNet55(Files):
         asked = (config.train, config.test)  # type: ignore[attr-defined]
         if asked != (default.train, default.test):
             return {}
+
         return {split: (count,) for split, count in PUBLISHED.items()}
 
     @classmethod

@@ -22,8 +22,25 @@ from pointsweep.data.readers.features import ARRAY_KEYS, scaled
 
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (*HDF5, ".npz")
-LABEL_KEYS = ("labels", "label", "y", "cls", "class", "category", "target", "targets", "class_id")
-NAME_KEYS = ("class_names", "classes", "names", "label_names", "shape_names", "categories")
+LABEL_KEYS = (
+    "labels",
+    "label",
+    "y",
+    "cls",
+    "class",
+    "category",
+    "target",
+    "targets",
+    "class_id",
+)
+NAME_KEYS = (
+    "class_names",
+    "classes",
+    "names",
+    "label_names",
+    "shape_names",
+    "categories",
+)
 UNREADABLE = (
     OSError,
     EOFError,
@@ -33,7 +50,16 @@ UNREADABLE = (
     AttributeError,
     zipfile.BadZipFile,
 )
-OFFSET_KEYS = ("offsets", "offset", "starts", "ends", "lengths", "sizes", "counts", "num_points")
+OFFSET_KEYS = (
+    "offsets",
+    "offset",
+    "starts",
+    "ends",
+    "lengths",
+    "sizes",
+    "counts",
+    "num_points",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +78,9 @@ class Keys:
     def of(self, split: str) -> Keys:
         """Return the keys of a split."""
         named = [self.points, self.labels, self.offsets, self.groups, self.splits]
-        return Keys(*(None if key is None else key.replace("{split}", split) for key in named))
+        return Keys(
+            *(None if key is None else key.replace("{split}", split) for key in named)
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +94,9 @@ class CloudArrays:
     groups: np.ndarray | None
 
 
-def read_arrays(path: Path, keys: Keys, split: str, features: tuple[str, ...] = ()) -> CloudArrays:
+def read_arrays(
+    path: Path, keys: Keys, split: str, features: tuple[str, ...] = ()
+) -> CloudArrays:
     """Read the clouds of a split, with `features` behind their coordinates: further columns of the
     points, or where they have three, arrays of their own. Raises ValueError naming the file, the
     key, and what was found under it.
@@ -77,20 +107,25 @@ def read_arrays(path: Path, keys: Keys, split: str, features: tuple[str, ...] = 
     labels_key = array_key(path, content, keys.labels, LABEL_KEYS, "labels_key")
     points = _array(path, points_key)
     source = f"{path}: {points_key}"
+
     if points.shape[-1:] == (3,):
         for name in features:
             key = array_key(path, content, None, ARRAY_KEYS[name], "features")
             points = _beside(points, _array(path, key), name, f"{path}: {key}")
+
     is_cloud = points.ndim in (2, 3) and points.shape[-1] >= 3 and len(points) > 0
     if not is_cloud or points.dtype.kind not in "fiu":
         raise ValueError(
             f"{source} must be float or whole numbers (n, P, 3) or, with offsets, (total, 3); found"
             f" {points.dtype} {points.shape}"
         )
+
     clouds: list[np.ndarray]
     if points.ndim == 2:
         offsets_key = array_key(path, content, keys.offsets, OFFSET_KEYS, "offsets_key")
-        starts = starts_of(_array(path, offsets_key), len(points), f"{path}: {offsets_key}")
+        starts = starts_of(
+            _array(path, offsets_key), len(points), f"{path}: {offsets_key}"
+        )
         clouds = np.split(points, starts[1:-1])
     elif keys.offsets is None:
         clouds = list(points)
@@ -107,31 +142,40 @@ def read_arrays(path: Path, keys: Keys, split: str, features: tuple[str, ...] = 
     if keys.splits is not None:
         splits_key = array_key(path, content, keys.splits, (), "split_key")
         rows = _rows_of(split, column(splits_key), f"{path}: {splits_key}")
+
     groups = None
     if keys.groups is not None:
         groups_key = array_key(path, content, keys.groups, (), "groups_key")
         groups = column(groups_key)[rows]
+
     checked = [checked_cloud(clouds[row], source, int(row), features) for row in rows]
     return CloudArrays(checked, labels[rows], groups)
 
 
 def points_of(path: Path, keys: Keys) -> np.ndarray:
     """Return the points of a file with all their columns, as they are stored. Raises ValueError."""
-    return _array(path, array_key(path, keys_of(path), keys.points, POINT_KEYS, "points_key"))
+    return _array(
+        path, array_key(path, keys_of(path), keys.points, POINT_KEYS, "points_key")
+    )
 
 
-def _beside(points: np.ndarray, values: np.ndarray, name: str, source: str) -> np.ndarray:
+def _beside(
+    points: np.ndarray, values: np.ndarray, name: str, source: str
+) -> np.ndarray:
     """Return points (..., C) with a feature in further columns. Raises ValueError for an array that
     does not fit them.
     """
     channels = FEATURE_CHANNELS[name]
     expected = (*points.shape[:-1], channels)
+
     if channels == 1 and values.shape == points.shape[:-1]:
         values = values[..., None]
+
     if values.shape != expected or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{source} must be numbers of the shape {expected}, found {values.dtype} {values.shape}"
         )
+
     values = scaled(name, values.reshape(-1, channels)).reshape(expected)
     dtype = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
     return np.concatenate([points.astype(dtype), values.astype(dtype)], axis=-1)
@@ -148,6 +192,7 @@ def _rows_of(split: str, splits: np.ndarray, source: str) -> np.ndarray:
             f"{source} must name the split of each cloud: train, val or test; none is {split},"
             f" found {present}"
         )
+
     return rows
 
 
@@ -158,9 +203,11 @@ def names_in(path: Path, num_classes: int) -> tuple[str, ...]:
     for key in keys_of(path):
         if key.lower() not in NAME_KEYS:
             continue
+
         values = _array(path, key)
         if values.shape == (num_classes,) and values.dtype.kind in "USO":
             return tuple(map(str, _column(values, num_classes, f"{path}: {key}")))
+
     return ()
 
 
@@ -175,6 +222,7 @@ def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
             f"{source} must be whole numbers (n,) or (n + 1,), found {numbers.dtype}"
             f" {numbers.shape}"
         )
+
     values = numbers.astype(np.int64)
     if values[0] == 0 and values[-1] == total:
         starts = values
@@ -190,6 +238,7 @@ def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
             f" (the first is 0), nor ends (the last is the number of points, {total}), nor sizes"
             f" (their sum is {total}, here {values.sum()})"
         )
+
     steps = np.diff(starts)
     if (steps <= 0).any():
         cloud = int(np.flatnonzero(steps <= 0)[0])
@@ -197,6 +246,7 @@ def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
             f"{source}: cloud {cloud} starts at {starts[cloud]} and ends at {starts[cloud + 1]}: it"
             " has no points"
         )
+
     return starts
 
 
@@ -224,6 +274,7 @@ def keys_of(path: Path) -> dict[str, None]:
                 keys = dict.fromkeys(archive.files)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
+
     return keys
 
 
@@ -248,6 +299,7 @@ def _open_npz(path: Path) -> NpzFile:
     content = np.load(path, allow_pickle=False)
     if not isinstance(content, NpzFile):
         raise TypeError("not an archive of arrays")
+
     return content
 
 
@@ -264,10 +316,15 @@ def _column(values: np.ndarray, count: int, source: str) -> np.ndarray:
             f"{source} has the shape {values.shape}, there are {count} clouds: ({count},) or"
             f" ({count}, 1) is allowed"
         )
+
     values = values.reshape(-1)
     if values.dtype.kind in "SO":
         with suppress(UnicodeDecodeError, AttributeError):
             return np.array(
-                [value if isinstance(value, str) else value.decode() for value in values]
+                [
+                    value if isinstance(value, str) else value.decode()
+                    for value in values
+                ]
             )
+
     return values

@@ -22,7 +22,9 @@ from pointsweep.data.readers.features import from_columns, from_fields, joined
 from pointsweep.data.readers.text import SHOWN, number_rows, read_text
 from pointsweep.errors import MissingDataError
 
-COLUMNS = tuple(range(3, 13))  # of a text file: x, y, z, and what else it gives of a point
+COLUMNS = tuple(
+    range(3, 13)
+)  # of a text file: x, y, z, and what else it gives of a point
 POINT_KEYS = (
     "points",
     "point",
@@ -42,7 +44,15 @@ POINT_KEYS = (
 )
 MESH_SEED = 0  # the same mesh gives the same points, wherever it lies
 # What a damaged file may raise in the libraries that read it.
-DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, OSError)
+DAMAGED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    OSError,
+)
 
 
 def read_cloud(
@@ -59,9 +69,12 @@ def read_cloud(
     """
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return checked_cloud(_read_numpy(path, points_key), str(path), features=features)
+        return checked_cloud(
+            _read_numpy(path, points_key), str(path), features=features
+        )
     if suffix in ROWS:
         return checked_cloud(_read_rows(path), str(path), features=features)
+
     return checked_cloud(READERS[suffix](path, mesh_points, features), str(path))
 
 
@@ -87,10 +100,13 @@ def checked_cloud(
         raise ValueError(
             f"{source}: {name} has {len(points)} points, at least {MIN_POINTS} are needed"
         )
+
     for message in faults(points[None, :, :3], number or 0):
         raise ValueError(f"{source}: {message.replace('cloud 0 ', f'{name} ', 1)}")
+
     if features is not None:
         points = from_columns(points, features, source)
+
     absent = np.argwhere(~np.isfinite(points))
     if len(absent):
         point, channel = absent[0]
@@ -98,6 +114,7 @@ def checked_cloud(
             f"{source}: {name} has a feature that is not finite: {points[point, channel]} at point"
             f" {point}"
         )
+
     return points
 
 
@@ -105,6 +122,7 @@ def columns_of(path: Path, points_key: str | None) -> np.ndarray:
     """Return all columns (P, C) of a text, npy or npz file as stored. Raises ValueError."""
     if path.suffix.lower() in ROWS:
         return _read_rows(path)
+
     return _read_numpy(path, points_key)
 
 
@@ -112,6 +130,7 @@ def _read_rows(path: Path) -> np.ndarray:
     text = read_text(path)
     if path.suffix.lower() == ".pts":
         text = _without_count(text, path)
+
     return number_rows(text, str(path), COLUMNS)
 
 
@@ -122,12 +141,14 @@ def _without_count(text: str, path: Path) -> str:
     first, _, rest = text.partition("\n")
     if not first.strip().isdecimal():
         return text
+
     num_rows = sum(bool(line.strip()) for line in rest.split("\n"))
     if num_rows != int(first):
         raise ValueError(
             f"{path}, line 1: announces {int(first)} points, {num_rows} lines follow:"
             f" {first.strip()[:SHOWN]!r}"
         )
+
     return "\n" + rest
 
 
@@ -136,6 +157,7 @@ def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content
+
         with content:
             key = array_key(
                 path, dict.fromkeys(content.files), points_key, POINT_KEYS, "points_key"
@@ -151,7 +173,11 @@ def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
 
 
 def array_key(
-    path: Path, keys: Mapping[str, Any], requested: str | None, usual: tuple[str, ...], field: str
+    path: Path,
+    keys: Mapping[str, Any],
+    requested: str | None,
+    usual: tuple[str, ...],
+    field: str,
 ) -> str:
     """Return the key of a file that holds something: the one that is asked for, else the one that
     has a usual name.
@@ -164,18 +190,25 @@ def array_key(
             raise ValueError(
                 f"{path}: no key {requested!r}, which dataset.{field} names; keys: {present}"
             )
+
         return requested
+
     if len(keys) == 1 and field == "points_key":
         return next(iter(keys))
+
     named = [key for key in keys if key.lower() in usual]
     if len(named) == 1:
         return named[0]
+
     reason = (
         f"{' and '.join(named)} may both be meant"
         if named
         else f"none of the usual names ({', '.join(usual)})"
     )
-    raise ValueError(f"{path}: {reason}; set dataset.{field} to one of its keys: {present}")
+
+    raise ValueError(
+        f"{path}: {reason}; set dataset.{field} to one of its keys: {present}"
+    )
 
 
 def _read_pcd(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.ndarray:
@@ -187,17 +220,23 @@ def _read_pcd(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
             raise ValueError(
                 f"no field {', '.join(sorted(missing))}; fields: {', '.join(cloud.fields)}"
             )
+
         coordinates: np.ndarray = cloud.numpy(("x", "y", "z"))
         named = {field: cloud.pc_data[field] for field in cloud.fields}
         if "rgb" in named:
             colors = library.PointCloud.decode_rgb(np.ascontiguousarray(named["rgb"]))
             named |= dict(zip(("red", "green", "blue"), colors.T, strict=True))
+
         points = joined(coordinates, from_fields(features, named, named.__getitem__))
         announced = int(cloud.metadata.points)
     except DAMAGED as error:
         raise _damaged(path, "PCD", error) from error
+
     if len(points) != announced:
-        raise ValueError(f"{path}: announces {announced} points and holds {len(points)}: cut off?")
+        raise ValueError(
+            f"{path}: announces {announced} points and holds {len(points)}: cut off?"
+        )
+
     # That is how the format marks the pixels of a depth camera that saw nothing.
     is_absent = np.isnan(coordinates).all(axis=1)
     return points[~is_absent]
@@ -210,6 +249,7 @@ def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
         vertex = content["vertex"]
         vertices = np.stack([vertex[axis] for axis in "xyz"], axis=1)
         polygons = []
+
         for element in content:
             if element.name == "face" and len(element):
                 name = next(
@@ -220,16 +260,23 @@ def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
                 polygons = list(element[name])
     except (library.PlyParseError, StopIteration, *DAMAGED) as error:
         raise _damaged(path, "PLY", error) from error
+
     if not polygons:
         fields = [one.name for one in vertex.properties]
         try:
-            return joined(vertices, from_fields(features, fields, lambda field: vertex[field]))
+            return joined(
+                vertices, from_fields(features, fields, lambda field: vertex[field])
+            )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
     triangles = []
     for polygon in polygons:
         for corner in range(1, len(polygon) - 1):
-            triangles.append((int(polygon[0]), int(polygon[corner]), int(polygon[corner + 1])))
+            triangles.append(
+                (int(polygon[0]), int(polygon[corner]), int(polygon[corner + 1]))
+            )
+
     faces = np.array(triangles, dtype=np.int64).reshape(-1, 3)
     return _sampled(path, vertices, faces, mesh_points, features)
 
@@ -239,13 +286,17 @@ def _read_las(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
     try:
         content = library.read(path)
         fields = list(content.point_format.dimension_names)
-        columns = from_fields(features, fields, lambda field: np.asarray(content[field]))
+        columns = from_fields(
+            features, fields, lambda field: np.asarray(content[field])
+        )
         points = joined(np.asarray(content.xyz), columns)
     except (library.errors.LaspyException, *DAMAGED) as error:
         hint = ""
         if path.suffix.lower() == ".laz":
             hint = "; .laz needs a decompressor beside laspy: pip install lazrs"
+
         raise ValueError(f"{_damaged(path, 'LAS', error)}{hint}") from error
+
     return points
 
 
@@ -253,19 +304,23 @@ def _read_mesh(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nd
     library = _library("trimesh", path)
     suffix = path.suffix.lower()
     more = {"skip_materials": True} if suffix == ".obj" else {}
+
     try:
         if suffix == ".off":
             _check_off(path)
+
         mesh = library.load_mesh(path, process=False, **more)
         vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     except DAMAGED as error:
         raise _damaged(path, f"{suffix[1:].upper()} mesh", error) from error
+
     if len(faces) == 0 and len(vertices) == 0:
         raise ValueError(f"{path}: holds no face; a mesh is sampled on its faces")
     if len(faces) == 0 and features:
         raise ValueError(f"{path}: holds no face, and so no {', '.join(features)}")
     if len(faces) == 0:
         return vertices
+
     return _sampled(path, vertices, faces, mesh_points, features)
 
 
@@ -275,12 +330,19 @@ def _check_off(path: Path) -> None:
     for line in read_text(path).split("\n"):
         if line.strip() and not line.lstrip().startswith("#"):
             lines.append(line)
+
     header = " ".join(lines[:2]).upper().partition("OFF")[2].split()
     if len(header) < 2 or not (header[0].isdecimal() and header[1].isdecimal()):
-        raise ValueError("the header must be OFF and the numbers of vertices, faces and edges")
+        raise ValueError(
+            "the header must be OFF and the numbers of vertices, faces and edges"
+        )
+
     announced = int(header[0]) + int(header[1])
-    num_header_lines = 1 if len(lines[0].split()) > 1 or lines[0].strip().upper() != "OFF" else 2
+    num_header_lines = (
+        1 if len(lines[0].split()) > 1 or lines[0].strip().upper() != "OFF" else 2
+    )
     num_rows = len(lines) - num_header_lines
+
     if num_rows < announced:
         raise ValueError(
             f"announces {header[0]} vertices and {header[1]} faces, {num_rows} lines follow:"
@@ -289,7 +351,11 @@ def _check_off(path: Path) -> None:
 
 
 def _sampled(
-    path: Path, vertices: np.ndarray, faces: np.ndarray, count: int, features: tuple[str, ...]
+    path: Path,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    count: int,
+    features: tuple[str, ...],
 ) -> np.ndarray:
     """Return points (count, 3) of a surface, each place as likely as any other; the same ones
     whenever it is read. Their normals are those of the triangles.
@@ -300,17 +366,23 @@ def _sampled(
             f"{path}: a mesh is sampled on its surface, of which normals alone are known;"
             f" dataset.features asks for {', '.join(missing)}"
         )
+
     if not np.isfinite(vertices).all():
         vertex, axis = np.argwhere(~np.isfinite(vertices))[0]
         raise ValueError(
             f"{path}: vertex {vertex} has a coordinate that is not finite: {vertices[vertex, axis]}"
         )
+
     if len(faces) == 0 or faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"{path}: faces must be of at least 3 of the {len(vertices)} vertices")
+        raise ValueError(
+            f"{path}: faces must be of at least 3 of the {len(vertices)} vertices"
+        )
+
     trimesh = _library("trimesh", path)
     mesh = trimesh.Trimesh(vertices.astype(np.float64), faces, process=False)
     if not mesh.area > 0:
         raise ValueError(f"{path}: the {len(faces)} triangles have no area")
+
     points, triangles = trimesh.sample.sample_surface(mesh, count, seed=MESH_SEED)
     normals = [np.asarray(mesh.face_normals)[triangles]] if features else []
     return joined(np.asarray(points), normals)

@@ -29,7 +29,9 @@ MAX_ROUNDING = 1e-6
 RADII = (1e-6, 1e4)
 
 
-def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, source: str) -> None:
+def check_clouds(
+    points: np.ndarray, labels: np.ndarray, num_classes: int, source: str
+) -> None:
     """Check points (n, P, 3) as they are stored and their labels (n,) or (n, 1).
 
     Raises ValueError naming the file, the first bad cloud, what was found in it, and how many such
@@ -47,12 +49,16 @@ def check_clouds(points: np.ndarray, labels: np.ndarray, num_classes: int, sourc
             f"{source}: clouds of {points.shape[1]} points, at least {MIN_POINTS} are needed"
         )
     if labels.shape not in ((len(points),), (len(points), 1)):
-        raise ValueError(f"{source}: {len(points)} clouds but labels of shape {labels.shape}")
+        raise ValueError(
+            f"{source}: {len(points)} clouds but labels of shape {labels.shape}"
+        )
+
     whole_labels(labels, num_classes, source)
     bad = []
     for start in range(0, len(points), CHUNK):
         for message in faults(points[start : start + CHUNK], start):
             bad.append(message)
+
     if bad:
         more = f" ({len(bad)} clouds are refused)" if len(bad) > 1 else ""
         raise ValueError(f"{source}: {bad[0]}{more}")
@@ -66,9 +72,13 @@ def whole_labels(labels: np.ndarray, num_classes: int, source: str) -> np.ndarra
     """
     expected = f"whole numbers from 0 to {num_classes - 1} are allowed"
     labels = labels.reshape(-1)
+
     if labels.dtype.kind not in "fiu":
         first = f", the first is {labels[0]!r}" if len(labels) else ""
-        raise ValueError(f"{source}: labels are of type {labels.dtype}{first}; {expected}")
+        raise ValueError(
+            f"{source}: labels are of type {labels.dtype}{first}; {expected}"
+        )
+
     if labels.dtype.kind == "f":
         broken = np.flatnonzero(~np.isfinite(labels) | (labels != np.floor(labels)))
         if len(broken):
@@ -77,6 +87,7 @@ def whole_labels(labels: np.ndarray, num_classes: int, source: str) -> np.ndarra
                 f"{source}: cloud {broken[0]} has label {value:g}; {expected} ({len(broken)} such"
                 " labels)"
             )
+
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         value = labels[wrong[0]]
@@ -84,6 +95,7 @@ def whole_labels(labels: np.ndarray, num_classes: int, source: str) -> np.ndarra
             f"{source}: cloud {wrong[0]} has label {value:g}, allowed 0 to {num_classes - 1}"
             f" ({len(wrong)} such labels)"
         )
+
     return labels.astype(np.int64)
 
 
@@ -96,6 +108,7 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
         centred = _centred(points[start : start + CHUNK])
         radius = np.linalg.norm(centred, axis=2).max(axis=1)
         result[start : start + CHUNK] = centred / radius[:, None, None]
+
     return result
 
 
@@ -112,18 +125,22 @@ def as_stored(points: np.ndarray, source: str) -> np.ndarray:
         part = points[start : start + CHUNK]
         centred = _centred(part)
         radius = np.linalg.norm(centred, axis=2).max(axis=1)
+
         for number in np.flatnonzero((radius < RADII[0]) | (radius > RADII[1])):
             raise ValueError(
                 f"{source}: cloud {start + number} has a radius of {radius[number]:g}, allowed"
                 f" {RADII[0]:g} to {RADII[1]:g}: this set is used in the units in which it is"
                 " stored; scale it"
             )
+
         if points.dtype == np.float32:
             result[start : start + CHUNK] = part
             continue
+
         rounding = np.abs(part.astype(np.float64)).max(axis=(1, 2)) * 2.0**-24
         is_far = rounding > MAX_ROUNDING * radius
         result[start : start + CHUNK] = np.where(is_far[:, None, None], centred, part)
+
     return result
 
 
@@ -143,6 +160,7 @@ def _scaled(points: np.ndarray) -> np.ndarray:
     largest = np.abs(points).max(axis=(1, 2))
     is_extreme = (largest > 1e100) | ((largest < 1e-100) & (largest > 0))
     points[is_extreme] /= largest[is_extreme, None, None]
+
     return points
 
 
@@ -154,9 +172,12 @@ def faults(points: np.ndarray, first: int) -> Iterator[str]:
     is_finite = finite.all(axis=(1, 2))
     scaled = _scaled(np.where(is_finite[:, None, None], points, 0))
     # Around the median, which single far points do not move.
-    distances = np.linalg.norm(scaled - np.median(scaled, axis=1, keepdims=True), axis=2)  # (n, P)
+    distances = np.linalg.norm(
+        scaled - np.median(scaled, axis=1, keepdims=True), axis=2
+    )  # (n, P)
     farthest = distances.max(axis=1)
     typical = np.median(distances, axis=1)
+
     for row in range(len(points)):
         name = f"cloud {first + row}"
         cloud = points[row]
@@ -185,11 +206,13 @@ def _far_point(cloud: np.ndarray, distances: np.ndarray, typical: float) -> str:
             f"has more than half of its points at one place, {_place(far_point)}: a no-data value,"
             " or filled up?"
         )
+
     far = np.flatnonzero(distances > MAX_SPREAD * typical)
     point = far[0]
     offsets = np.abs(cloud[point] - np.median(cloud, axis=0))
     value = cloud[point, offsets.argmax()]
     count = f" and {len(far) - 1} more" if len(far) > 1 else ""
+
     return (
         f"has the coordinate {value:g} at point {point}{count}, {distances[point] / typical:.2g}"
         " times as far out as half of its points: a no-data value? It would shrink all others to"
@@ -203,6 +226,7 @@ def _step(cloud: np.ndarray) -> float:
     """
     if cloud.dtype.kind != "f":
         return 0.0
+
     # As float64 also for float16, whose own differences may overflow.
     radius = float(np.abs(cloud - cloud.mean(axis=0, dtype=np.float64)).max())
     return float(np.spacing(np.abs(cloud).max())) / radius

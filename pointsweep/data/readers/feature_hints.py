@@ -34,11 +34,18 @@ def features_in(files: SplitFiles, keys: Keys, split: str) -> tuple[str, ...]:
         path = files.arrays[0]
         points = points_of(path, keys.of(split))
         if points.shape[-1] == 3:
-            return tuple(name for name in FEATURE_CHANNELS if _arrays_give(path, keys, split, name))
+            return tuple(
+                name
+                for name in FEATURE_CHANNELS
+                if _arrays_give(path, keys, split, name)
+            )
+
         return in_columns(points.reshape(-1, points.shape[-1]))
+
     path = files.clouds[0][0]
     if path.suffix.lower() in READERS:
         return tuple(name for name in FEATURE_CHANNELS if _fields_give(path, name))
+
     return in_columns(columns_of(path, keys.points))
 
 
@@ -47,6 +54,7 @@ def in_columns(rows: np.ndarray) -> tuple[str, ...]:
     rows = rows[:MOST_ROWS].astype(np.float64)
     found: list[str] = []
     first = 3
+
     while first < rows.shape[1]:
         three = rows[:, first : first + 3]
         if "normal" not in found and _are_normals(three):
@@ -55,15 +63,19 @@ def in_columns(rows: np.ndarray) -> tuple[str, ...]:
             found.append("color")
         else:
             break
+
         first += 3
+
     if first == rows.shape[1] - 1 and _is_intensity(rows[:, first]):
         found.append("intensity")
+
     return tuple(found)
 
 
 def _are_normals(three: np.ndarray) -> bool:
     if three.shape[1] < 3:
         return False
+
     is_unit = np.abs(np.linalg.norm(three, axis=1) - 1) < LENGTH_ERROR
     return bool(is_unit.mean() >= SHARE) and bool((three < 0).any())
 
@@ -71,12 +83,17 @@ def _are_normals(three: np.ndarray) -> bool:
 def _are_colors(three: np.ndarray) -> bool:
     if three.shape[1] < 3 or not np.isfinite(three).all() or three.min() < 0:
         return False
+
     are_bytes = three.max() <= 255 and bool((three == np.floor(three)).all())
     return (are_bytes or three.max() <= 1) and len(np.unique(three)) > MANY
 
 
 def _is_intensity(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all()) and values.min() >= 0 and len(np.unique(values)) > MANY
+    return (
+        bool(np.isfinite(values).all())
+        and values.min() >= 0
+        and len(np.unique(values)) > MANY
+    )
 
 
 def _arrays_give(path: Path, keys: Keys, split: str, name: str) -> bool:
@@ -84,6 +101,7 @@ def _arrays_give(path: Path, keys: Keys, split: str, name: str) -> bool:
         read_arrays(path, keys, split, (name,))
     except ValueError:
         return False
+
     return True
 
 
@@ -92,4 +110,5 @@ def _fields_give(path: Path, name: str) -> bool:
         read_cloud(path, SAMPLED, None, (name,))
     except ValueError:
         return False
+
     return True

@@ -39,17 +39,28 @@ def from_fields(
     columns = []
     for name in names:
         fields = next(
-            (field_names for field_names in FIELDS[name] if set(field_names) <= set(present)), None
+            (
+                field_names
+                for field_names in FIELDS[name]
+                if set(field_names) <= set(present)
+            ),
+            None,
         )
         if fields is None:
-            expected = " or ".join(", ".join(field_names) for field_names in FIELDS[name])
+            expected = " or ".join(
+                ", ".join(field_names) for field_names in FIELDS[name]
+            )
             raise ValueError(
                 f"no {name} (fields {expected}), which dataset.features asks for; fields:"
                 f" {', '.join(present)}"
             )
+
         columns.append(
-            scaled(name, np.stack([np.asarray(read(field)) for field in fields], axis=1))
+            scaled(
+                name, np.stack([np.asarray(read(field)) for field in fields], axis=1)
+            )
         )
+
     return columns
 
 
@@ -63,12 +74,14 @@ def from_columns(points: np.ndarray, names: Sequence[str], source: str) -> np.nd
             f"{source}: dataset.features [{', '.join(('xyz', *names))}] are {width} columns, found"
             f" {points.shape[-1]}"
         )
+
     columns = []
     first = 3
     for name in names:
         last = first + FEATURE_CHANNELS[name]
         columns.append(scaled(name, points[:, first:last]))
         first = last
+
     return joined(points[:, :3], columns)
 
 
@@ -78,6 +91,7 @@ def joined(points: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
     """
     if not features:
         return points
+
     kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
     return np.concatenate(
         [points.astype(kind), *(feature.astype(kind) for feature in features)], axis=1
@@ -92,10 +106,13 @@ def scaled(name: str, values: np.ndarray) -> np.ndarray:
         return np.divide(
             scaled_values, lengths, out=np.zeros_like(scaled_values), where=lengths != 0
         )
+
     if name == "color" and (values.dtype.kind == "f" or values.dtype.itemsize > 2):
         if len(scaled_values) and scaled_values.max() > 1:
             return scaled_values / 255
         return scaled_values
+
     if values.dtype.kind in "iu":
         return scaled_values / np.iinfo(values.dtype).max
+
     return scaled_values

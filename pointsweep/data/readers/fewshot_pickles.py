@@ -25,6 +25,7 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
     """
     with path.open("rb") as file:
         content = load_numbers(file, str(path))
+
     arrays: dict[str, np.ndarray] = {}
     label_classes: set[tuple[int, int]] = set()  # (label, class)
     for split in ("train", "test"):
@@ -36,19 +37,23 @@ def read_pickle(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
                 clouds.append(cloud)
                 labels.append(label)
                 label_classes.add((label, number))
+
             arrays[f"{split}_points"] = np.stack(clouds)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path}: {split} is not a list of (points, label, class) with as many points each:"
                 f" {error}"
             ) from error
+
         arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
+
     pairs = sorted(label_classes)
     if [label for label, _ in pairs] != list(range(way)):
         raise ValueError(
             f"{path}: labels must be 0 to {way - 1}, each of one class; found (label, class)"
             f" {pairs}"
         )
+
     arrays["classes"] = np.array([number for _, number in pairs], dtype=np.int64)
     check_episode(arrays, way, shot, str(path))
     return arrays
@@ -64,11 +69,17 @@ def convert(folder: Path) -> Iterator[Path]:
             f"{folder}: no file {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl (Point-BERT's"
             " ModelNetFewshot)"
         )
+
     for path in files:
         # Point-BERT's document writes the folder with and without the underscore.
-        match = re.fullmatch(r"(5|10)way_?(10|20)shot/([0-9])", f"{path.parent.name}/{path.stem}")
+        match = re.fullmatch(
+            r"(5|10)way_?(10|20)shot/([0-9])", f"{path.parent.name}/{path.stem}"
+        )
         if match is None:
-            raise ValueError(f"{path}: must be called {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl")
+            raise ValueError(
+                f"{path}: must be called {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl"
+            )
+
         way, shot, fold = (int(part) for part in match.groups())
         target = folder / f"{episode_name(way, shot, fold)}.npz"
         target.parent.mkdir(exist_ok=True)

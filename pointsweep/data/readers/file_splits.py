@@ -57,12 +57,14 @@ def split_files(
     """
     where = f"dataset.{split}: {value!r}"
     splits = _split_files(root, where, value, pattern, lists_folder, class_before)
+
     for field, text in (("lists_folder", lists_folder), ("class_before", class_before)):
         if text is not None and (splits.arrays or not splits.lists):
             raise ValueError(
                 f"dataset.{field}: {text!r} is for lists of files with one cloud each, and"
                 f" {where} is none; leave it out"
             )
+
     return splits
 
 
@@ -75,36 +77,47 @@ def _split_files(
     class_before: str | None,
 ) -> SplitFiles:
     if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
-        raise ValueError(f"{where} leads out of dataset.root; allowed are names below it")
+        raise ValueError(
+            f"{where} leads out of dataset.root; allowed are names below it"
+        )
     if any(sign in value for sign in "*?["):
         return _matching_arrays(root, where, value)
+
     path = root / value
     if path.is_file():
         return _of_file(root, path, where, pattern, lists_folder, class_before)
+
     folders = _class_folders(root, where, value)
     clouds: list[tuple[Path, str]] = []
     for name, folder in sorted(folders.items()):
         for cloud in _clouds_below(folder, pattern):
             clouds.append((cloud, name))
+
     if not clouds:
         wanted = f"of a kind that is read ({', '.join(cloud_files.SUFFIXES)})"
         if pattern:
             wanted = f"called {pattern!r}"
+
         raise MissingDataError(
             f"{where}: the {len(folders)} folders of classes hold no file {wanted};"
             f" {contents(folders[min(folders)])}"
         )
+
     return SplitFiles(clouds=tuple(clouds))
 
 
 def _matching_arrays(root: Path, where: str, value: str) -> SplitFiles:
     """Return the files of arrays whose names match. Raises MissingDataError if none does."""
     suffixes = cloud_arrays.SUFFIXES
-    arrays = sorted(path for path in root.glob(value) if path.suffix.lower() in suffixes)
+    arrays = sorted(
+        path for path in root.glob(value) if path.suffix.lower() in suffixes
+    )
+
     if not arrays:
         raise MissingDataError(
             f"{where} matches no {' or '.join(suffixes)} file in {root}; {contents(root)}"
         )
+
     return SplitFiles(arrays=tuple(arrays))
 
 
@@ -120,10 +133,15 @@ def _class_folders(root: Path, where: str, value: str) -> dict[str, Path]:
                 f"{where}: {place} holds no folders, one for each class is expected;"
                 f" {contents(place)}"
             )
+
         return folders
-    folders = {path.name: path / value for path in _folders(root) if (path / value).is_dir()}
+
+    folders = {
+        path.name: path / value for path in _folders(root) if (path / value).is_dir()
+    }
     if folders:
         return folders
+
     names = [path.name for path in root.iterdir()]
     inner = {path.name for folder in _folders(root) for path in _folders(folder)}
     near = difflib.get_close_matches(value, [*names, *inner], n=1)
@@ -140,8 +158,10 @@ def one_kind(splits: Sequence[SplitFiles], pattern: str | None) -> None:
     counts: Counter[str] = Counter()
     for split in splits:
         counts.update(path.suffix.lower() for path, _ in split.clouds)
+
     if len(counts) < 2 or pattern is not None:
         return
+
     ranked = counts.most_common()  # of equally frequent ones, the first found
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in ranked)
     most_frequent, _ = ranked[0]
@@ -153,8 +173,11 @@ def one_kind(splits: Sequence[SplitFiles], pattern: str | None) -> None:
 
 def contents(folder: Path) -> str:
     """Return in words what a folder holds."""
-    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    names = sorted(
+        f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir()
+    )
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+
     return f"{folder.name} holds {', '.join(names[:SHOWN]) or 'nothing'}{more}"
 
 
@@ -173,9 +196,9 @@ def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
     for path, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            is_cloud = Path(name).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(
-                "."
-            )
+            is_cloud = Path(
+                name
+            ).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(".")
             if is_cloud and (pattern is None or fnmatch(name, pattern)):
                 yield Path(path, name)
 
@@ -199,12 +222,14 @@ def _of_file(
     suffix = path.suffix.lower()
     if suffix in cloud_arrays.SUFFIXES:
         return SplitFiles(arrays=(path,))
+
     if suffix not in LISTS:
         allowed = ", ".join((*LISTS, *cloud_arrays.SUFFIXES))
         raise ValueError(
             f"{where}: {suffix or 'a file without ending'} is neither a list nor arrays; allowed:"
             f" {allowed}"
         )
+
     numbered = [
         (number, line.strip())
         for number, line in enumerate(read_text(path).split("\n"), start=1)
@@ -217,7 +242,9 @@ def _of_file(
     # both kinds of slash.
     _, first_line = numbered[0]
     if PureWindowsPath(first_line).suffix.lower() in cloud_arrays.HDF5:
-        return SplitFiles(arrays=tuple(_listed_arrays(root, path, numbered)), lists=(path,))
+        return SplitFiles(
+            arrays=tuple(_listed_arrays(root, path, numbered)), lists=(path,)
+        )
 
     if lists_folder and (
         Path(lists_folder).is_absolute() or ".." in PureWindowsPath(lists_folder).parts
@@ -226,23 +253,28 @@ def _of_file(
             f"dataset.lists_folder: {lists_folder!r} leads out of dataset.root; allowed are names"
             " below it"
         )
+
     below = root if lists_folder is None else root / lists_folder
     if not below.is_dir():
         raise MissingDataError(
             f"dataset.lists_folder: no folder {below}, in which the files of {path} are looked for;"
             f" {contents(root)}"
         )
+
     names = _Names(below, pattern, class_before)
     clouds = []
     line_of: dict[Path, int] = {}
+
     for number, line in numbered:
         cloud, name = names.look_up(line, f"{path}, line {number}")
         if cloud in line_of:
             raise ValueError(
                 f"{path}, line {number}: {line!r} is listed in line {line_of[cloud]} already"
             )
+
         line_of[cloud] = number
         clouds.append((cloud, name))
+
     return SplitFiles(clouds=tuple(clouds), lists=(path,))
 
 
@@ -256,12 +288,15 @@ def _listed_arrays(
         relative = PureWindowsPath(line)
         inside = not relative.is_absolute() and ".." not in relative.parts
         path = root / Path(*relative.parts) if inside else root / relative.name
+
         if not path.is_file():
             path = root / relative.name
+
         if not path.is_file():
             raise MissingDataError(
                 f"{list_file}, line {number}: names {line!r}, which is not in {root}"
             )
+
         yield path
 
 
@@ -270,16 +305,21 @@ class _Names:
     ending.
     """
 
-    def __init__(self, root: Path, pattern: str | None, class_before: str | None) -> None:
+    def __init__(
+        self, root: Path, pattern: str | None, class_before: str | None
+    ) -> None:
         self.root = root
         self.class_before = class_before
         self.by_path: dict[str, Path] = {}
         self.by_stem: dict[str, list[Path]] = {}
+
         for path in _clouds_below(root, pattern):
             relative = path.relative_to(root)
             self.by_path[relative.as_posix()] = path
             if len(relative.parts) > 1 or class_before is not None:
-                self.by_stem.setdefault(relative.with_suffix("").as_posix(), []).append(path)
+                self.by_stem.setdefault(relative.with_suffix("").as_posix(), []).append(
+                    path
+                )
 
     def look_up(self, line: str, source: str) -> tuple[Path, str]:
         """Return the file that a line names, and its class: the line's second column, the folder,
@@ -288,14 +328,22 @@ class _Names:
         path = self._file(line, source)
         if path is not None:
             return path, self._class(path, source)
+
         for separator in ("\t", ",", ";", " "):
             name, _, label = line.rpartition(separator)
-            path = self._file(name.strip(), source) if name.strip() and label.strip() else None
+            path = (
+                self._file(name.strip(), source)
+                if name.strip() and label.strip()
+                else None
+            )
             if path is not None:
                 return path, label.strip()
+
         near = difflib.get_close_matches(line, [*self.by_path, *self.by_stem], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise MissingDataError(f"{source}: names {line!r}, which is not in {self.root}.{hint}")
+        raise MissingDataError(
+            f"{source}: names {line!r}, which is not in {self.root}.{hint}"
+        )
 
     def _file(self, name: str, source: str) -> Path | None:
         relative = PureWindowsPath(name)
@@ -303,11 +351,13 @@ class _Names:
             raise ValueError(
                 f"{source}: {name!r} leads out of dataset.root; allowed are names below it"
             )
+
         plain = relative.as_posix()
         # ModelNet's lists: night_stand_0001 lies in the folder night_stand.
         for candidate in (plain, f"{relative.name.rpartition('_')[0]}/{plain}"):
             if candidate in self.by_path:
                 return self.by_path[candidate]
+
             paths = self.by_stem.get(candidate, [])
             if len(paths) > 1:
                 names = ", ".join(path.name for path in paths)
@@ -315,8 +365,10 @@ class _Names:
                     f"{source}: {name!r} may be {names}; set dataset.pattern to one kind, say"
                     f" '*{paths[0].suffix}'"
                 )
+
             if paths:
                 return paths[0]
+
         return None
 
     def _class(self, path: Path, source: str) -> str:
@@ -327,19 +379,24 @@ class _Names:
                     f"{source}: {path.name} has no class before {self.class_before!r}, which"
                     " dataset.class_before asks for"
                 )
+
             return name
+
         folders = []
         for part in path.relative_to(self.root).parts[:-1]:
             if part not in SPLIT_FOLDERS:
                 folders.append(part)
+
         if folders:
             return folders[-1]
+
         name = path.stem.rpartition("_")[0]
         if not name:
             raise ValueError(
                 f"{source}: no class is known of {path.name}: name it in a second column, or use a"
                 " folder for each class"
             )
+
         return name
 
 

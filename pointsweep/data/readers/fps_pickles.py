@@ -37,10 +37,12 @@ def convert(folder: Path) -> Iterator[Path]:
         match = NAME.fullmatch(path.name)
         if match is not None:
             files_of.setdefault(int(match[2]), {})[match[1]] = path
+
     if not files_of:
         raise MissingDataError(
             f"{folder}: no file modelnet40_{{train,test}}_8192pts_fps.dat (Point-BERT's ModelNet)"
         )
+
     for size, files in sorted(files_of.items()):
         missing = [split for split in SPLITS if split not in files]
         if missing:
@@ -48,12 +50,16 @@ def convert(folder: Path) -> Iterator[Path]:
                 f"{folder}: no file modelnet40_{missing[0]}_{size}pts_fps.dat beside"
                 f" {next(iter(files.values())).name}"
             )
+
         target = folder / f"modelnet40_{size}pts_fps"
         target.mkdir(exist_ok=True)
         for split in SPLITS:
             _write(target / f"{split}.h5", *read_pickle(files[split]))
             (target / f"{split}_files.txt").write_text(f"{split}.h5\n")
-        (target / "shape_names.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+
+        (target / "shape_names.txt").write_text(
+            "".join(f"{name}\n" for name in CLASSES)
+        )
         yield target
 
 
@@ -63,6 +69,7 @@ def read_pickle(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """
     with path.open("rb") as file:
         content = load_numbers(file, str(path))
+
     try:
         stored, marked = content
         clouds = [_xyz(plain(cloud)) for cloud in stored]
@@ -72,13 +79,18 @@ def read_pickle(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
         raise ValueError(
             f"{path}: must hold a list of clouds (P, 3 or more) and a list of labels: {error}"
         ) from error
+
     if len(clouds) != len(labels) or len(sizes) != 1:
         raise ValueError(
             f"{path}: must hold as many labels as clouds, all of one size; found {len(clouds)}"
             f" clouds of {len(sizes)} sizes and {len(labels)} labels"
         )
+
     for number, cloud in enumerate(clouds):
-        check_clouds(cloud[None], labels[number : number + 1], len(CLASSES), f"{path}: {number}")
+        check_clouds(
+            cloud[None], labels[number : number + 1], len(CLASSES), f"{path}: {number}"
+        )
+
     return clouds, labels.astype(np.int64)
 
 
@@ -97,5 +109,7 @@ def _write(path: Path, clouds: list[np.ndarray], labels: np.ndarray) -> None:
         # Cloud by cloud: the pickle's own numbers fill two gigabytes.
         for number, cloud in enumerate(clouds):
             points[number] = cloud
+
         file["label"] = labels
+
     beside.rename(path)

@@ -18,7 +18,9 @@ def read_data_and_label(path: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
         with h5py.File(path, "r") as file:
             return np.asarray(file["data"][()]), np.asarray(file["label"][()])
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a {kind} with data and label: {error}") from error
+        raise ValueError(
+            f"{path}: not a {kind} with data and label: {error}"
+        ) from error
 
 
 def read_h5(path: Path, num_classes: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -28,4 +30,5 @@ def read_h5(path: Path, num_classes: int, kind: str) -> tuple[np.ndarray, np.nda
     """
     points, labels = read_data_and_label(path, kind)
     check_clouds(points, labels, num_classes, str(path))
+
     return points, whole_labels(labels, num_classes, str(path))

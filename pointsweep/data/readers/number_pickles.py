@@ -21,15 +21,23 @@ class _Type:
 
     def __init__(self, name: object, *unused: object) -> None:
         if name not in NUMBERS:
-            raise pickle.UnpicklingError(f"refused numpy type {name!r}: only numbers are admitted")
+            raise pickle.UnpicklingError(
+                f"refused numpy type {name!r}: only numbers are admitted"
+            )
+
         self.dtype = np.dtype(str(name))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, *parts = state  # version, byte order, then what only structured types have
-        if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
+        _, order, *parts = (
+            state  # version, byte order, then what only structured types have
+        )
+        if order not in ("<", ">", "|", "=") or any(
+            part is not None for part in parts[:3]
+        ):
             raise pickle.UnpicklingError(
                 "refused a structured numpy type: only numbers are admitted"
             )
+
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -49,7 +57,9 @@ class Array:
 class _Buffer(Array):
     """Stand-in for the function that makes an array of bytes (pickle protocol 5)."""
 
-    def __init__(self, raw: object, kind: object, shape: tuple[int, ...], order: str) -> None:
+    def __init__(
+        self, raw: object, kind: object, shape: tuple[int, ...], order: str
+    ) -> None:
         self.array = _numbers(raw, kind, shape, order)
 
 
@@ -60,14 +70,21 @@ class _Number(Array):
         self.array = _numbers(raw, kind, (), "C")
 
 
-def _numbers(raw: object, kind: object, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _numbers(
+    raw: object, kind: object, shape: tuple[int, ...], order: str
+) -> np.ndarray:
     if (
         not isinstance(kind, _Type)
         or not isinstance(raw, (bytes, bytearray))
         or order not in ("C", "F")
     ):
-        raise pickle.UnpicklingError("refused an array that does not consist of numbers")
-    return np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
+        raise pickle.UnpicklingError(
+            "refused an array that does not consist of numbers"
+        )
+
+    return np.frombuffer(raw, kind.dtype).reshape(
+        shape, order="F" if order == "F" else "C"
+    )
 
 
 ADMITTED: dict[tuple[str, str], type] = {
@@ -86,11 +103,14 @@ class NumbersUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> type:
         # numpy 2 calls its inner package _core.
-        admitted = ADMITTED.get((module_name.replace("numpy._core.", "numpy.core."), global_name))
+        admitted = ADMITTED.get(
+            (module_name.replace("numpy._core.", "numpy.core."), global_name)
+        )
         if admitted is None:
             raise pickle.UnpicklingError(
                 f"refused {module_name}.{global_name}: only numpy arrays of numbers are admitted"
             )
+
         return admitted
 
 

@@ -29,6 +29,7 @@ def decode(raw: bytes, source: str) -> str:
     """Return UTF-8 as text with plain line ends. Raises ValueError naming `source` and the line."""
     if raw.startswith(OTHER_ENCODINGS) or b"\0" in raw:
         raise ValueError(f"{source}: is UTF-16 or no text at all; save it as UTF-8")
+
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -37,6 +38,7 @@ def decode(raw: bytes, source: str) -> str:
             f"{source}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 (Latin-1, or"
             " another encoding of Windows?); save the file as UTF-8"
         ) from error
+
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -60,6 +62,7 @@ def files_of_list(list_file: Path, names: Sequence[str], dataset: str) -> list[P
             raise MissingDataError(
                 f"data set {dataset}: {list_file} names {file}, which is not there"
             )
+
     return files
 
 
@@ -74,6 +77,7 @@ def number_rows(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
     fast = _read_fast(text, columns)
     if fast is None:
         return _read_by_line(text, source, columns)
+
     return fast
 
 
@@ -81,31 +85,47 @@ def _read_fast(text: str, columns: Sequence[int]) -> np.ndarray | None:
     """Return the rows of a plain file; None where a closer look is needed."""
     first = text.lstrip().partition("\n")[0]
     has_commas = "," in first
+
     if not first or ";" in text or "_" in text or (has_commas and "." not in text):
         return None
+
     try:
         rows = np.loadtxt(
-            io.StringIO(text), delimiter="," if has_commas else None, comments=None, ndmin=2
+            io.StringIO(text),
+            delimiter="," if has_commas else None,
+            comments=None,
+            ndmin=2,
         )
     except ValueError:
         return None
+
     return rows if rows.shape[1] in columns else None
 
 
 def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
     expected = (
-        f"{columns[0]} to {columns[-1]}" if len(columns) > 3 else " or ".join(map(str, columns))
+        f"{columns[0]} to {columns[-1]}"
+        if len(columns) > 3
+        else " or ".join(map(str, columns))
     )
+
     rows: list[list[float]] = []
     first_line = 0
+
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         if not line:
             continue
+
         fields = _fields(line)
-        if not rows and not first_line and _is_header(_fields(line.lstrip("#/ ")), columns):
+        if (
+            not rows
+            and not first_line
+            and _is_header(_fields(line.lstrip("#/ ")), columns)
+        ):
             first_line = number
             continue
+
         where = f"{source}, line {number}"
         try:
             values = [_number(field) for field in fields]
@@ -113,19 +133,24 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
             raise ValueError(
                 f"{where}: not a row of numbers: {line[:SHOWN]!r}; {expected} columns are expected"
             ) from None
+
         if not rows:
             first_line = number
+
         if rows and len(values) != len(rows[0]):
             raise ValueError(
                 f"{where}: {len(values)} columns, but {len(rows[0])} in line {first_line}:"
                 f" {line[:SHOWN]!r}"
             )
+
         if len(values) not in columns:
             hint = "; decimal commas? Write decimal points" if "," in line else ""
             raise ValueError(
                 f"{where}: {len(values)} columns, {expected} are expected: {line[:SHOWN]!r}{hint}"
             )
+
         rows.append(values)
+
     if not rows:
         raise ValueError(
             f"{source}: holds no row of numbers; rows of {expected} numbers are expected"
@@ -140,6 +165,7 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
             f"{source}, line {first_line}: whole numbers alone, separated by commas. Decimal commas"
             " cannot be told from separators: write decimal points"
         )
+
     return np.array(rows, dtype=np.float64)
 
 
@@ -147,12 +173,14 @@ def _fields(line: str) -> list[str]:
     """Return the fields of a line, decimal commas as points where blanks or semicolons separate."""
     if ";" in line:
         return [_with_point(field) for field in line.split(";")]
+
     parts = line.split()
     is_decimal = len(parts) > 1 and all(
         part.count(",") <= 1 and part.strip(",") == part for part in parts
     )
     if is_decimal or "," not in line:
         return [_with_point(part) for part in parts]
+
     return line.split(",")
 
 

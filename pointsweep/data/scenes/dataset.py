@@ -39,7 +39,9 @@ class DealtSplit(PartSplit):
         rows = np.sort(rows)
         taken = super().take(rows, name)
         assert isinstance(taken, DealtSplit)
-        return dataclasses.replace(taken, piece=self.piece[rows], num_pieces=self.num_pieces[rows])
+        return dataclasses.replace(
+            taken, piece=self.piece[rows], num_pieces=self.num_pieces[rows]
+        )
 
     def cloud(self, row: int, num_points: int) -> tuple[np.ndarray, np.ndarray]:
         """Return points (num_points, 3) and their classes (num_points,), IGNORED of those that
@@ -53,6 +55,7 @@ class DealtSplit(PartSplit):
         counted = np.concatenate(
             [classes[own].astype(np.int64), np.full(len(fill), IGNORED, dtype=np.int64)]
         )
+
         return points[np.concatenate([own, fill])], counted
 
 
@@ -62,6 +65,7 @@ def dealt(split: PartSplit, num_points: int) -> DealtSplit:
     counts = -(-sizes // num_points)  # clouds of each block, rounded up
     rows = np.repeat(np.arange(len(sizes)), counts)
     first = np.repeat(np.cumsum(counts) - counts, counts)
+
     return DealtSplit(
         split.name,
         split.points,
@@ -103,7 +107,13 @@ class SceneDataset(PartDataset):
     def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
         if not isinstance(split, DealtSplit):
             return super().eval_batch(split, index)
+
         clouds = [split.cloud(row, self.config.num_points) for row in index]
         points = torch.from_numpy(np.stack([points for points, _ in clouds]))
         classes = torch.from_numpy(np.stack([classes for _, classes in clouds]))
-        return normalise(points, self.config), torch.from_numpy(split.labels[index]), classes
+
+        return (
+            normalise(points, self.config),
+            torch.from_numpy(split.labels[index]),
+            classes,
+        )

@@ -78,6 +78,7 @@ class S3DIS(SceneDataset):
         tested = PUBLISHED_OF_AREA.get(config.test_area)
         if config.layout != "blocks" or tested is None:
             return {}
+
         return {"train": (PUBLISHED_BLOCKS - tested,), "test": (tested,)}
 
     @classmethod
@@ -85,12 +86,17 @@ class S3DIS(SceneDataset):
         """See `Dataset.copies`."""
         config = S3DISConfig()
         sizes = cls.published_sizes(config)
+
         for folder in folders_with(root, ROOMS_LIST):
             read = partial(_read_blocks, folder, config.test_area)
             yield Copy(f"{folder.relative_to(root)} (blocks)", read, CATEGORIES, sizes)
+
         config = config.model_copy(update={"layout": "rooms"})
         markers = ("Area_*.npy", "Area_*/*/Annotations")
-        folders = {folder for marker in markers for folder in folders_with(root, marker)}
+        folders = {
+            folder for marker in markers for folder in folders_with(root, marker)
+        }
+
         for folder in sorted(folders):
             read = partial(_read_rooms, config, folder)
             yield Copy(f"{folder.relative_to(root)} (rooms)", read, CATEGORIES)
@@ -119,7 +125,11 @@ def layout(
         for path in lists:
             if not path.is_file():
                 raise MissingDataError(f"data set s3dis: no file {path}. {ORIGIN}")
-        return [*block_files(folder), *lists], partial(_read_blocks, folder, config.test_area)
+
+        return [*block_files(folder), *lists], partial(
+            _read_blocks, folder, config.test_area
+        )
+
     rooms = room_files(folder)
     return [path for paths in rooms.values() for path in paths], partial(
         _read_rooms, config, folder
@@ -135,8 +145,10 @@ def block_files(folder: Path) -> list[Path]:
     """
     list_file = folder / BLOCKS_LIST
     names = lines_of(read_text(list_file))
+
     if not names:
         raise ValueError(f"{list_file}: names no file")
+
     return files_of_list(list_file, names, "s3dis")
 
 
@@ -146,16 +158,20 @@ def _read_blocks(folder: Path, test_area: int) -> dict[str, np.ndarray]:
     points = np.concatenate([points for points, _ in read])  # (n, P, 3)
     classes = np.concatenate([classes for _, classes in read])  # (n, P)
     rooms = lines_of(read_text(folder / ROOMS_LIST))
+
     if len(rooms) != len(points):
         raise ValueError(
             f"{folder / ROOMS_LIST}: names the rooms of {len(rooms)} blocks, the h5 files hold"
             f" {len(points)}"
         )
+
     sizes = np.full(len(points), points.shape[1])
     blocks = Blocks(points.reshape(-1, 3), classes.reshape(-1), sizes, rooms)
     arrays: dict[str, np.ndarray] = {}
+
     for split, is_taken in _areas_of(rooms, test_area, folder / ROOMS_LIST).items():
         arrays |= _arrays(split, _taken(blocks, is_taken), rooms)
+
     return arrays
 
 
@@ -167,6 +183,7 @@ def _read_block_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: data must be (n, P, 9) and label (n, P), found {data.shape} and"
             f" {classes.shape}"
         )
+
     points = y_up(data[:, :, :3])
     check_clouds(points, np.zeros(len(points)), 1, str(path))
     return points.astype(np.float32), point_classes(classes, str(path))
@@ -182,15 +199,18 @@ def room_files(folder: Path) -> dict[str, list[Path]]:
     arrays = sorted(folder.glob("Area_[1-6]_*.npy"))
     if arrays:
         return {path.stem: [path] for path in arrays}
+
     rooms: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("Area_[1-6]/*/Annotations/*_*.txt")):
         room = path.parents[1]
         rooms.setdefault(f"{room.parent.name}_{room.name}", []).append(path)
+
     if not rooms:
         raise MissingDataError(
             f"data set s3dis: {folder} holds neither Area_N_ROOM.npy nor"
             f" Area_N/ROOM/Annotations/CLASS_I.txt. {ORIGIN}"
         )
+
     return rooms
 
 
@@ -201,11 +221,13 @@ def _read_rooms(config: S3DISConfig, folder: Path) -> dict[str, np.ndarray]:
     rooms = room_files(folder)
     names = list(rooms)
     arrays: dict[str, np.ndarray] = {}
+
     for split, is_taken in _areas_of(names, config.test_area, folder).items():
         cuts: list[Blocks] = []
         for name in np.array(names)[is_taken].tolist():
             points, classes = read_room(rooms[name])
             cuts.append(cut(name, points, classes, config, trains=split == "train"))
+
         blocks = Blocks(
             np.concatenate([cut.points for cut in cuts]),
             np.concatenate([cut.classes for cut in cuts]),
@@ -213,8 +235,12 @@ def _read_rooms(config: S3DISConfig, folder: Path) -> dict[str, np.ndarray]:
             [room for cut in cuts for room in cut.rooms],
         )
         if not len(blocks.sizes):
-            raise ValueError(f"{folder}: no {split} block has {config.min_points} points")
+            raise ValueError(
+                f"{folder}: no {split} block has {config.min_points} points"
+            )
+
         arrays |= _arrays(split, blocks, names)
+
     return arrays
 
 
@@ -227,18 +253,23 @@ def read_room(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
             rows = np.load(paths[0], allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{paths[0]}: not an array: {error}") from error
+
         if rows.ndim != 2 or rows.shape[1] != 7 or rows.dtype.kind not in "fiu":
             raise ValueError(
                 f"{paths[0]}: must be rows of numbers x y z r g b class, found {rows.dtype}"
                 f" {rows.shape}"
             )
+
         points = rows[:, :3]
         classes = point_classes(rows[:, 6], str(paths[0]))
     else:
         parts = [number_rows(read_text(path), str(path), (6,))[:, :3] for path in paths]
         points = np.concatenate(parts)
         numbers = [class_of(path) for path in paths]
-        classes = np.repeat(np.array(numbers, dtype=np.uint8), [len(part) for part in parts])
+        classes = np.repeat(
+            np.array(numbers, dtype=np.uint8), [len(part) for part in parts]
+        )
+
     place = paths[0] if len(paths) == 1 else paths[0].parent
     check_clouds(points[None], np.zeros(1), 1, str(place))
     return points - points.min(axis=0), classes
@@ -253,7 +284,11 @@ def class_of(path: Path) -> int:
 
 
 def cut(
-    room: str, points: np.ndarray, classes: np.ndarray, config: S3DISConfig, trains: bool
+    room: str,
+    points: np.ndarray,
+    classes: np.ndarray,
+    config: S3DISConfig,
+    trains: bool,
 ) -> Blocks:
     """Cut a room (P, 3), z up, into square blocks: every `stride` for training, edge to edge for
     testing, where no point is left out.
@@ -264,6 +299,7 @@ def cut(
     taken: list[np.ndarray] = []
     centers: list[tuple[float, float]] = []
     by_x = np.argsort(points[:, 0], kind="stable")
+
     for x, in_strip in _intervals(points[by_x, 0], config.block, stride):
         strip = by_x[in_strip]
         by_y = strip[np.argsort(points[strip, 1], kind="stable")]
@@ -271,19 +307,28 @@ def cut(
             rows = np.sort(by_y[in_block])
             if len(rows) < fewest:
                 continue
+
             if most is not None and len(rows) > most:
                 seed = int(text_digest(f"{room} {trains} {len(taken)}"), 16)
-                rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+                rows = np.sort(
+                    np.random.default_rng(seed).choice(rows, most, replace=False)
+                )
+
             taken.append(rows)
             centers.append((x, y))
+
     if not taken:
         nothing = np.zeros(0, dtype=np.int64)
         return Blocks(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8), nothing, [])
+
     sizes = np.array([len(rows) for rows in taken])
     every = np.concatenate(taken)
     moved = points[every].astype(np.float64)
     moved[:, :2] -= np.repeat(centers, sizes, axis=0)
-    return Blocks(y_up(moved).astype(np.float32), classes[every], sizes, [room] * len(sizes))
+
+    return Blocks(
+        y_up(moved).astype(np.float32), classes[every], sizes, [room] * len(sizes)
+    )
 
 
 def _intervals(
@@ -295,6 +340,7 @@ def _intervals(
     """
     if not len(sorted_values):
         return
+
     largest = float(sorted_values[-1])
     count = max(math.ceil((largest - width) / stride), 0) + 1
     for number in range(count):
@@ -316,6 +362,7 @@ def point_classes(classes: np.ndarray, source: str) -> np.ndarray:
             f"{source}: point {place[-1]} has class {classes[tuple(place)]:g}, allowed 0 to"
             f" {len(CLASSES) - 1} ({int((~allowed).sum())} such points)"
         )
+
     return classes.astype(np.uint8)
 
 
@@ -324,7 +371,9 @@ def y_up(points: np.ndarray) -> np.ndarray:
     return np.stack([points[..., 0], points[..., 2], -points[..., 1]], axis=-1)
 
 
-def _areas_of(rooms: Sequence[str], test_area: int, source: Path) -> dict[str, np.ndarray]:
+def _areas_of(
+    rooms: Sequence[str], test_area: int, source: Path
+) -> dict[str, np.ndarray]:
     """Return which of the rooms (n,) are of the training and of the test split. Raises ValueError
     for a name without an area, and for a split without a room.
     """
@@ -332,8 +381,12 @@ def _areas_of(rooms: Sequence[str], test_area: int, source: Path) -> dict[str, n
     for room in rooms:
         found = ROOM_NAME.fullmatch(room)
         if found is None:
-            raise ValueError(f"{source}: {room!r} is no room; allowed: Area_1_NAME to Area_6_NAME")
+            raise ValueError(
+                f"{source}: {room!r} is no room; allowed: Area_1_NAME to Area_6_NAME"
+            )
+
         areas.append(int(found[1]))
+
     is_test = np.array(areas) == test_area
     if not is_test.any() or is_test.all():
         here = ", ".join(map(str, sorted(set(areas))))
@@ -341,13 +394,16 @@ def _areas_of(rooms: Sequence[str], test_area: int, source: Path) -> dict[str, n
             f"{source}: test_area {test_area} needs rooms of that area and of others; here are"
             f" areas {here}"
         )
+
     return {"train": ~is_test, "test": is_test}
 
 
 def _taken(blocks: Blocks, is_taken: np.ndarray) -> Blocks:
     rows = np.repeat(is_taken, blocks.sizes)
     rooms = [room for room, taken in zip(blocks.rooms, is_taken, strict=True) if taken]
-    return Blocks(blocks.points[rows], blocks.classes[rows], blocks.sizes[is_taken], rooms)
+    return Blocks(
+        blocks.points[rows], blocks.classes[rows], blocks.sizes[is_taken], rooms
+    )
 
 
 def _arrays(split: str, blocks: Blocks, rooms: Sequence[str]) -> dict[str, np.ndarray]:
@@ -360,5 +416,7 @@ def _arrays(split: str, blocks: Blocks, rooms: Sequence[str]) -> dict[str, np.nd
         f"{split}_parts": blocks.classes,
         f"{split}_starts": np.concatenate([[0], np.cumsum(blocks.sizes)]),
         f"{split}_labels": np.zeros(len(blocks.sizes), dtype=np.int64),
-        f"{split}_groups": np.array([number[room] for room in blocks.rooms], dtype=np.int64),
+        f"{split}_groups": np.array(
+            [number[room] for room in blocks.rooms], dtype=np.int64
+        ),
     }

@@ -26,7 +26,9 @@ class SyntheticRooms(SceneDataset):
 
     def __init__(self, config: SyntheticRoomsConfig) -> None:
         key = text_digest(f"{REVISION} {config}")
-        arrays, digest = cached_arrays(f"synthetic-rooms-{key}", lambda: make_arrays(config))
+        arrays, digest = cached_arrays(
+            f"synthetic-rooms-{key}", lambda: make_arrays(config)
+        )
         super().__init__(config, CLASSES, arrays, digest)
         self.marks = ("synthetic data",)
 
@@ -37,6 +39,7 @@ def make_arrays(config: SyntheticRoomsConfig) -> dict[str, np.ndarray]:
     """
     arrays: dict[str, np.ndarray] = {}
     num_train = config.train_per_category
+
     for number, (split, count) in enumerate(
         (("train", num_train), ("test", config.test_per_category))
     ):
@@ -51,6 +54,7 @@ def make_arrays(config: SyntheticRoomsConfig) -> dict[str, np.ndarray]:
             f"{split}_labels": np.zeros(count, dtype=np.int64),
             f"{split}_groups": np.arange(count) + number * num_train,
         }
+
     return arrays
 
 
@@ -60,13 +64,24 @@ def make_block(
     """points (P, 3) float32 in metres around the block's middle, the floor at 0, and their classes
     (P,): a floor, and one to three other things.
     """
-    things = [FLOOR, *random.permutation([WALL, TABLE, CHAIR, CLUTTER])[: random.integers(1, 4)]]
-    shares = random.multinomial(config.source_points, np.full(len(things), 1 / len(things)))
-    points = np.concatenate(
-        [_thing(thing, random, count) for thing, count in zip(things, shares, strict=True)]
+    things = [
+        FLOOR,
+        *random.permutation([WALL, TABLE, CHAIR, CLUTTER])[: random.integers(1, 4)],
+    ]
+
+    shares = random.multinomial(
+        config.source_points, np.full(len(things), 1 / len(things))
     )
+    points = np.concatenate(
+        [
+            _thing(thing, random, count)
+            for thing, count in zip(things, shares, strict=True)
+        ]
+    )
+
     points = points + random.normal(scale=config.noise, size=points.shape)
     order = random.permutation(len(points))
+
     return points[order].astype(np.float32), np.repeat(things, shares)[order]
 
 
@@ -74,18 +89,27 @@ def _thing(thing: int, random: np.random.Generator, count: int) -> np.ndarray:
     """Points (count, 3) on the surface of a thing at a random place."""
     if thing == FLOOR:
         return box(random, count, np.array([1.0, 0.02, 1.0]))
+
     if thing == WALL:
-        wall = box(random, count, np.array([1.0, 2.5, 0.1])) + np.array([0, 1.25, -0.45])
+        wall = box(random, count, np.array([1.0, 2.5, 0.1])) + np.array(
+            [0, 1.25, -0.45]
+        )
         return wall if random.random() < 0.5 else wall[:, [2, 1, 0]]
+
     x, z = random.uniform(-0.25, 0.25, 2)
     if thing == TABLE:
         return box(random, count, np.array([0.9, 0.05, 0.6])) + np.array([x, 0.75, z])
+
     if thing == CHAIR:
         seat = count // 2
         parts = [
             box(random, seat, np.array([0.45, 0.05, 0.45])) + np.array([0, 0.45, 0]),
-            box(random, count - seat, np.array([0.45, 0.5, 0.05])) + np.array([0, 0.7, -0.2]),
+            box(random, count - seat, np.array([0.45, 0.5, 0.05]))
+            + np.array([0, 0.7, -0.2]),
         ]
         return np.concatenate(parts) + np.array([x, 0, z])
+
     size = random.uniform(0.1, 0.3, 3)
-    return box(random, count, size) + np.array([x, size[1] / 2 + random.uniform(0, 1.5), z])
+    return box(random, count, size) + np.array(
+        [x, size[1] / 2 + random.uniform(0, 1.5), z]
+    )

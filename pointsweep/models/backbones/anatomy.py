@@ -19,9 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointsweep.models.backbones.find_call import arguments_of, find_call, own_arguments, tokens_of
+from pointsweep.models.backbones.find_call import (
+    arguments_of,
+    find_call,
+    own_arguments,
+    tokens_of,
+)
 from pointsweep.models.backbones.layer_call import RELATIVE, ROTARY, LayerCall
-from pointsweep.models.backbones.layer_roles import LayerRoles, find_roles, first, is_norm
+from pointsweep.models.backbones.layer_roles import (
+    LayerRoles,
+    find_roles,
+    first,
+    is_norm,
+)
 
 EXAMINED = 2  # layers
 WORDS = 64  # rows of the copy's table of words
@@ -107,14 +117,17 @@ def stack_of(model: LibraryModel) -> str:
             continue
         if len({type(layer) for layer in module}) > 1 or not list(module[0].children()):
             continue
+
         size = sum(parameter.numel() for parameter in module.parameters())
         if size > most:
             best, most = path, size
+
     if most <= 0:
         raise ValueError(
             f"{model.name}: it has no list of at least two equal layers (layers that share their"
             " weights are none)"
         )
+
     return best
 
 
@@ -124,14 +137,23 @@ def small_copy(model: LibraryModel, stack: str, seed: int = 0) -> LibraryModel:
     owner, _, name = stack.rpartition(".")
     layers = module.get_submodule(stack)
     first: list[nn.Module] = list(layers)[:EXAMINED]  # type: ignore[call-overload]
-    cut = type(layers)(*first) if isinstance(layers, nn.Sequential) else nn.ModuleList(first)
+    cut = (
+        type(layers)(*first)
+        if isinstance(layers, nn.Sequential)
+        else nn.ModuleList(first)
+    )
+
     setattr(module.get_submodule(owner), name, cut)
+
     if model.words:
         table = module.get_submodule(model.words)
         assert isinstance(table, nn.Embedding)
-        table.weight = nn.Parameter(torch.empty(WORDS, table.embedding_dim, device="meta"))
+        table.weight = nn.Parameter(
+            torch.empty(WORDS, table.embedding_dim, device="meta")
+        )
         table.num_embeddings = WORDS
         table.padding_idx = None
+
     generator = torch.Generator().manual_seed(seed)
     fill(module, lambda tensor: _draw(tensor, generator))
     return replace(model, module=module.double().eval().requires_grad_(True))
@@ -144,6 +166,7 @@ def _draw(tensor: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.randn(tensor.shape, generator=generator)
     if tensor.dim() < 2:
         return 1.0 + 0.1 * drawn
+
     return drawn * max(tensor[0].numel(), 1) ** -0.5
 
 
@@ -159,6 +182,7 @@ def to_meta(module: nn.Module) -> None:
                     moved[id(parameter)] = nn.Parameter(
                         torch.empty_like(parameter, device="meta"), requires_grad=False
                     )
+
                 owner._parameters[name] = moved[id(parameter)]
 
 
@@ -172,6 +196,7 @@ def fill(module: nn.Module, values: Callable[[Tensor], Tensor]) -> None:
                     filled[id(parameter)] = nn.Parameter(
                         values(parameter), requires_grad=parameter.requires_grad
                     )
+
                 owner._parameters[name] = filled[id(parameter)]
 
 
@@ -179,10 +204,14 @@ def fill(module: nn.Module, values: Callable[[Tensor], Tensor]) -> None:
 def run(model: LibraryModel, stack: str, until_first: bool = False) -> _Run:
     """Run a model on inputs of its own; of `until_first` to the first layer alone."""
     seen = _Run([], [])
-    handles = _watched(model.module, model.module.get_submodule(stack), seen, until_first)
+    handles = _watched(
+        model.module, model.module.get_submodule(stack), seen, until_first
+    )
     inputs = {}
+
     for name, value in model.inputs().items():
         inputs[name] = value.double() if value.is_floating_point() else value
+
     try:
         model.module(**inputs)
     except _StopError:
@@ -196,10 +225,13 @@ def run(model: LibraryModel, stack: str, until_first: bool = False) -> _Run:
     finally:
         for handle in handles:
             handle.remove()
+
     return seen
 
 
-def _watched(module: nn.Module, layers: nn.Module, seen: _Run, until_first: bool) -> list[Any]:
+def _watched(
+    module: nn.Module, layers: nn.Module, seen: _Run, until_first: bool
+) -> list[Any]:
     """Hooks that note in `seen` what happens."""
 
     def note(path: str) -> Callable[..., None]:
@@ -220,10 +252,15 @@ def _watched(module: nn.Module, layers: nn.Module, seen: _Run, until_first: bool
     for path, part in module.named_modules():
         if part not in inside and path:
             handles.append(part.register_forward_hook(note(path), with_kwargs=True))
+
     for layer in layers.children():
         handles.append(layer.register_forward_hook(note_layer, with_kwargs=True))
+
     if until_first:
-        handles.append(next(layers.children()).register_forward_pre_hook(stop, with_kwargs=True))
+        handles.append(
+            next(layers.children()).register_forward_pre_hook(stop, with_kwargs=True)
+        )
+
     return handles
 
 
@@ -242,18 +279,23 @@ def examine(
     small = small_copy(model, stack)
     layers = list(small.module.get_submodule(stack).children())
     _check_shapes(model, run(small, stack), len(layers))
+
     if prepare is not None:
         for layer in layers:
             prepare(layer)
+
     seen = run(small, stack)
     hidden = seen.hidden
     norms = _around(small, seen)
     grid, patch, num_front = _patches(seen, hidden)
-    rotary = _maker_of(seen, arguments_of(layers[0], *seen.calls[0][:2]).get("position_embeddings"))
+    rotary = _maker_of(
+        seen, arguments_of(layers[0], *seen.calls[0][:2]).get("position_embeddings")
+    )
     call, own_causal = find_call(
         model.name, model.heads, layers, seen.calls[len(layers) - 1], causal
     )
     bias_owner = _bias_owner(small, call)
+
     try:
         roles = find_roles(
             layers[-1], lambda x: first(layers[-1](x, **own_arguments(call, x))), hidden
@@ -266,7 +308,10 @@ def examine(
             f" {' '.join(str(error).split())[:200]}"
         )
         raise ValueError(text) from error
-    table, class_token = _tables(small, stack, seen, norms["start_norm"], grid, num_front)
+
+    table, class_token = _tables(
+        small, stack, seen, norms["start_norm"], grid, num_front
+    )
     down = layers[-1].get_submodule(roles.projections["fc2"][-1])
     return Anatomy(
         stack=stack,
@@ -289,9 +334,14 @@ def examine(
 
 def _check_shapes(model: LibraryModel, seen: _Run, num_layers: int) -> None:
     if len(seen.calls) < num_layers:
-        raise ValueError(f"{model.name}: its layers are not all run one after the other")
+        raise ValueError(
+            f"{model.name}: its layers are not all run one after the other"
+        )
+
     shapes = [tuple(tokens_of(args, kwargs).shape) for args, kwargs, _ in seen.calls]
-    shapes += [tuple(first(output).shape) for _, _, output in seen.calls if output is not None]
+    shapes += [
+        tuple(first(output).shape) for _, _, output in seen.calls if output is not None
+    ]
     if shapes and len(shapes[0]) != 3:
         raise ValueError(
             f"{model.name}: its layers take tensors {shapes[0]}, not tokens (B, N, C): it is no"
@@ -309,6 +359,7 @@ def _around(model: LibraryModel, seen: _Run) -> dict[str, str]:
     layers = [index for index, entry in enumerate(seen.order) if entry[0] == "LAYER"]
     before, behind = seen.order[: layers[0]], seen.order[layers[-1] + 1 :]
     start_norm = ""
+
     for path, module, _, output in before:
         if is_norm(module) and _equal(output, seen.hidden):
             start_norm = path
@@ -320,12 +371,17 @@ def _around(model: LibraryModel, seen: _Run) -> dict[str, str]:
             continue
         if _equal(args[0], last) or _equal(args[0], last[:, 0]):
             final_norm = path
+
     return {"start_norm": start_norm, "final_norm": final_norm}
 
 
 def _equal(value: Any, tensor: Tensor) -> bool:
     """Return whether a value is a tensor with the same shape and numbers."""
-    return isinstance(value, Tensor) and value.shape == tensor.shape and torch.equal(value, tensor)
+    return (
+        isinstance(value, Tensor)
+        and value.shape == tensor.shape
+        and torch.equal(value, tensor)
+    )
 
 
 def _patches(
@@ -336,11 +392,17 @@ def _patches(
     """
     grid = patch = None
     for _, module, _, output in seen.order:
-        if isinstance(module, nn.Conv2d) and isinstance(output, Tensor) and output.dim() == 4:
+        if (
+            isinstance(module, nn.Conv2d)
+            and isinstance(output, Tensor)
+            and output.dim() == 4
+        ):
             grid = (int(output.shape[2]), int(output.shape[3]))
             patch = (int(module.stride[0]), int(module.stride[1]))
+
     if grid is None or grid[0] * grid[1] > hidden.shape[1]:
         return None, None, 0
+
     return grid, patch, hidden.shape[1] - grid[0] * grid[1]
 
 
@@ -348,9 +410,15 @@ def _maker_of(seen: _Run, pair: Any) -> str:
     """The module outside the layers that made the rotations of the first."""
     if not isinstance(pair, (tuple, list)):
         return ""
+
     for path, _, _, output in seen.order:
-        if isinstance(output, (tuple, list)) and len(output) == 2 and output[0] is pair[0]:
+        if (
+            isinstance(output, (tuple, list))
+            and len(output) == 2
+            and output[0] is pair[0]
+        ):
             return path
+
     return ""
 
 
@@ -360,12 +428,14 @@ def _bias_owner(model: LibraryModel, call: LayerCall) -> str:
     """
     if call.positions != RELATIVE:
         return ""
+
     for path, module in model.module.named_modules():
         if (
             isinstance(getattr(module, "relative_attention_bias", None), nn.Embedding)
             and bucket_of(module) is not None
         ):
             return path
+
     return ""
 
 
@@ -395,6 +465,7 @@ def _tables(
     tables: list[tuple[str, Tensor]] = []
     added: list[tuple[str, int]] = []
     class_token = ""
+
     for name, tensor in _outside(model, stack):
         if (
             tensor.numel() == 0
@@ -403,6 +474,7 @@ def _tables(
             or not tensor.is_floating_point()
         ):
             continue
+
         delta = torch.randn(
             tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(1)
         )
@@ -410,6 +482,7 @@ def _tables(
         moved = (_in_front(model, stack, start_norm, None) - before)[0]  # (N, C)
         tensor.data -= delta
         is_moved = moved.abs().amax(dim=1) > 1e-9
+
         if (
             tensor.numel() == width
             and num_front
@@ -418,9 +491,11 @@ def _tables(
         ):
             class_token = name
             continue
+
         rows = _rows(moved[num_front:], delta.reshape(-1, width))
         if rows is None or tensor.dim() < 2:
             continue
+
         # On a grid places follow each other row by row; what is in another order cannot be put on a
         # plane.
         if len(rows.unique()) == num_tokens - num_front and (
@@ -429,20 +504,29 @@ def _tables(
             tables.append((name, rows))
         elif len(rows.unique()) == 1:
             added.append((name, int(rows[0])))
+
     if not tables:
         return None, class_token
+
     name, rows = tables[0]
-    return Table(name, _extended(rows, model, name, width, grid), grid, tuple(added)), class_token
+    return Table(
+        name, _extended(rows, model, name, width, grid), grid, tuple(added)
+    ), class_token
 
 
 def _extended(
-    rows: Tensor, model: LibraryModel, name: str, width: int, grid: tuple[int, int] | None
+    rows: Tensor,
+    model: LibraryModel,
+    name: str,
+    width: int,
+    grid: tuple[int, int] | None,
 ) -> Tensor:
     """Extend a table of places: on a line the rows go on to the end of the table, as places in a
     row do.
     """
     if grid is not None or len(rows) < 2 or not bool((rows.diff() == 1).all()):
         return rows
+
     total = dict(_tensors(model.module))[name].numel() // width
     return torch.arange(int(rows[0]), total)
 
@@ -454,6 +538,7 @@ def _rows(moved: Tensor, delta: Tensor) -> Tensor | None:
     rows = (moved @ delta.t()).argmax(dim=1)
     if torch.allclose(moved, delta[rows], atol=1e-8):
         return rows
+
     return None
 
 
@@ -469,13 +554,17 @@ def _outside(model: LibraryModel, stack: str) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
 
 
-def _in_front(model: LibraryModel, stack: str, start_norm: str, seen: _Run | None) -> Tensor:
+def _in_front(
+    model: LibraryModel, stack: str, start_norm: str, seen: _Run | None
+) -> Tensor:
     """Return what goes into the first layer, or into the norm that stands in front of it, (1, N,
     C).
     """
     if seen is None:
         seen = run(model, stack, until_first=True)
+
     for path, _, (args, _), output in seen.order:
         if start_norm and path == start_norm and isinstance(output, Tensor) and args:
             hidden: Tensor = args[0]
+
     return hidden if start_norm else seen.hidden

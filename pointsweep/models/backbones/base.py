@@ -26,7 +26,12 @@ from pointsweep.config.backbones import WEIGHT_KINDS, BackboneConfig
 from pointsweep.config.official import Program
 from pointsweep.errors import MissingWeightsError
 from pointsweep.models.backbones.checkpoint_files import candidates, read_checkpoint
-from pointsweep.models.backbones.checkpoints import check_values, init_random, local_file, misfits
+from pointsweep.models.backbones.checkpoints import (
+    check_values,
+    init_random,
+    local_file,
+    misfits,
+)
 from pointsweep.models.backbones.initialisation import (
     Start,
     probe_tokens,
@@ -64,7 +69,9 @@ class Shape:
     class_token: bool = False  # the checkpoint has a class token
     norm: str = "layer"  # or "rms" (T5)
     bias: bool = True  # of the output projection and the feed-forward branch
-    scaled: bool = True  # attention logits divided by the root of the head's width; not so in T5
+    scaled: bool = (
+        True  # attention logits divided by the root of the head's width; not so in T5
+    )
     extra_key: bool = False  # one learned key and value more (ImageBind)
 
 
@@ -83,6 +90,7 @@ def make_norm(shape: Shape) -> nn.Module:
     """Layer norm, or T5's without mean and shift."""
     if shape.norm == "rms":
         return nn.RMSNorm(shape.dim, eps=shape.eps)
+
     return nn.LayerNorm(shape.dim, eps=shape.eps)
 
 
@@ -107,7 +115,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, shape.dim, bias=shape.bias)
         self.scale = self.head_dim**-0.5 if shape.scaled else 1.0
         # key and value
-        self.extra = nn.Parameter(torch.zeros(2, 1, 1, inner)) if shape.extra_key else None
+        self.extra = (
+            nn.Parameter(torch.zeros(2, 1, 1, inner)) if shape.extra_key else None
+        )
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -116,25 +126,30 @@ class Attention(nn.Module):
         """
         if self.across_batch:
             x = x.transpose(0, 1)
+
         q = self.q(x)
         k = self.k(x)
         v = self.v(x)
+
         if self.extra is not None:
             k, v = (
                 torch.cat([t, more.expand(len(x), 1, -1)], dim=1)
                 for t, more in zip((k, v), self.extra, strict=True)
             )
+
         # (B, H, T, C / H)
         mixed = self._attend(self._heads(q), self._heads(k), self._heads(v), bias)
         output = self.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
         if self.across_batch:
             return output.transpose(0, 1)
+
         return output
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         if bias is not None:
             front, back = q.shape[2] - bias.shape[2], k.shape[2] - q.shape[2]
             bias = F.pad(bias, (front, back, front, 0))
+
         drops = self.training and self.dropout.p > 0
         # On a CPU torch's fused attention in bf16 takes three times as long as the products do.
         if drops or (q.dtype == torch.bfloat16 and q.device.type == "cpu"):
@@ -143,7 +158,10 @@ class Attention(nn.Module):
                 (logits if bias is None else logits + bias).softmax(dim=-1)
             )
             return weights @ v
-        return folded(partial(F.scaled_dot_product_attention, scale=self.scale), q, k, v, bias)
+
+        return folded(
+            partial(F.scaled_dot_product_attention, scale=self.scale), q, k, v, bias
+        )
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -212,25 +230,33 @@ class Block(TransformerBlock):
 
     drops_attention = True  # drop path acts on the attention branch too
 
-    def __init__(self, shape: Shape, attention_dropout: float, drop_path: float) -> None:
+    def __init__(
+        self, shape: Shape, attention_dropout: float, drop_path: float
+    ) -> None:
         super().__init__()
         self.post_norm = shape.post_norm
         self.norm1 = make_norm(shape)
         self.attn: nn.Module = Attention(shape, attention_dropout)
-        self.scale1: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
+        self.scale1: nn.Module = (
+            LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
+        )
         self.norm2 = make_norm(shape)
         self.ffn: nn.Module = nn.Sequential(
             nn.Linear(shape.dim, shape.mlp, bias=shape.bias),
             ACTIVATIONS[shape.activation](),
             nn.Linear(shape.mlp, shape.dim, bias=shape.bias),
         )
-        self.scale2: nn.Module = LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
+
+        self.scale2: nn.Module = (
+            LayerScale(shape.dim) if shape.layer_scale else nn.Identity()
+        )
         self.drop_path = DropPath(drop_path)
 
     def projections(self, role: str) -> list[tuple[nn.Module, str]]:
         in_branch = {"fc1": "0", "fc2": "2"}
         if role in in_branch:
             return [(self.ffn, in_branch[role])]
+
         return [(self.attn, role)]
 
     def norms(self) -> list[tuple[nn.Module, str]]:
@@ -250,11 +276,16 @@ class Block(TransformerBlock):
             x = self.norm1(x + self.drop_path(self.scale1(self.attn(x, bias))))
             if after_attention is not None:
                 x = after_attention(x)
-            return self.norm2(x + after_ffn(self.drop_path(self.scale2(self.ffn(x))), x))
+
+            return self.norm2(
+                x + after_ffn(self.drop_path(self.scale2(self.ffn(x))), x)
+            )
+
         attended = self.scale1(self.attn(self.norm1(x), bias))
         x = x + (self.drop_path(attended) if self.drops_attention else attended)
         if after_attention is not None:
             x = after_attention(x)
+
         y = self.norm2(x)
         return x + after_ffn(self.drop_path(self.scale2(self.ffn(y))), y)
 
@@ -293,12 +324,18 @@ class Backbone(nn.Module):
         self.dim = shape.dim
         self.compat = "fixed"
         depth = shape.num_blocks if config.num_blocks is None else config.num_blocks
+
         if depth > shape.num_blocks:
             raise ValueError(
                 f"backbone.num_blocks: {config.name} has {shape.num_blocks} blocks, got {depth}"
             )
-        self.drop_path_rates = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        make = make_block or (lambda index, rate: Block(shape, config.attention_dropout, rate))
+
+        self.drop_path_rates = [
+            config.drop_path * i / max(depth - 1, 1) for i in range(depth)
+        ]
+        make = make_block or (
+            lambda index, rate: Block(shape, config.attention_dropout, rate)
+        )
         self.blocks = nn.ModuleList(
             make(index, rate) for index, rate in enumerate(self.drop_path_rates)
         )
@@ -307,7 +344,9 @@ class Backbone(nn.Module):
         # the blocks at which tokens are made anew of fewer, wider ones; the first always
         self.scale_starts = [0]
         self.norm = make_norm(shape)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
+        self.cls_token = (
+            nn.Parameter(torch.zeros(1, 1, shape.dim)) if shape.class_token else None
+        )
         # (1, 1, C), where the checkpoint has one that is used
         self.cls_position: nn.Parameter | None = None
         # of a 3d backbone a `Stem`: what makes its tokens and positions of points
@@ -332,9 +371,11 @@ class Backbone(nn.Module):
                 for norm in (block.norm1, block.norm2):
                     assert isinstance(norm, (nn.LayerNorm, nn.RMSNorm))
                     norm.eps = program.block_eps
+
         if program.final_eps is not None:
             assert isinstance(self.norm, (nn.LayerNorm, nn.RMSNorm))
             self.norm.eps = program.final_eps
+
         if self.stem is not None:
             for patch in self.stem.patches:
                 patch.keep_statistics(not program.trains_frozen_norms)
@@ -347,7 +388,9 @@ class Backbone(nn.Module):
         None where the source has none but in its attention (T5).
         """
 
-    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Any:
+    def attention_bias(
+        self, index: int, centers: Tensor, locations: Tensor | None
+    ) -> Any:
         """Return what block `index` and those of its scale add to the attention logits, (B, H or 1,
         N, N); None for nothing.
 
@@ -365,7 +408,9 @@ class Backbone(nn.Module):
         """
         return ""
 
-    def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    def enter_scale(
+        self, index: int, tokens: Tensor, centers: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Tokens and centres of the scale that begins at block `index` > 0, of those of the scale
         before.
         """
@@ -384,6 +429,7 @@ class Backbone(nn.Module):
         """
         if config.weights not in WEIGHT_KINDS:
             return local_file(config)
+
         return cls.locate_pretrained(config, fetch)
 
     @classmethod
@@ -409,16 +455,24 @@ class Backbone(nn.Module):
         if self.config.weights == "random":
             init_random(self, self.own_seed())
             return f"random, seed {self.own_seed()}"
+
         if self.config.weights == "reinitialised":
-            start = Start(self.scheme, self.shape.dim, self.shape.num_blocks, self.shape.num_heads)
+            start = Start(
+                self.scheme, self.shape.dim, self.shape.num_blocks, self.shape.num_heads
+            )
             reinitialise(self, start, self.own_seed())
             return f"reinitialised, seed {self.own_seed()}"
+
         state, origin = self._read()
         if self.config.weights == "shuffled":
             state = shuffled(state, self.own_seed())
             origin = f"shuffled, seed {self.own_seed()}, {origin}"
+
         self.load_state_dict(
-            {name: state[name].to(tensor.dtype) for name, tensor in self.state_dict().items()}
+            {
+                name: state[name].to(tensor.dtype)
+                for name, tensor in self.state_dict().items()
+            }
         )
         return origin
 
@@ -428,6 +482,7 @@ class Backbone(nn.Module):
             raise ValueError(
                 "backbone.weights_seed: null is the trial's seed; config.with_seed fills it in"
             )
+
         return self.config.weights_seed
 
     @torch.no_grad()
@@ -440,17 +495,23 @@ class Backbone(nn.Module):
         """
         if len(self.blocks) == 0:
             return None
+
         was_training = self.training
         self.eval()
         changes: list[float] = []
         tokens = torch.empty(0)
+
         for index, block in enumerate(self.blocks):
             if index in self.scale_starts:
                 tokens = probe_tokens(self.widths[index])  # (B, N, C)
                 tokens = self.start(tokens) if index == 0 else tokens
+
             before = standardised(tokens)
             tokens = block(tokens, _unchanged)
-            changes.append(float((standardised(tokens) - before).norm() / before.norm()))
+            changes.append(
+                float((standardised(tokens) - before).norm() / before.norm())
+            )
+
         self.train(was_training)
         return sum(changes) / len(changes)
 
@@ -468,6 +529,7 @@ class Backbone(nn.Module):
         make: Callable[[BackboneConfig], Backbone] = cls  # type: ignore[assignment]  # a subclass knows its shape
         with torch.device("meta"):
             backbone = make(config)
+
         backbone._read()
 
     def _read(self) -> tuple[dict[str, Tensor], str]:
@@ -476,12 +538,17 @@ class Backbone(nn.Module):
         """
         path = self.locate(self.config)
         digest = file_sha256(path)
+
         if self.config.sha256 is not None and digest != self.config.sha256:
-            raise ValueError(f"backbone.sha256: {path} has {digest}, expected {self.config.sha256}")
+            raise ValueError(
+                f"backbone.sha256: {path} has {digest}, expected {self.config.sha256}"
+            )
+
         loaded = read_checkpoint(path)
         fitting: list[tuple[str, dict[str, Tensor], dict[str, Tensor]]] = []
         nearest: list[str] = []  # the misfits of what fits best
         fewest = 0
+
         for place, tensors, raw in candidates(loaded):
             state, wrong = self._converted(tensors)
             # What cannot even be converted is nearer than what has none of the names.
@@ -490,16 +557,21 @@ class Backbone(nn.Module):
                 fitting.append((place, state, raw))
             elif not nearest or count < fewest:
                 nearest, fewest = wrong, count
+
         if not fitting:
             raise ValueError(
                 f"{path} does not fit: {listed(nearest)}"
                 if nearest
                 else f"{path}: holds no tensors"
             )
+
         place, state, raw = fitting[0]
         check_values(self, state, raw, str(path))
         origin = f"{path.name}, sha256 {digest}"
-        others = [other for other, found, _ in fitting[1:] if not _same_tensors(found, state)]
+        others = [
+            other for other, found, _ in fitting[1:] if not _same_tensors(found, state)
+        ]
+
         if others:
             log.warning(
                 "%s: the weights in %s are taken; those in %s would fit as well",
@@ -508,9 +580,12 @@ class Backbone(nn.Module):
                 " and in ".join(others),
             )
             origin += f", of it {place}"
+
         return state, origin
 
-    def _converted(self, raw: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    def _converted(
+        self, raw: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """Return a checkpoint's tensors under this module's names, and what does not fit."""
         try:
             state = self.convert(raw)
@@ -519,6 +594,7 @@ class Backbone(nn.Module):
         except (ValueError, RuntimeError, IndexError) as error:
             # a tensor of another shape, which cannot be split
             return {}, [str(error)]
+
         return state, misfits(self, state)
 
 
@@ -544,6 +620,7 @@ def lookup_line(table: Tensor, locations: Tensor) -> Tensor:
     left = locations.floor().clamp(0, len(table) - 1)
     right = (left + 1).clamp(max=len(table) - 1)
     weight = (locations - left).unsqueeze(-1)
+
     return (1 - weight) * table[left.long()] + weight * table[right.long()]
 
 
@@ -557,7 +634,10 @@ def lookup_plane(table: Tensor, locations: Tensor) -> Tensor:
     scale = locations.new_tensor([max(columns - 1, 1), max(rows - 1, 1)])
     grid = (2 * locations / scale - 1).reshape(1, 1, -1, 2)
     image = table.permute(2, 0, 1).unsqueeze(0)  # (1, C, rows, columns)
-    sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    sampled = F.grid_sample(
+        image, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+
     return sampled.reshape(channels, -1).t().reshape(*locations.shape[:-1], channels)
 
 
@@ -569,4 +649,5 @@ def grid_positions(table: Tensor, locations: Tensor, plane: Plane) -> Tensor:
     scale = locations.new_tensor(
         [(columns - 1) / (plane.width - 1), (rows - 1) / (plane.height - 1)]
     )
+
     return lookup_plane(table, locations * scale)

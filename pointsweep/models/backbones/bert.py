@@ -79,7 +79,9 @@ class BERT(Backbone):
         body = without_prefix(state, self.prefix_of_names)
         tensors = NAMES.apply(body, len(self.blocks))
         kinds = body.get("embeddings.token_type_embeddings.weight")
+
         if "table" in tensors and kinds is not None:
             rows = line_table(tensors["table"], self.reserved + len(self.table))
             tensors["table"] = rows[self.reserved :] + kinds[0]
+
         return with_new_norm(tensors, self.dim)

@@ -85,12 +85,15 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
             head = file.read(64)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(
             f"{path}: is a pointer of Git LFS, not the weights; fetch them: git lfs pull"
         )
     if head.lstrip()[:1] == b"<":
-        raise ValueError(f"{path}: is a web page, not weights; download the file itself")
+        raise ValueError(
+            f"{path}: is a web page, not weights; download the file itself"
+        )
     if not head:
         raise ValueError(f"{path}: is empty")
     if path.suffix == ".safetensors" and not head.startswith(b"PK"):
@@ -102,9 +105,13 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
             f" torch.save(torch.jit.load({path.name!r}, map_location='cpu').state_dict(),"
             " 'weights.pth')"
         )
+
     loaded = _read_torch(path)
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: expected a dict of tensors, got {type(loaded).__name__}")
+        raise ValueError(
+            f"{path}: expected a dict of tensors, got {type(loaded).__name__}"
+        )
+
     return loaded
 
 
@@ -120,6 +127,7 @@ def candidates(
             words = [f"'{place}'"] if place else []
             if prefix:
                 words.append(f"the names below '{prefix}'")
+
             yield ", ".join(words) or "the file itself", found, tensors
 
 
@@ -127,11 +135,20 @@ def _containers(
     loaded: Mapping[Any, Any], place: str, depth: int
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     names = [name for name in CONTAINERS if name in loaded]
-    names += [name for name in loaded if isinstance(name, str) and name not in CONTAINERS]
+    names += [
+        name for name in loaded if isinstance(name, str) and name not in CONTAINERS
+    ]
     for name in names:
         inner = loaded[name]
-        if isinstance(inner, Mapping) and depth and not name.lower().startswith(OTHER_STATE):
-            yield from _containers(inner, f"{place}.{name}" if place else name, depth - 1)
+        if (
+            isinstance(inner, Mapping)
+            and depth
+            and not name.lower().startswith(OTHER_STATE)
+        ):
+            yield from _containers(
+                inner, f"{place}.{name}" if place else name, depth - 1
+            )
+
     tensors = {
         name: value
         for name, value in loaded.items()
@@ -148,12 +165,14 @@ def _without_prefixes(
     bare = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     if bare.keys() != tensors.keys():
         yield prefix, bare
+
     if depth:
         for more in PREFIXES:
             below = {}
             for name, tensor in bare.items():
                 if name.startswith(more):
                     below[name.removeprefix(more)] = tensor
+
             if below:
                 yield from _without_prefixes(below, prefix + more, depth - 1)
 
@@ -182,6 +201,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: damaged, truncated, or not a .safetensors file: {_plain(error)}"
         ) from error
+
     return tensors
 
 
@@ -200,6 +220,7 @@ def _read_torch(path: Path) -> Any:
                 raise ValueError(
                     f"{path}: damaged, truncated, or not a file of torch: {_plain(error)}"
                 ) from error
+
             is_dict = DICTS.fullmatch(kind) is not None
             if (
                 not (is_dict or HARMLESS.fullmatch(kind))
@@ -211,6 +232,7 @@ def _read_torch(path: Path) -> Any:
                     " could run code (weights only are read). Save the weights alone where you"
                     " trust the file: torch.save(model.state_dict(), 'weights.pth')"
                 ) from error
+
             base = DictStandIn if is_dict else StandIn
             # torch needs a class of its own for every kind
             stand_ins.append((type(base.__name__, (base,), {}), kind))
@@ -240,4 +262,6 @@ def _refused_kind(text: str) -> str | None:
 def _plain(error: Exception) -> str:
     """Return an exception's first words without the escapes of a terminal."""
     message = " ".join(ESCAPES.sub("", str(error)).split())
-    return message.rpartition("WeightsUnpickler error: ")[2][:200] or type(error).__name__
+    return (
+        message.rpartition("WeightsUnpickler error: ")[2][:200] or type(error).__name__
+    )

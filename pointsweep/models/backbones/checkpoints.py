@@ -32,6 +32,7 @@ def local_file(config: BackboneConfig) -> Path:
     """The file that `weights:` names. Raises MissingWeightsError if it is not there."""
     if is_address(config.weights):
         return _from_s3(config, config.weights)
+
     path = Path(config.weights).expanduser()
     if path.is_dir():
         inside = sorted(
@@ -43,10 +44,12 @@ def local_file(config: BackboneConfig) -> Path:
         raise MissingWeightsError(
             f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}"
         )
+
     if not path.is_file():
         raise MissingWeightsError(
             f"backbone.weights: no file {path} for {config.name}; {allowed_weights(config)}"
         )
+
     return path
 
 
@@ -67,7 +70,10 @@ def _from_s3(config: BackboneConfig, address: str) -> Path:
 
 
 def hub_file(
-    config: BackboneConfig, repository: str, fetch: bool, filename: str = "model.safetensors"
+    config: BackboneConfig,
+    repository: str,
+    fetch: bool,
+    filename: str = "model.safetensors",
 ) -> Path:
     """A file of a hub repository, from the local cache, or fetched if asked. Raises
     MissingWeightsError naming id, cache, `weights:`.
@@ -76,12 +82,17 @@ def hub_file(
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of a connection too, which is no OSError
 
     cached = try_to_load_from_cache(repository, filename)
+
     if isinstance(cached, str):
         return Path(cached)
-    where = f"hub id {repository}, file {filename}, expected in {constants.HF_HUB_CACHE}"
+
+    where = (
+        f"hub id {repository}, file {filename}, expected in {constants.HF_HUB_CACHE}"
+    )
     try:
         if fetch:
             return Path(hf_hub_download(repository, filename))
+
         _ask_hub(repository, filename)
         raise WeightsNotFetchedError(
             f"weights of {config.name} are not cached: {where}; a launch fetches them first"
@@ -105,7 +116,10 @@ def _ask_hub(repository: str, filename: str) -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
-    get_hf_file_metadata(hf_hub_url(repository, filename), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+    get_hf_file_metadata(
+        hf_hub_url(repository, filename), timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
 
 
 def data_file(config: BackboneConfig, relative: str) -> Path:
@@ -113,6 +127,7 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
     root = os.environ.get("POINTSWEEP_DATA")
     if root and is_address(root):
         return _from_s3(config, f"{root.rstrip('/')}/{relative}")
+
     path = Path(root or "", relative)
     if not root or not path.is_file():
         where = path if root else "POINTSWEEP_DATA, which is not set"
@@ -120,6 +135,7 @@ def data_file(config: BackboneConfig, relative: str) -> Path:
             f"weights of {config.name} not found: looked for {where}; or set backbone.weights to a"
             " file's path"
         )
+
     return path
 
 
@@ -132,12 +148,14 @@ def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     unexpected = [name for name in state if name not in own]
     problems = []
     num_stored, num_needed = num_blocks(state), num_blocks(own)
+
     if 0 < num_stored < num_needed:
         problems.append(
             f"the file holds {num_stored} blocks, {num_needed} are needed (num_blocks:"
             f" {num_stored} takes those)"
         )
         missing = [name for name in missing if not _is_block_from(name, num_stored)]
+
     for word, names, others in (
         ("missing", missing, unexpected),
         ("unexpected", unexpected, missing),
@@ -145,10 +163,12 @@ def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for number, name in enumerate(names):
             hint = _nearest(name, others) if number < NUM_HINTS else ""
             problems.append(f"{word} {name}{hint}")
+
     for name, tensor in own.items():
         if name in state and state[name].shape != tensor.shape:
             found, expected = tuple(state[name].shape), tuple(tensor.shape)
             problems.append(f"{name} is {found}, expected {expected}")
+
     return problems
 
 
@@ -169,7 +189,10 @@ def _nearest(name: str, others: Sequence[str]) -> str:
 
 
 def check_values(
-    module: nn.Module, state: Mapping[str, Tensor], raw: Mapping[str, Tensor], source: str
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    raw: Mapping[str, Tensor],
+    source: str,
 ) -> None:
     """Check types and values of tensors that fit `module`; `raw` are those of the file, for their
     names there.
@@ -180,7 +203,9 @@ def check_values(
     names_by_storage: dict[int, list[str]] = {}
     for name, tensor in raw.items():
         if tensor.layout == torch.strided and not tensor.is_quantized:
-            names_by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+            names_by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(
+                name
+            )
 
     def in_the_file(name: str) -> str:
         names = names_by_storage.get(state[name].untyped_storage().data_ptr(), [])
@@ -193,6 +218,7 @@ def check_values(
             raise ValueError(
                 f"{source}: {name} is of the layout {stored.layout}, an ordinary tensor is expected"
             )
+
         if not tensor.is_floating_point():
             if stored.is_floating_point() or stored.is_complex():
                 raise ValueError(
@@ -210,6 +236,7 @@ def check_values(
                 f"{in_the_file(name)}: {count} of {stored.numel()} values are not finite as"
                 f" {_name(tensor.dtype)}"
             )
+
     if broken:
         raise ValueError(f"{source}: {broken[0]} ({len(broken)} such tensors)")
 
@@ -231,7 +258,9 @@ def init_random(module: nn.Module, seed: int) -> None:
         if tensor.dim() > 1:
             tensor.data.normal_(0.0, 0.02, generator=generator)
         else:
-            tensor.data.fill_(1.0 if name.endswith("weight") or name.endswith("gamma") else 0.0)
+            tensor.data.fill_(
+                1.0 if name.endswith("weight") or name.endswith("gamma") else 0.0
+            )
 
 
 @dataclass(frozen=True)
@@ -257,6 +286,7 @@ class Names:
                     renamed[f"blocks.{number}.{self._inner(inner)}"] = tensor
             elif not name.startswith(self.dropped):
                 renamed[name] = tensor
+
         return renamed
 
     def _inner(self, name: str) -> str:
@@ -265,6 +295,7 @@ class Names:
             return self.blocks[name]
         if stem in self.blocks:
             return f"{self.blocks[stem]}.{leaf}"
+
         return name
 
 
@@ -279,6 +310,7 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 split[name.replace(".qkv.", f".{letter}.")] = part
         else:
             split[name] = tensor
+
     return split
 
 
@@ -292,12 +324,14 @@ def split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if leaf.startswith("in_proj_"):
             parts = zip("qkv", tensor.chunk(3), strict=True)
             split |= {
-                f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part for letter, part in parts
+                f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part
+                for letter, part in parts
             }
         elif leaf == "bias_k":
             split[f"{stem}.extra"] = torch.stack([tensor, state[f"{stem}.bias_v"]])
         elif leaf != "bias_v":
             split[name] = tensor
+
     return split
 
 
@@ -353,6 +387,7 @@ def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
     for name, tensor in state.items():
         if name.startswith(prefix):
             tensors[name.removeprefix(prefix)] = tensor
+
     return tensors or dict(state)
 
 
@@ -362,19 +397,33 @@ def grid_table(table: Tensor, rows: int, columns: int, leading: int = 1) -> Tens
 
     Raises ValueError for a table of another size.
     """
-    if table.dim() != 3 or table.shape[0] != 1 or table.shape[1] != leading + rows * columns:
+    if (
+        table.dim() != 3
+        or table.shape[0] != 1
+        or table.shape[1] != leading + rows * columns
+    ):
         raise ValueError(position_table_size(table.shape, rows, columns, leading))
+
     return table[0, leading:].reshape(rows, columns, -1)
 
 
-def position_table_size(shape: Sequence[int], rows: int, columns: int, leading: int) -> str:
+def position_table_size(
+    shape: Sequence[int], rows: int, columns: int, leading: int
+) -> str:
     """The message for a position table of a wrong size: the shape that it has and the positions
     that are expected.
     """
-    expected = f"expected {rows} x {columns} positions ({leading} + {rows * columns} rows)"
+    expected = (
+        f"expected {rows} x {columns} positions ({leading} + {rows * columns} rows)"
+    )
     count = shape[-2] - leading if len(shape) > 1 else 0
     side = math.isqrt(max(count, 0))
-    size = f"{side} x {side} positions" if side and side * side == count else f"{count} positions"
+    size = (
+        f"{side} x {side} positions"
+        if side and side * side == count
+        else f"{count} positions"
+    )
+
     return (
         f"its position table {tuple(shape)} has {size}, {expected}: a checkpoint for another input"
         " size"
@@ -387,6 +436,7 @@ def line_table(table: Tensor, rows: int) -> Tensor:
         raise ValueError(
             f"its position table has shape {tuple(table.shape)}, {rows} positions are expected"
         )
+
     return table
 
 

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from pointsweep.config.backbones import BackboneConfig, CLIPTextConfig
-from pointsweep.models.backbones.base import Attention, Backbone, Plane, Shape, lookup_line
+from pointsweep.models.backbones.base import (
+    Attention,
+    Backbone,
+    Plane,
+    Shape,
+    lookup_line,
+)
 from pointsweep.models.backbones.checkpoints import (
     CLIP_BLOCKS,
     OPENAI_BLOCKS,
@@ -63,7 +69,9 @@ class CLIPText(Backbone):
     table: Tensor
 
     def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__(config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu"))
+        super().__init__(
+            config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu")
+        )
         self.register_buffer("table", torch.zeros(77, 768))
 
     def use_compat(self, compat: str) -> None:
@@ -81,10 +89,15 @@ class CLIPText(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if "transformer.resblocks.0.ln_1.weight" in state:
-            return self._sized(OPENAI_NAMES.apply(split_in_proj(state), len(self.blocks)))
+            return self._sized(
+                OPENAI_NAMES.apply(split_in_proj(state), len(self.blocks))
+            )
+
         # The hub's file holds both towers, the text one under `text_model.`; a saved CLIPTextModel
         # has no prefix.
-        return self._sized(NAMES.apply(without_prefix(state, "text_model."), len(self.blocks)))
+        return self._sized(
+            NAMES.apply(without_prefix(state, "text_model."), len(self.blocks))
+        )
 
     def _sized(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if "table" in tensors:

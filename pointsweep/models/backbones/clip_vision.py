@@ -65,7 +65,10 @@ class CLIPVision(Backbone):
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__(
-            config, Shape(768, 12, 12, 3072, eps=1e-5, activation="quick_gelu", class_token=True)
+            config,
+            Shape(
+                768, 12, 12, 3072, eps=1e-5, activation="quick_gelu", class_token=True
+            ),
         )
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 768))
         self.pre_norm = nn.LayerNorm(768, eps=1e-5)
@@ -86,9 +89,14 @@ class CLIPVision(Backbone):
                 split_in_proj(without_prefix(state, "visual.")), len(self.blocks)
             )
         else:
-            tensors = NAMES.apply(without_prefix(state, "vision_model."), len(self.blocks))
+            tensors = NAMES.apply(
+                without_prefix(state, "vision_model."), len(self.blocks)
+            )
+
         if "table" in tensors:
             tensors["table"] = grid_table(tensors["table"].unsqueeze(0), SIDE, SIDE)
+
         if "cls_token" in tensors:
             tensors["cls_token"] = tensors["cls_token"].reshape(1, 1, -1)
+
         return tensors

@@ -60,7 +60,9 @@ class DINOv2(Backbone):
     table: Tensor
 
     def __init__(self, config: DINOv2Config) -> None:
-        super().__init__(config, Shape(768, 12, 12, 3072, layer_scale=True, class_token=True))
+        super().__init__(
+            config, Shape(768, 12, 12, 3072, layer_scale=True, class_token=True)
+        )
         self.register_buffer("table", torch.zeros(SIDE, SIDE, 768))
 
     def positions(self, locations: Tensor) -> Tensor:
@@ -75,4 +77,5 @@ class DINOv2(Backbone):
         tensors = names.apply(split_qkv(state), len(self.blocks))
         if "table" in tensors:
             tensors["table"] = grid_table(tensors["table"], SIDE, SIDE)
+
         return tensors

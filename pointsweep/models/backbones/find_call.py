@@ -40,6 +40,7 @@ def tokens_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     tokens = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
     if not isinstance(tokens, Tensor):
         raise ValueError("its layers take no tokens as their first argument")
+
     return tokens
 
 
@@ -49,8 +50,10 @@ def arguments_of(
     """All arguments of a layer but its tokens, by name."""
     names = list(inspect.signature(layer.forward).parameters)
     given = dict(zip(names[1:], args[1:], strict=False)) | dict(kwargs)
+
     for name in ("hidden_states", "x"):
         given.pop(name, None)
+
     return given
 
 
@@ -70,24 +73,31 @@ def find_call(
     own_causal = not _first_sees_last(layer, tokens, given)
     call = _with_positions(_plain(given), given, heads)
     _set_causal(layers, own_causal)
+
     if call.packed:
         for part in layers:
             count_no_front(part)
+
     own = _with_mask(layer, replace(call, causal=own_causal), tokens, first(output))
     if own is None and call.positions:
         call = _neutral(call)
         own = _with_mask(layer, replace(call, causal=own_causal), tokens, first(output))
+
     if own is None:
         shown = (
-            ", ".join(sorted(name for name, value in given.items() if value is not None))
+            ", ".join(
+                sorted(name for name, value in given.items() if value is not None)
+            )
             or "no more arguments"
         )
         raise ValueError(
             f"{name}: its layers, called by themselves, do not give what they give in the model"
             f" ({shown})"
         )
+
     if causal is None or causal == own_causal:
         return own, own_causal
+
     _set_causal(layers, causal)
     other = _with_mask(layer, replace(call, causal=causal), tokens, None)
     if other is None:
@@ -96,6 +106,7 @@ def find_call(
             f"{name}: causal: {str(causal).lower()} is not possible: its layers look {direction} by"
             " themselves"
         )
+
     return other, own_causal
 
 
@@ -123,7 +134,10 @@ def _plain(given: Mapping[str, Any]) -> LayerCall:
             constants[name] = False
         else:
             constants[name] = value if _is_plain(value) else None
-    mask = next((name for name in ("attention_mask", "attn_mask", "mask") if name in given), "")
+
+    mask = next(
+        (name for name in ("attention_mask", "attn_mask", "mask") if name in given), ""
+    )
     constants.pop(mask, None)
     return LayerCall(constants, mask_argument=mask)
 
@@ -132,6 +146,7 @@ def _is_plain(value: Any) -> bool:
     """Numbers, words, and tuples of numbers."""
     if isinstance(value, tuple):
         return all(isinstance(item, (int, float)) for item in value)
+
     return value is None or isinstance(value, (bool, int, float, str))
 
 
@@ -141,22 +156,28 @@ def _with_positions(call: LayerCall, given: Mapping[str, Any], heads: int) -> La
     if _is_pair_of_tensors(pair):
         kind = ROTARY if pair[0].dim() == 3 else GRID_ROTARY
         return _carried_by(call, "position_embeddings", kind, tuple(pair), heads)
+
     rope = given.get("rope")
     if isinstance(rope, Tensor) and rope.dim() == 2:
         sines, cosines = rope.chunk(2, dim=-1)
         carried = _carried_by(call, "rope", GRID_ROTARY, (cosines, sines), heads)
         return replace(carried, packed=True)
+
     for name in ("alibi", "position_bias"):
         if _is_slopes(given.get(name), heads):
             return _carried_by(call, name, ALIBI, given[name], heads)
+
     bias = given.get("position_bias")
     if isinstance(bias, Tensor) and bias.dim() == 4:
         return _carried_by(call, "position_bias", RELATIVE, bias, bias.shape[1])
 
     constants = dict(call.constants)
     if isinstance(bias, Tensor):  # WavLM's, which each layer weighs by what it reads
-        constants["position_bias"] = lambda x: x.new_zeros(len(x) * heads, x.shape[1], x.shape[1])
+        constants["position_bias"] = lambda x: x.new_zeros(
+            len(x) * heads, x.shape[1], x.shape[1]
+        )
         return replace(call, constants=constants, positions=UNPLACED, heads=heads)
+
     table = given.get("rel_embeddings")
     if isinstance(table, Tensor):  # DeBERTa's
         constants["rel_embeddings"] = lambda x: x.new_zeros(table.shape)
@@ -164,6 +185,7 @@ def _with_positions(call: LayerCall, given: Mapping[str, Any], heads: int) -> La
             1, x.shape[1], x.shape[1], dtype=torch.long, device=x.device
         )
         return replace(call, constants=constants, positions=UNPLACED, heads=heads)
+
     return replace(call, heads=heads)
 
 
@@ -173,8 +195,12 @@ def _is_pair_of_tensors(value: Any) -> TypeGuard[Sequence[Tensor]]:
     return all(isinstance(item, Tensor) for item in value)
 
 
-def _carried_by(call: LayerCall, argument: str, kind: str, example: Any, heads: int) -> LayerCall:
-    constants = {name: value for name, value in call.constants.items() if name != argument}
+def _carried_by(
+    call: LayerCall, argument: str, kind: str, example: Any, heads: int
+) -> LayerCall:
+    constants = {
+        name: value for name, value in call.constants.items() if name != argument
+    }
     return replace(
         call,
         constants=constants,
@@ -189,6 +215,7 @@ def _neutral(call: LayerCall) -> LayerCall:
     """The call with positions that say nothing, of a model whose positions cannot be placed."""
     constants = dict(call.constants)
     example = call.example
+
     if call.positions in (ROTARY, GRID_ROTARY):
         turned = tuple(
             part.flatten()[0].new_tensor(value).expand(1, example[0].shape[-1])
@@ -201,6 +228,7 @@ def _neutral(call: LayerCall) -> LayerCall:
         constants[call.position_argument] = lambda x: torch.zeros_like(
             example, dtype=x.dtype, device=x.device
         )
+
     return replace(call, constants=constants, positions=UNPLACED, position_argument="")
 
 
@@ -214,11 +242,14 @@ def _is_slopes(value: Any, heads: int) -> bool:
 
 
 @torch.no_grad()
-def _first_sees_last(layer: nn.Module, tokens: Tensor, given: Mapping[str, Any]) -> bool:
+def _first_sees_last(
+    layer: nn.Module, tokens: Tensor, given: Mapping[str, Any]
+) -> bool:
     changed = tokens.clone()
     changed[:, -1] += torch.randn_like(changed[:, -1])
     fresh = {name: None if "past" in name else value for name, value in given.items()}
     before, after = (first(layer(x, **fresh)) for x in (tokens, changed))
+
     return bool((after[:, 0] - before[:, 0]).abs().max() > 1e-9)
 
 
@@ -228,11 +259,14 @@ def own_arguments(call: LayerCall, x: Tensor) -> dict[str, Any]:
     """
     num_clouds, num_tokens = x.shape[:2]
     bias: Any = None
+
     if call.packed:
         tables = [table[:num_tokens] for table in call.example]
         bias = (tuple(table.expand(num_clouds, -1, -1) for table in tables),)
     elif call.positions in (ROTARY, GRID_ROTARY):
-        tables = [table if table.dim() == 3 else table.unsqueeze(0) for table in call.example]
+        tables = [
+            table if table.dim() == 3 else table.unsqueeze(0) for table in call.example
+        ]
         tables = [table[:, :num_tokens] for table in tables]
         bias = (tuple(table.expand(num_clouds, -1, -1) for table in tables),)
     elif call.positions == RELATIVE:
@@ -241,6 +275,7 @@ def own_arguments(call: LayerCall, x: Tensor) -> dict[str, Any]:
         distances = torch.arange(num_tokens, dtype=x.dtype)
         bias = own_slopes(call)[None, :, None, None] * distances
         bias = bias.expand(-1, -1, num_tokens, -1)
+
     return call.arguments(x, bias)
 
 
@@ -259,8 +294,10 @@ def _with_mask(
     kinds: tuple[str, ...] = MASKS if call.mask_argument else ("none",)
     if call.positions == ALIBI:
         kinds = ("added",)  # the biases are a mask that is added to the scores
+
     if "is_causal" in call.constants:
         call = replace(call, constants={**call.constants, "is_causal": call.causal})
+
     spare_axes = (False, True) if call.positions == GRID_ROTARY else (False,)
 
     for kind in kinds:
@@ -270,16 +307,21 @@ def _with_mask(
             causal = replace(call, causal=True, mask_kind=kind)
             if not _fits(layer, causal, tokens, expected=None):
                 continue
+
         for spare_axis in spare_axes:
             tried = replace(call, mask_kind=kind, spare_axis=spare_axis)
             if _fits(layer, tried, tokens, expected):
                 return tried
+
     return None
 
 
 @torch.no_grad()
-def _fits(layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | None) -> bool:
-    pair = torch.cat([tokens, tokens.flip(1)])  # a second sample, which must not change the first
+def _fits(
+    layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | None
+) -> bool:
+    # a second sample, which must not change the first
+    pair = torch.cat([tokens, tokens.flip(1)])
 
     def of(x: Tensor) -> Tensor:
         given = own_arguments(call, x)
@@ -294,10 +336,13 @@ def _fits(layer: nn.Module, call: LayerCall, tokens: Tensor, expected: Tensor | 
             and not torch.allclose(alone, expected, atol=CLOSE, rtol=CLOSE)
         ):
             return False
-        if both.shape != pair.shape or not torch.allclose(both[:1], alone, atol=CLOSE, rtol=CLOSE):
+        if both.shape != pair.shape or not torch.allclose(
+            both[:1], alone, atol=CLOSE, rtol=CLOSE
+        ):
             return False
         if not call.causal:
             return _looks(of, tokens, 0, -1)
+
         return (
             not _looks(of, tokens, 0, -1)
             and not _looks(of, tokens, 1, 2)

@@ -19,7 +19,12 @@ from torch import Tensor
 
 from pointsweep.config.backbones import BackboneConfig, ImageBindAudioConfig
 from pointsweep.models.backbones.base import Backbone, Plane, Shape, grid_positions
-from pointsweep.models.backbones.checkpoints import Names, grid_table, hub_file, split_in_proj
+from pointsweep.models.backbones.checkpoints import (
+    Names,
+    grid_table,
+    hub_file,
+    split_in_proj,
+)
 
 FREQUENCIES, TIMES = 12, 19
 NAMES = Names(
@@ -78,6 +83,7 @@ class ImageBindAudio(Backbone):
         tensors = NAMES.apply(split_in_proj(state), len(self.blocks))
         if "table" in tensors:
             tensors["table"] = grid_table(tensors["table"], FREQUENCIES, TIMES)
+
         keep = self.shape.extra_key
         return {
             name: tensor

@@ -41,7 +41,9 @@ class Start:
             # deviations.
             nn.init.trunc_normal_(tensor, std=std, generator=generator)
         elif self.scheme == "keras":
-            nn.init.trunc_normal_(tensor, std=std, a=-2 * std, b=2 * std, generator=generator)
+            nn.init.trunc_normal_(
+                tensor, std=std, a=-2 * std, b=2 * std, generator=generator
+            )
         else:
             tensor.normal_(0.0, std, generator=generator)
 
@@ -50,24 +52,30 @@ class Start:
         fan_out, fan_in = weight.shape
         # q, k, v, out; 0 and 2 of the feed-forward branch
         kind = name.removesuffix(".weight").rpartition(".")[2]
+
         if self.scheme == "clip":  # CLIPAttention and CLIPMLP of transformers
             if kind == "out":
                 return float(self.width**-0.5)
             if kind == "0":
                 return float((2 * self.width) ** -0.5)
+
             return float(self.width**-0.5 * (2 * self.num_blocks) ** -0.5)
+
         if self.scheme == "t5":
             # T5Attention: the query's deviation takes the place of the logits' scale
             head_dim = fan_out // self.num_heads
             return float((fan_in * head_dim) ** -0.5 if kind == "q" else fan_in**-0.5)
+
         return STD
 
     def table_std(self, name: str) -> float:
         """The standard deviation of position tables, class tokens, and the extra key and value."""
-        if self.scheme == "torch":  # ViT-MNIST draws its table and its class token from torch.randn
+        # ViT-MNIST draws its table and its class token from torch.randn
+        if self.scheme == "torch":
             return 1.0
         if self.scheme == "t5" or (self.scheme == "clip" and name == "cls_token"):
             return float(self.width**-0.5)
+
         return STD
 
 
@@ -85,6 +93,7 @@ def shuffled(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     for name, tensor in state.items():
         order = torch.randperm(tensor.numel(), generator=generator_for(seed, name))
         permuted[name] = tensor.reshape(-1)[order].reshape(tensor.shape)
+
     return permuted
 
 
@@ -94,18 +103,24 @@ def reinitialise(backbone: nn.Module, start: Start, seed: int) -> None:
     uniform).
     """
     for path, module in backbone.named_modules():
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        own = [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]
         for leaf, tensor in own:
             name = f"{path}.{leaf}" if path else leaf
             _fill(tensor, module, name, start, generator_for(seed, name))
 
 
-def _fill(tensor: Tensor, module: nn.Module, name: str, start: Start, generator: Generator) -> None:
+def _fill(
+    tensor: Tensor, module: nn.Module, name: str, start: Start, generator: Generator
+) -> None:
     leaf = name.rpartition(".")[2]
     layer = isinstance(module, (nn.Linear, nn.Conv1d))
     # The convolutions of a 3D stem start as torch starts them: no program of theirs says otherwise,
     # and their frozen norms would not lift smaller values.
     as_torch = layer and (start.scheme == "torch" or isinstance(module, nn.Conv1d))
+
     if as_torch:
         fan_in = module.weight[0].numel()  # type: ignore[union-attr,index]
         limit = 1 / math.sqrt(fan_in)
@@ -117,7 +132,9 @@ def _fill(tensor: Tensor, module: nn.Module, name: str, start: Start, generator:
     elif tensor.dim() > 1:
         start.draw(tensor, start.table_std(name), generator)
     else:
-        tensor.fill_(1.0 if leaf in ("weight", "gamma", "running_var") and not layer else 0.0)
+        tensor.fill_(
+            1.0 if leaf in ("weight", "gamma", "running_var") and not layer else 0.0
+        )
 
 
 def probe_tokens(width: int) -> Tensor:

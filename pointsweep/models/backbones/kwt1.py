@@ -44,7 +44,8 @@ class KWT1(Backbone):
 
     def __init__(self, config: KWT1Config) -> None:
         super().__init__(
-            config, Shape(64, 12, 1, 256, post_norm=True, qkv_bias=False, class_token=True)
+            config,
+            Shape(64, 12, 1, 256, post_norm=True, qkv_bias=False, class_token=True),
         )
         self.register_buffer("table", torch.zeros(LENGTH, 64))
 
@@ -59,4 +60,5 @@ class KWT1(Backbone):
         tensors = NAMES.apply(split_qkv(state), len(self.blocks))
         if "table" in tensors:
             tensors["table"] = line_table(tensors["table"].squeeze(0), 1 + LENGTH)[1:]
+
         return with_new_norm(tensors, self.dim)

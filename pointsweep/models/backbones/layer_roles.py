@@ -41,7 +41,9 @@ class LayerRoles:
     fused: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
-Run = Callable[[Tensor], Tensor]  # the layer on tokens (1, N, C), with all that it takes beside
+Run = Callable[
+    [Tensor], Tensor
+]  # the layer on tokens (1, N, C), with all that it takes beside
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -53,6 +55,7 @@ def first(output: Any) -> Any:
     """Return a layer's tokens: its output, or the first of several."""
     if isinstance(output, (tuple, list)):
         return output[0]
+
     return output
 
 
@@ -66,17 +69,24 @@ def find_roles(layer: nn.Module, run: Run, hidden: Tensor) -> LayerRoles:
     last_norm = _last_norm(layer, calls, seen, output)
     width = hidden.shape[-1]
     closing = [i for i, name in enumerate(linears) if seen[name][1].shape[-1] == width]
+
     if not closing or len(linears) < 2:
         raise ValueError("its layers have no feed-forward branch of linear layers")
+
     fc2 = closing[-1]
-    branch = _branch(layer, run, hidden, _Seen(calls, seen, output, linears[fc2], last_norm))
+    branch = _branch(
+        layer, run, hidden, _Seen(calls, seen, output, linears[fc2], last_norm)
+    )
     fc1 = fc2 - 1  # the first of several where the branch has a gate beside it
+
     while fc1 > 0 and _same_input(seen, linears[fc1 - 1], linears[fc1]):
         fc1 -= 1
+
     projections, fused = _attention_roles(layer, run, hidden, linears[:fc1])
     projections["fc1"] = tuple(linears[fc1:fc2])
     projections["fc2"] = (linears[fc2],)
     norms = [name for name in calls if _is_token_norm(layer, name, seen, width)]
+
     return LayerRoles(
         branch=branch,
         branch_calls=calls.count(branch),
@@ -112,7 +122,10 @@ def _executed(
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         name = names[module]
         calls.append(name)
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        tensors = [
+            value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)
+        ]
+
         if isinstance(output, Tensor) and tensors:
             seen[name] = (tensors[0], output)
 
@@ -122,6 +135,7 @@ def _executed(
     finally:
         for handle in handles:
             handle.remove()
+
     return calls, seen, layer_output
 
 
@@ -133,6 +147,7 @@ def _linears(
     for name in calls:
         if name in seen and isinstance(layer.get_submodule(name), nn.Linear):
             names[name] = None
+
     return list(names)
 
 
@@ -150,6 +165,7 @@ def _last_norm(
             and torch.equal(seen[name][1], layer_output)
         ):
             return name
+
     return None
 
 
@@ -165,7 +181,9 @@ def _is_token_norm(
     )
 
 
-def _same_input(seen: Mapping[str, tuple[Tensor, Tensor]], one: str, other: str) -> bool:
+def _same_input(
+    seen: Mapping[str, tuple[Tensor, Tensor]], one: str, other: str
+) -> bool:
     return torch.equal(seen[one][0], seen[other][0])
 
 
@@ -189,17 +207,25 @@ def _changed(
 
 
 @contextmanager
-def _watched(layer: nn.Module, name: str | None, of_input: bool) -> Iterator[list[Tensor]]:
+def _watched(
+    layer: nn.Module, name: str | None, of_input: bool
+) -> Iterator[list[Tensor]]:
     """Collect what goes into a module, or comes out of it, while a layer runs."""
     outputs: list[Tensor] = []
     if name is None:
         yield outputs
         return
+
     module = layer.get_submodule(name)
     if of_input:
-        handle = module.register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
+        handle = module.register_forward_pre_hook(
+            lambda _, args: outputs.append(args[0])
+        )
     else:
-        handle = module.register_forward_hook(lambda _, args, output: outputs.append(output))
+        handle = module.register_forward_hook(
+            lambda _, args, output: outputs.append(output)
+        )
+
     try:
         yield outputs
     finally:
@@ -214,6 +240,7 @@ def _branch(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen) -> str:
     delta = torch.randn_like(hidden)
     with _watched(layer, seen.last_norm, of_input=True) as base:
         run(hidden)
+
     for name in dict.fromkeys(reversed(seen.calls)):
         if (
             name not in seen.tensors
@@ -221,21 +248,29 @@ def _branch(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen) -> str:
             or name == seen.last_norm
         ):
             continue
+
         count = seen.calls.count(name)
         if name != seen.down and not _is_zero_without(layer, run, hidden, seen, name):
             continue
+
         with (
-            _changed(layer, name, count, lambda output: output + delta.reshape(output.shape)),
+            _changed(
+                layer, name, count, lambda output: output + delta.reshape(output.shape)
+            ),
             _watched(layer, seen.last_norm, of_input=True) as moved,
         ):
             output = run(hidden)
+
         change = moved[-1] - base[-1] if seen.last_norm else output - seen.whole
         if torch.allclose(change.reshape(delta.shape), delta, atol=1e-8):
             return name
+
     raise ValueError("no module's output is the feed-forward branch of its layers")
 
 
-def _is_zero_without(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen, name: str) -> bool:
+def _is_zero_without(
+    layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen, name: str
+) -> bool:
     """Return whether a module gives zero when the branch's last projection does: then no residual
     is in it.
     """
@@ -244,6 +279,7 @@ def _is_zero_without(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen, na
         _watched(layer, name, of_input=False) as outputs,
     ):
         run(hidden)
+
     last = outputs[-1]
     return isinstance(last, Tensor) and float(last.abs().max()) < 1e-9
 
@@ -258,9 +294,11 @@ def _attention_roles(
     felt_by_others = _felt(layer, run, hidden, linears)
     names_of: dict[str, list[str]] = {role: [] for role in ("q", "k", "v", "out")}
     fused: dict[str, dict[str, Tensor]] = {}
+
     for name in linears:
         if name not in felt_alone or name not in felt_by_others:
             continue
+
         alone, by_others = felt_alone[name], felt_by_others[name]
         rows_of = {
             "q": ~alone & ~by_others,
@@ -268,22 +306,30 @@ def _attention_roles(
             "v": alone & by_others,
             "out": alone & ~by_others,
         }
+
         present = {role: rows for role, rows in rows_of.items() if bool(rows.any())}
+
         for role in present:
             names_of[role].append(name)
+
         if len(present) > 1:
-            fused[name] = {role: rows.nonzero().flatten() for role, rows in present.items()}
+            fused[name] = {
+                role: rows.nonzero().flatten() for role, rows in present.items()
+            }
 
     # The first layer behind the last one of values is the attention's output projection.
     outputs: list[str] = []
     if names_of["v"]:
         last_value = max(linears.index(name) for name in names_of["v"])
         outputs = [name for name in names_of["out"] if linears.index(name) > last_value]
+
     names_of["out"] = outputs[:1]
     return {role: tuple(names) for role, names in names_of.items()}, fused
 
 
-def _felt(layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]) -> dict[str, Tensor]:
+def _felt(
+    layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]
+) -> dict[str, Tensor]:
     """Return which outputs of each linear layer at the first token the last token's own output
     feels, (out,) each.
 
@@ -300,7 +346,9 @@ def _felt(layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]) -> dic
 
         return note
 
-    handles = [layer.get_submodule(name).register_forward_hook(keep(name)) for name in linears]
+    handles = [
+        layer.get_submodule(name).register_forward_hook(keep(name)) for name in linears
+    ]
     try:
         with torch.enable_grad():
             output = run(hidden.detach().clone().requires_grad_(True))
@@ -309,9 +357,16 @@ def _felt(layer: nn.Module, run: Run, hidden: Tensor, linears: list[str]) -> dic
     finally:
         for handle in handles:
             handle.remove()
+
     gradients = {
-        name: tensor.grad[0, 0].abs() for name, tensor in kept.items() if tensor.grad is not None
+        name: tensor.grad[0, 0].abs()
+        for name, tensor in kept.items()
+        if tensor.grad is not None
     }
-    largest = max((float(gradient.max()) for gradient in gradients.values()), default=0.0)
+
+    largest = max(
+        (float(gradient.max()) for gradient in gradients.values()), default=0.0
+    )
     layer.zero_grad()
+
     return {name: gradient > FELT * largest for name, gradient in gradients.items()}

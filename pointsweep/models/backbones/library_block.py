@@ -42,15 +42,20 @@ class SplitLinear(nn.Module):
                 part.weight.copy_(fused.weight[own])
                 if fused.bias is not None:
                     part.bias.copy_(fused.bias[own])
+
             setattr(self, name, part)
+
         stacked = torch.cat(list(rows.values()))
         in_order = bool((stacked.diff() == 1).all())
-        self.register_buffer("order", None if in_order else stacked.argsort(), persistent=False)
+        self.register_buffer(
+            "order", None if in_order else stacked.argsort(), persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = torch.cat([getattr(self, name)(x) for name in self.parts], dim=-1)
         if self.order is None:
             return outputs
+
         return outputs.index_select(-1, self.order)
 
 
@@ -85,11 +90,20 @@ def joined_biases(layer: nn.Module) -> None:
     it.
     """
     for module in layer.modules():
-        whole, query, value = (getattr(module, name, None) for name in ("qkv", "q_bias", "v_bias"))
-        if isinstance(whole, nn.Linear) and isinstance(query, Tensor) and isinstance(value, Tensor):
+        whole, query, value = (
+            getattr(module, name, None) for name in ("qkv", "q_bias", "v_bias")
+        )
+        if (
+            isinstance(whole, nn.Linear)
+            and isinstance(query, Tensor)
+            and isinstance(value, Tensor)
+        ):
             key = getattr(module, "k_bias", None)
             key = torch.zeros_like(query) if key is None else key.to(query.device)
-            whole.bias = nn.Parameter(torch.cat([query.detach(), key.detach(), value.detach()]))
+            whole.bias = nn.Parameter(
+                torch.cat([query.detach(), key.detach(), value.detach()])
+            )
+
             for name in ("q_bias", "k_bias", "v_bias"):
                 setattr(module, name, None)
 
@@ -116,19 +130,28 @@ class LibraryBlock(TransformerBlock):
     """One layer of a library. `variant`: which of several rotations it takes."""
 
     def __init__(
-        self, layer: nn.Module, roles: LayerRoles, call: LayerCall, rate: float, variant: int = 0
+        self,
+        layer: nn.Module,
+        roles: LayerRoles,
+        call: LayerCall,
+        rate: float,
+        variant: int = 0,
     ) -> None:
         super().__init__()
         prepare(layer)
         without_noise(layer)
+
         for path, rows in roles.fused.items():
             owner, name = _place(layer, path)
             setattr(owner, name, SplitLinear(getattr(owner, name), rows))
+
         if call.packed:
             count_no_front(layer)
+
         for module in layer.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = call.causal  # type: ignore[assignment]
+
         self.layer = layer
         self.roles = roles
         self.call = call
@@ -140,21 +163,32 @@ class LibraryBlock(TransformerBlock):
         paths = self.roles.projections.get(role, ())
         if not paths:
             known = (
-                ", ".join(name for name, names in self.roles.projections.items() if names) or "none"
+                ", ".join(
+                    name for name, names in self.roles.projections.items() if names
+                )
+                or "none"
             )
             raise ValueError(
                 f"no projection {role} was found in a {type(self.layer).__name__}; found: {known}"
             )
+
         module_paths = []
         for path in paths:
             split = path in self.roles.fused and role in self.roles.fused[path]
             module_paths.append(
-                (self.layer.get_submodule(path), role) if split else _place(self.layer, path)
+                (self.layer.get_submodule(path), role)
+                if split
+                else _place(self.layer, path)
             )
+
         return module_paths
 
     def norms(self) -> list[tuple[nn.Module, str]]:
-        return [_place(self.layer, path) for path in self.roles.norms if _has(self.layer, path)]
+        return [
+            _place(self.layer, path)
+            for path in self.roles.norms
+            if _has(self.layer, path)
+        ]
 
     def attention(self) -> tuple[nn.Module, str]:
         return self.projections("out")[0]
@@ -167,7 +201,10 @@ class LibraryBlock(TransformerBlock):
         after_attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         if after_attention is not None:
-            raise ValueError("a library's layers do not show the stream between their branches")
+            raise ValueError(
+                "a library's layers do not show the stream between their branches"
+            )
+
         inputs: list[Tensor] = []
         calls = 0
 
@@ -179,14 +216,18 @@ class LibraryBlock(TransformerBlock):
             calls += 1
             if calls != self.roles.branch_calls:
                 return output
-            shape = (*x.shape[:2], output.shape[-1])  # OPT's branch has its tokens in one row
+
+            # OPT's branch has its tokens in one row
+            shape = (*x.shape[:2], output.shape[-1])
             changed = after_ffn(
                 self.drop_path(output.view(shape)), inputs[-1].view(*x.shape[:2], -1)
             )
             return changed.view(output.shape)
 
         handles = [
-            self.layer.get_submodule(self.roles.ffn_input).register_forward_pre_hook(keep),
+            self.layer.get_submodule(self.roles.ffn_input).register_forward_pre_hook(
+                keep
+            ),
             self.layer.get_submodule(self.roles.branch).register_forward_hook(change),
         ]
         if self.drop_path.p > 0:
@@ -196,11 +237,13 @@ class LibraryBlock(TransformerBlock):
                     lambda module, args, output: self.drop_path(output)
                 )
             )
+
         try:
             output = self.layer(x, **self.call.arguments(x, bias, self.variant))
         finally:
             for handle in handles:
                 handle.remove()
+
         tokens: Tensor = first(output)
         return tokens
 

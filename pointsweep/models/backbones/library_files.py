@@ -16,7 +16,11 @@ from pathlib import Path
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT, LibraryBackboneConfig
 from pointsweep.errors import MissingWeightsError, WeightsNotFetchedError
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS, INDEX = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -28,6 +32,7 @@ def model_folder(config: LibraryBackboneConfig) -> Path | None:
         path = Path(root, config.model).expanduser()
         if config.model and path.is_dir():
             return path
+
     return None
 
 
@@ -38,29 +43,40 @@ def config_file(config: LibraryBackboneConfig, repository: str | None = None) ->
     folder = model_folder(config)
     if folder is None:
         return _hub_file(config, repository or config.model, CONFIG, fetch=True)
+
     path = folder / CONFIG
     if not path.is_file():
-        entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        entries = (
+            ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        )
         raise MissingWeightsError(
             f"backbone.model: the folder {folder} has no {CONFIG}; it holds {entries}"
         )
+
     return path
 
 
-def weight_file(config: LibraryBackboneConfig, fetch: bool, repository: str | None = None) -> Path:
+def weight_file(
+    config: LibraryBackboneConfig, fetch: bool, repository: str | None = None
+) -> Path:
     """The model's safetensors file, or the index of several. Raises MissingWeightsError,
     WeightsNotFetchedError.
     """
     folder = model_folder(config)
     if folder is None:
         return _hub_weights(config, repository or config.model, fetch)
+
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
             _check_shards(folder / name)
             return folder / name
-    pickled = sorted(entry.name for entry in folder.iterdir() if entry.suffix in PICKLES)
+
+    pickled = sorted(
+        entry.name for entry in folder.iterdir() if entry.suffix in PICKLES
+    )
     if pickled:
         raise MissingWeightsError(_pickled(str(folder), pickled[0]))
+
     raise MissingWeightsError(
         f"backbone.model: the folder {folder} has no {WEIGHTS}; put it there, or set weights to"
         " random"
@@ -70,6 +86,7 @@ def weight_file(config: LibraryBackboneConfig, fetch: bool, repository: str | No
 def _check_shards(path: Path) -> None:
     if path.name != INDEX:
         return
+
     missing = [name for name in shards_of(path) if not (path.parent / name).is_file()]
     if missing:
         raise MissingWeightsError(
@@ -104,20 +121,26 @@ def _hub_weights(config: LibraryBackboneConfig, repository: str, fetch: bool) ->
                 for shard in shards_of(path):
                     _hub_file(config, repository, shard, fetch)
             return path
+
     names = _names_on_hub(config, repository)
     name = next((name for name in (WEIGHTS, INDEX) if name in names), "")
     if not name:
-        pickled = next((candidate for candidate in names if Path(candidate).suffix in PICKLES), "")
+        pickled = next(
+            (candidate for candidate in names if Path(candidate).suffix in PICKLES), ""
+        )
         if pickled:
             raise MissingWeightsError(_pickled(f"the hub's {repository}", pickled))
+
         raise MissingWeightsError(
             f"backbone.model: the hub's {repository} has no {WEIGHTS}; it holds"
             f" {', '.join(sorted(names)[:8])}"
         )
+
     path = _hub_file(config, repository, name, fetch)
     if name == INDEX:
         for shard in shards_of(path):
             _hub_file(config, repository, shard, fetch)
+
     return path
 
 
@@ -131,25 +154,32 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
         raise MissingWeightsError(
             f"backbone.model: {repository!r} is no folder here, and no id of a hub: {error}"
         ) from error
+
     return Path(path) if isinstance(path, str) else None
 
 
-def _hub_file(config: LibraryBackboneConfig, repository: str, name: str, fetch: bool) -> Path:
+def _hub_file(
+    config: LibraryBackboneConfig, repository: str, name: str, fetch: bool
+) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     cached = _cached(repository, name, config.revision)
+
     if cached is not None:
         return cached
+
     try:
         _require_hub(repository)
         if fetch:
             return Path(hf_hub_download(repository, name, revision=config.revision))
+
         _names_on_hub(config, repository)
     except (OSError, ValueError, HTTPError) as error:
         if isinstance(error, MissingWeightsError):
             raise
         raise MissingWeightsError(_not_here(config, repository, name, error)) from error
+
     raise WeightsNotFetchedError(
         f"weights of {config.name} {repository} are not cached: file {name}; a launch fetches them"
         " first"
@@ -167,6 +197,7 @@ def _require_hub(repository: str) -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
+
     # What the hub answers, a refusal too, is for the calls that follow.
     with contextlib.suppress(HfHubHTTPError):
         url = hf_hub_url(repository, CONFIG)
@@ -187,20 +218,29 @@ def _names_on_hub(config: LibraryBackboneConfig, repository: str) -> tuple[str, 
     try:
         return _listed(repository, config.revision)
     except (OSError, ValueError, HTTPError) as error:
-        raise MissingWeightsError(_not_here(config, repository, WEIGHTS, error)) from error
+        raise MissingWeightsError(
+            _not_here(config, repository, WEIGHTS, error)
+        ) from error
 
 
-def _not_here(config: LibraryBackboneConfig, repository: str, name: str, error: Exception) -> str:
+def _not_here(
+    config: LibraryBackboneConfig, repository: str, name: str, error: Exception
+) -> str:
     """Return what was tried, and what can be done without a network."""
     from huggingface_hub import constants
 
     cause = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
     revision = f", revision {config.revision}" if config.revision else ""
     root = os.environ.get("POINTSWEEP_DATA")
-    folders = f"{config.model} is no folder here" + (f" or below {root}" if root else "")
+    folders = f"{config.model} is no folder here" + (
+        f" or below {root}" if root else ""
+    )
     near = difflib.get_close_matches(repository, cached_models(), n=2, cutoff=0.6)
     meant = f" Cached here: {', '.join(near)}." if near else ""
-    needed = CONFIG if config.weights in WITHOUT_CHECKPOINT else f"{CONFIG} and {WEIGHTS}"
+    needed = (
+        CONFIG if config.weights in WITHOUT_CHECKPOINT else f"{CONFIG} and {WEIGHTS}"
+    )
+
     return (
         f"backbone.model: {folders}; {name} of the hub id {repository}{revision} is not in"
         f" {constants.HF_HUB_CACHE}; and the hub cannot be asked: {cause}.{meant} Without a"
@@ -214,6 +254,7 @@ def cached_models() -> list[str]:
 
     folder = Path(constants.HF_HUB_CACHE)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+
     return sorted(
         name.removeprefix("models--").replace("--", "/")
         for name in names

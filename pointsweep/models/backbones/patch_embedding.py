@@ -36,9 +36,11 @@ class PatchEmbedding(nn.Module):
         for part in parts:
             is_trained = any(parameter.requires_grad for parameter in part.parameters())
             trains.append(self.trains_norms or is_trained)
+
         super().train(mode and any(trains))
         for part, part_trains in zip(parts, trains, strict=True):
             part.train(mode and part_trains)
+
         return self
 
     def keep_statistics(self, kept: bool = True) -> None:
@@ -49,7 +51,10 @@ class PatchEmbedding(nn.Module):
         points = groups.flatten(0, 1).transpose(1, 2)  # (B N, C_in, K)
         points = self.first_conv(points)
         pooled = points.amax(dim=2, keepdim=True).expand_as(points)
-        tokens = self.second_conv(torch.cat([pooled, points], dim=1)).amax(dim=2)  # (B N, C_out)
+        tokens = self.second_conv(torch.cat([pooled, points], dim=1)).amax(
+            dim=2
+        )  # (B N, C_out)
+
         return tokens.unflatten(0, groups.shape[:2])
 
 
@@ -84,7 +89,9 @@ class Stem(nn.Module):
         self.reduce = reduce or nn.Identity()
 
 
-def body_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+def body_of(
+    state: Mapping[str, Tensor], prefixes: tuple[str, ...]
+) -> dict[str, Tensor]:
     """The encoder's tensors of a training checkpoint: those below the first prefix found, without
     it; else all of them.
 
@@ -98,6 +105,7 @@ def body_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str,
                 for name, tensor in state.items()
                 if name.startswith(prefix)
             }
+
     return dict(state)
 
 
@@ -112,5 +120,6 @@ PLACES = {  # names of the position MLP in the files of Point-BERT's family
 def with_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename: what these files call `encoder` is the embedding of the groups."""
     return {
-        re.sub(r"^encoder\.", "stem.patches.0.", name): tensor for name, tensor in state.items()
+        re.sub(r"^encoder\.", "stem.patches.0.", name): tensor
+        for name, tensor in state.items()
     }

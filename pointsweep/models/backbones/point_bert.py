@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from pointsweep.config.backbones import BackboneConfig, PointBERTConfig
 from pointsweep.models.backbones.base import Backbone, Shape
-from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, hub_file, split_qkv
+from pointsweep.models.backbones.checkpoints import (
+    TIMM_BLOCKS,
+    Names,
+    hub_file,
+    split_qkv,
+)
 from pointsweep.models.backbones.patch_embedding import (
     PLACES,
     PatchEmbedding,
@@ -47,8 +52,11 @@ class PointBERT(Backbone):
             config, Shape(384, 12, 6, 1536, qkv_bias=False, eps=1e-5, class_token=True)
         )
         self.stem = Stem(
-            [PatchEmbedding((3, 128, 256), (512, 256))], [place_mlp(128, 384)], nn.Linear(256, 384)
+            [PatchEmbedding((3, 128, 256), (512, 256))],
+            [place_mlp(128, 384)],
+            nn.Linear(256, 384),
         )
+
         self.cls_position = nn.Parameter(torch.zeros(1, 1, 384))
 
     def positions(self, locations: Tensor) -> Tensor:
@@ -57,9 +65,13 @@ class PointBERT(Backbone):
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        return hub_file(config, "torch-pointcloud/point-bert-base.pretrain.xumin-yu", fetch)
+        return hub_file(
+            config, "torch-pointcloud/point-bert-base.pretrain.xumin-yu", fetch
+        )
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return with_stem(
-            NAMES.apply(split_qkv(body_of(state, ("transformer_q.",))), len(self.blocks))
+            NAMES.apply(
+                split_qkv(body_of(state, ("transformer_q.",))), len(self.blocks)
+            )
         )

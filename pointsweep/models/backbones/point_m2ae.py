@@ -25,12 +25,20 @@ from pointsweep.models.backbones.checkpoints import (
     split_qkv,
     with_new_norm,
 )
-from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem, body_of, place_mlp
+from pointsweep.models.backbones.patch_embedding import (
+    PatchEmbedding,
+    Stem,
+    body_of,
+    place_mlp,
+)
 from pointsweep.ops.point_ops import farthest_points, gather, nearest
 
 WIDTHS, DEPTH, RADII, FAR = (96, 192, 384), 5, (0.32, 0.64, 1.28), -1e5
 NAMES = Names(
-    direct={}, prefix="blocks.", blocks=TIMM_BLOCKS, dropped=("encoder_norms.", "mask_token")
+    direct={},
+    prefix="blocks.",
+    blocks=TIMM_BLOCKS,
+    dropped=("encoder_norms.", "mask_token"),
 )
 
 
@@ -48,22 +56,34 @@ class PointM2AE(Backbone):
             raise ValueError(
                 f"backbone.num_blocks: {config.name} has {most_blocks} blocks, got {depth}"
             )
+
         num_scales = (max(depth, 1) - 1) // DEPTH + 1  # that `num_blocks` leaves
         widths = WIDTHS[:num_scales]
-        shapes = [Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5) for width in widths]
+        shapes = [
+            Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5)
+            for width in widths
+        ]
+
         super().__init__(config, shapes[-1])
         self.scale_tokens = config.scale_tokens
         self.scale_neighbours = config.scale_neighbours
         self.widths = [widths[i // DEPTH] for i in range(max(depth, 1))]
         self.scale_starts = list(range(0, depth, DEPTH))
         self.blocks = nn.ModuleList()
+
         for i, rate in enumerate(self.drop_path_rates):
-            self.blocks.append(Block(shapes[i // DEPTH], config.attention_dropout, rate))
+            self.blocks.append(
+                Block(shapes[i // DEPTH], config.attention_dropout, rate)
+            )
+
         merging = []
         for finer, coarser in itertools.pairwise(widths):
             merging.append(PatchEmbedding((finer, finer, finer), (coarser, coarser)))
+
         embedding = PatchEmbedding((3, 128, 256), (512, WIDTHS[0]))
-        self.stem = Stem([embedding, *merging], [place_mlp(width, width) for width in widths])
+        self.stem = Stem(
+            [embedding, *merging], [place_mlp(width, width) for width in widths]
+        )
 
     def positions(self, locations: Tensor) -> Tensor:
         return self.positions_at(0, locations)
@@ -72,11 +92,15 @@ class PointM2AE(Backbone):
         encodings: Tensor = self.stem.places[index // DEPTH](locations)
         return encodings
 
-    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Tensor:
+    def attention_bias(
+        self, index: int, centers: Tensor, locations: Tensor | None
+    ) -> Tensor:
         away = (centers.unsqueeze(1) - centers.unsqueeze(2)).norm(dim=-1)  # (B, N, N)
         return torch.where(away >= RADII[index // DEPTH], FAR, 0.0).unsqueeze(1)
 
-    def enter_scale(self, index: int, tokens: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    def enter_scale(
+        self, index: int, tokens: Tensor, centers: Tensor
+    ) -> tuple[Tensor, Tensor]:
         scale = index // DEPTH
         # (B, N, 3)
         chosen = gather(centers, farthest_points(centers, self.scale_tokens[scale - 1]))
@@ -85,12 +109,15 @@ class PointM2AE(Backbone):
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        return hub_file(config, "torch-pointcloud/point-m2ae-base.pretrain.renrui-zhang", fetch)
+        return hub_file(
+            config, "torch-pointcloud/point-m2ae-base.pretrain.renrui-zhang", fetch
+        )
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         body = {}
         for name, tensor in body_of(state, ("h_encoder.",)).items():
             body[_flat_name(name)] = tensor
+
         tensors = NAMES.apply(split_qkv(body), len(self.blocks))
         unused = tuple(
             f"stem.{part}.{scale}."
@@ -98,7 +125,8 @@ class PointM2AE(Backbone):
             for scale in range(len(self.scale_starts), len(WIDTHS))
         )
         return with_new_norm(
-            {name: t for name, t in tensors.items() if not name.startswith(unused)}, self.dim
+            {name: t for name, t in tensors.items() if not name.startswith(unused)},
+            self.dim,
         )
 
 
@@ -106,9 +134,11 @@ def _flat_name(name: str) -> str:
     """`encoder_blocks.1.blocks.2.` is block 7; the embeddings of the scales lie in the stem."""
     kind, _, suffix = name.partition(".")
     scale, _, leaf = suffix.partition(".")
+
     if kind == "encoder_blocks":
         number, _, leaf = leaf.removeprefix("blocks.").partition(".")
         return f"blocks.{DEPTH * int(scale) + int(number)}.{leaf}"
+
     return {
         "token_embed": f"stem.patches.{suffix}",
         "encoder_pos_embeds": f"stem.places.{suffix}",

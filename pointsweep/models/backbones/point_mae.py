@@ -15,7 +15,12 @@ from torch import Tensor
 
 from pointsweep.config.backbones import BackboneConfig, PointMAEConfig
 from pointsweep.models.backbones.base import Backbone, Shape
-from pointsweep.models.backbones.checkpoints import TIMM_BLOCKS, Names, hub_file, split_qkv
+from pointsweep.models.backbones.checkpoints import (
+    TIMM_BLOCKS,
+    Names,
+    hub_file,
+    split_qkv,
+)
 from pointsweep.models.backbones.patch_embedding import (
     PLACES,
     PatchEmbedding,
@@ -40,7 +45,9 @@ class PointMAE(Backbone):
 
     def __init__(self, config: PointMAEConfig) -> None:
         super().__init__(config, Shape(384, 12, 6, 1536, qkv_bias=False, eps=1e-5))
-        self.stem = Stem([PatchEmbedding((3, 128, 256), (512, 384))], [place_mlp(128, 384)])
+        self.stem = Stem(
+            [PatchEmbedding((3, 128, 256), (512, 384))], [place_mlp(128, 384)]
+        )
 
     def positions(self, locations: Tensor) -> Tensor:
         encodings: Tensor = self.stem.places[0](locations)
@@ -48,7 +55,9 @@ class PointMAE(Backbone):
 
     @classmethod
     def locate_pretrained(cls, config: BackboneConfig, fetch: bool = True) -> Path:
-        return hub_file(config, "torch-pointcloud/point-mae-base.pretrain.yatian-pang", fetch)
+        return hub_file(
+            config, "torch-pointcloud/point-mae-base.pretrain.yatian-pang", fetch
+        )
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         body = body_of(state, ("MAE_encoder.", "ACT_encoder."))

@@ -34,7 +34,11 @@ NAMES = Names(
     direct=VIT,
     prefix="encoder.layer.",
     blocks=VIT_BLOCKS,
-    dropped=("embeddings.patch_embeddings.", "embeddings.distillation_token", "classifier."),
+    dropped=(
+        "embeddings.patch_embeddings.",
+        "embeddings.distillation_token",
+        "classifier.",
+    ),
 )
 ORIGINAL_NAMES = Names(
     direct=TIMM,
@@ -65,9 +69,15 @@ class SSAST(Backbone):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The original file also holds the heads and the mask of the pretraining beside `module.v.`.
-        body = without_prefix(without_prefix(state, "audio_spectrogram_transformer."), "module.v.")
+        body = without_prefix(
+            without_prefix(state, "audio_spectrogram_transformer."), "module.v."
+        )
         names = ORIGINAL_NAMES if "pos_embed" in body else NAMES
         tensors = names.apply(split_qkv(body), len(self.blocks))
+
         if "table" in tensors:
-            tensors["table"] = grid_table(tensors["table"], FREQUENCIES, TIMES, leading=2)
+            tensors["table"] = grid_table(
+                tensors["table"], FREQUENCIES, TIMES, leading=2
+            )
+
         return tensors

@@ -62,12 +62,15 @@ class T5(Backbone):
             scaled=False,
         )
         super().__init__(config, shape)
-        self.register_buffer("table", torch.zeros(BUCKETS, 12))  # of the first block, shared by all
+        # of the first block, shared by all
+        self.register_buffer("table", torch.zeros(BUCKETS, 12))
 
     def positions(self, locations: Tensor) -> None:
         return None
 
-    def attention_bias(self, index: int, centers: Tensor, locations: Tensor | None) -> Tensor:
+    def attention_bias(
+        self, index: int, centers: Tensor, locations: Tensor | None
+    ) -> Tensor:
         assert locations is not None
         # (B, N, N, H)
         bias = sum(
@@ -92,6 +95,9 @@ def bucket(distance: Tensor) -> Tensor:
     half = BUCKETS // 2
     exact = half // 2
     size = distance.abs()
-    far = exact + (size.clamp(min=1) / exact).log() / math.log(FARTHEST / exact) * (half - exact)
+    far = exact + (size.clamp(min=1) / exact).log() / math.log(FARTHEST / exact) * (
+        half - exact
+    )
     row = torch.where(size < exact, size, far.floor().clamp(max=half - 1))
+
     return (row + half * (distance > 0)).long()

@@ -34,9 +34,11 @@ def declare_torchvision_operators() -> torch.library.Library | None:
         return None
     if _loads(Path(spec.origin).parent):
         return None
+
     library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in SCHEMAS:
         library.define(schema)
+
     return library
 
 
@@ -45,8 +47,10 @@ def _loads(folder: Path) -> bool:
     compiled = sorted(folder.glob("_C*.so"))
     if not compiled:
         return False
+
     try:
         torch.ops.load_library(compiled[0])
     except OSError:
         return False
+
     return True

@@ -20,7 +20,11 @@ from torch import nn
 from pointsweep.config.backbones import TimmConfig
 from pointsweep.models.backbones.anatomy import LibraryModel, stack_of, to_meta
 from pointsweep.models.backbones.library_backbone import LibraryBackbone, structure_of
-from pointsweep.models.backbones.library_files import config_file, model_folder, weight_file
+from pointsweep.models.backbones.library_files import (
+    config_file,
+    model_folder,
+    weight_file,
+)
 from pointsweep.models.backbones.timm_import import declare_torchvision_operators
 from pointsweep.utils.digests import file_sha256
 
@@ -41,15 +45,24 @@ class TimmBackbone(LibraryBackbone):
         path = cls.locate(config)
         digest = file_sha256(path)
         if config.sha256 is not None and digest != config.sha256:
-            raise ValueError(f"backbone.sha256: {path} has {digest}, expected {config.sha256}")
+            raise ValueError(
+                f"backbone.sha256: {path} has {digest}, expected {config.sha256}"
+            )
+
         try:
-            module = _created(config, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+            module = _created(
+                config, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
+            )
         except (OSError, RuntimeError, KeyError) as error:
             text = " ".join(str(error).split())[:300]
-            raise ValueError(f"{path}: does not fit {architecture(config)}: {text}") from error
+            raise ValueError(
+                f"{path}: does not fit {architecture(config)}: {text}"
+            ) from error
+
         revision = ""
         if path.parent.parent.name == "snapshots":
             revision = f", revision {path.parent.name}"
+
         return module, f"{cls.origin(config)}{revision}, {path.name}, sha256 {digest}"
 
     @classmethod
@@ -63,15 +76,18 @@ def architecture(config: TimmConfig) -> str:
     """
     if model_folder(config) is None:
         return config.model
+
     path = config_file(config)
     try:
         name = json.loads(path.read_text()).get("architecture")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: is no JSON object: {error}") from error
+
     if not isinstance(name, str):
         raise ValueError(
             f"{path}: names no architecture of timm; expected a key architecture, as timm writes it"
         )
+
     return name
 
 
@@ -82,6 +98,7 @@ def _repository(config: TimmConfig) -> str:
 
     if model_folder(config) is not None:
         return config.model
+
     _check_name(config)
     pretrained = timm.get_pretrained_cfg(config.model)
     if pretrained is None or not pretrained.hf_hub_id:
@@ -89,6 +106,7 @@ def _repository(config: TimmConfig) -> str:
             f"backbone.model: timm names no repository with weights of {config.model}; set weights"
             " to random"
         )
+
     repository: str = pretrained.hf_hub_id
     return repository
 
@@ -101,10 +119,12 @@ def _check_name(config: TimmConfig) -> None:
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         if "." not in name or name in tags:
             return
+
         raise ValueError(
             f"backbone.model: timm has {name.partition('.')[0]} with other weights:"
             f" {', '.join(sorted(tags)[:8]) or 'none'}"
         )
+
     near = difflib.get_close_matches(
         name, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.5
     )
@@ -120,6 +140,7 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
 
     _check_name(config)
     sizes: dict[str, Any] = {}
+
     for entry in config.sizes:
         key, _, value = entry.partition("=")
         sizes[key] = (
@@ -127,8 +148,10 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
             if value[:1] in "-0123456789[" or value in ("true", "false", "null")
             else value
         )
+
     if config.image_size is not None:
         sizes["img_size"] = config.image_size
+
     try:
         with torch.device("cpu"):
             model: nn.Module = timm.create_model(
@@ -140,6 +163,7 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
             f"backbone.sizes: timm cannot build {config.model} with {', '.join(config.sizes)}:"
             f" {text}"
         ) from error
+
     return model
 
 
@@ -149,10 +173,12 @@ def _empty(config: TimmConfig) -> LibraryModel:
     cfg = getattr(module, "pretrained_cfg", {})
     channels, height, width = cfg.get("input_size") or (3, 224, 224)
     patches: Any = getattr(module, "patch_embed", None)
+
     if getattr(patches, "img_size", None) is not None:
         height, width = patches.img_size
     elif config.image_size is not None:
         height = width = config.image_size
+
     to_meta(module)
     model = LibraryModel(
         module=module,
@@ -165,6 +191,7 @@ def _empty(config: TimmConfig) -> LibraryModel:
         name=f"timm {config.model}",
         reads_images=True,
     )
+
     layers = module.get_submodule(stack_of(model))
     heads = next(
         (
@@ -174,4 +201,5 @@ def _empty(config: TimmConfig) -> LibraryModel:
         ),
         1,
     )
+
     return replace(model, heads=heads)

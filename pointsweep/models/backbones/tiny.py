@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from pointsweep.config.backbones import TinyConfig
-from pointsweep.models.backbones.base import Backbone, Plane, Shape, lookup_line, lookup_plane
+from pointsweep.models.backbones.base import (
+    Backbone,
+    Plane,
+    Shape,
+    lookup_line,
+    lookup_plane,
+)
 from pointsweep.models.backbones.checkpoints import init_random
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem, place_mlp
 
@@ -30,11 +36,19 @@ class Tiny(Backbone):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__(
             config,
-            Shape(dim=48, num_blocks=2, num_heads=4, mlp=96, class_token=config.modality == "2d"),
+            Shape(
+                dim=48,
+                num_blocks=2,
+                num_heads=4,
+                mlp=96,
+                class_token=config.modality == "2d",
+            ),
         )
         self.like = config.like
         if config.modality == "3d":
-            self.stem = Stem([PatchEmbedding((3, 16, 32), (48, 48))], [place_mlp(48, 48)])
+            self.stem = Stem(
+                [PatchEmbedding((3, 16, 32), (48, 48))], [place_mlp(48, 48)]
+            )
         elif config.modality == "2d":
             self.plane = Plane(width=518, height=518, cell=74)
             self.register_buffer("table", torch.zeros(SIDE, SIDE, 48))
@@ -47,14 +61,23 @@ class Tiny(Backbone):
         init_random(self, seed)
         with torch.no_grad():
             for name, tensor in self.state_dict().items():
-                if name == "table" or name.startswith("stem.places") or name == "cls_token":
+                if (
+                    name == "table"
+                    or name.startswith("stem.places")
+                    or name == "cls_token"
+                ):
                     tensor.mul_(25.0)
+
         return f"random, seed {seed}"
 
     def positions(self, locations: Tensor) -> Tensor:
         if self.plane is None:
             encodings: Tensor = self.stem.places[0](locations)
             return encodings
+
         if self.plane.height == 1:
             return lookup_line(self.table, locations)
-        return lookup_plane(self.table, locations * ((SIDE - 1) / (self.plane.width - 1)))
+
+        return lookup_plane(
+            self.table, locations * ((SIDE - 1) / (self.plane.width - 1))
+        )

@@ -22,7 +22,11 @@ from torch import Tensor, nn
 
 from pointsweep.config.backbones import WITHOUT_CHECKPOINT, TransformersConfig
 from pointsweep.models.backbones.anatomy import LibraryModel, to_meta
-from pointsweep.models.backbones.library_backbone import LibraryBackbone, anatomy_of, structure_of
+from pointsweep.models.backbones.library_backbone import (
+    LibraryBackbone,
+    anatomy_of,
+    structure_of,
+)
 from pointsweep.models.backbones.library_files import config_file, weight_file
 from pointsweep.models.backbones.timm_import import declare_torchvision_operators
 from pointsweep.utils.digests import file_sha256
@@ -53,7 +57,10 @@ class TransformersBackbone(LibraryBackbone):
         path = weight_file(config, fetch=True)
         digest = file_sha256(path)
         if config.sha256 is not None and digest != config.sha256:
-            raise ValueError(f"backbone.sha256: {path} has {digest}, expected {config.sha256}")
+            raise ValueError(
+                f"backbone.sha256: {path} has {digest}, expected {config.sha256}"
+            )
+
         hf = library_config(config)
         try:
             with torch.device("cpu"), _no_progress_bar():
@@ -67,7 +74,10 @@ class TransformersBackbone(LibraryBackbone):
                 )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             text = " ".join(str(error).split())[:300]
-            raise ValueError(f"{path}: cannot be read as {config.model}: {text}") from error
+            raise ValueError(
+                f"{path}: cannot be read as {config.model}: {text}"
+            ) from error
+
         module, prefix = _tower(loaded, hf, config)
         _check_loaded(config, path, prefix, report)
         return module, f"{cls.origin(config)}, {path.name}, sha256 {digest}"
@@ -77,21 +87,25 @@ class TransformersBackbone(LibraryBackbone):
         path = config_file(config)
         if config.weights in WITHOUT_CHECKPOINT:
             return path
+
         return weight_file(config, fetch)
 
     @classmethod
     def origin(cls, config: TransformersConfig) -> str:
         if config.model_type:
             return f"transformers' {config.model_type}{_sizes(config)}"
+
         path = config_file(config)
         revision = ""
         if path.parent.parent.name == "snapshots":
             revision = f", revision {path.parent.name}"
+
         if config.weights in WITHOUT_CHECKPOINT:
             return (
                 f"transformers {config.model}{revision}{_sizes(config)}, config.json, sha256"
                 f" {file_sha256(path)}"
             )
+
         return f"transformers {config.model}{revision}"
 
 
@@ -101,8 +115,10 @@ def _no_progress_bar() -> Iterator[None]:
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()
+
     if enabled:
         logging.disable_progress_bar()
+
     try:
         yield
     finally:
@@ -116,7 +132,9 @@ def _sizes(config: TransformersConfig) -> str:
     return ""
 
 
-def _check_loaded(config: TransformersConfig, path: Path, prefix: str, report: Any) -> None:
+def _check_loaded(
+    config: TransformersConfig, path: Path, prefix: str, report: Any
+) -> None:
     """Raise ValueError where the file lacks what the backbone uses: the library would fill it with
     random numbers.
     """
@@ -128,9 +146,13 @@ def _check_loaded(config: TransformersConfig, path: Path, prefix: str, report: A
         anatomy.class_token,
         anatomy.bias_owner,
     ]
+
     used += [] if anatomy.table is None else [anatomy.table.name]
     beginnings = tuple(f"{prefix}{name}" for name in used if name)
-    missing = sorted(name for name in report["missing_keys"] if name.startswith(beginnings))
+    missing = sorted(
+        name for name in report["missing_keys"] if name.startswith(beginnings)
+    )
+
     if missing:
         raise ValueError(
             f"{path}: does not fit {config.model}: it has no {missing[0]} ({len(missing)} such"
@@ -142,6 +164,7 @@ def _stamp(config: TransformersConfig) -> Any:
     """Return what a changed config.json changes."""
     if config.model_type:
         return None
+
     path = config_file(config)
     return str(path), path.stat().st_mtime_ns
 
@@ -152,6 +175,7 @@ def _empty(config: TransformersConfig, stamp: Any) -> LibraryModel:
     from transformers.initialization import no_init_weights
 
     hf = library_config(config)
+
     with torch.device("cpu"), no_init_weights():
         try:
             module, _ = _tower(_auto_model().from_config(hf), hf, config)
@@ -160,9 +184,11 @@ def _empty(config: TransformersConfig, stamp: Any) -> LibraryModel:
             raise ValueError(
                 f"{named(config)}: the library has no model of this kind: {text}"
             ) from error
+
     own = _config_of(hf, config)
     words = _word_table(module)
     to_meta(module)
+
     return LibraryModel(
         module=module,
         inputs=_inputs(module, own, named(config)),
@@ -180,6 +206,7 @@ def _heads(hf: Any) -> int:
         value = getattr(hf, name, None)
         if isinstance(value, int):
             return value
+
     return 1
 
 
@@ -212,8 +239,10 @@ def library_config(config: TransformersConfig) -> Any:
                 "backbone.model_type: transformers has no architecture"
                 f" {config.model_type!r}.{meant}"
             )
+
         hf = AutoConfig.for_model(config.model_type)
         return _without_noise(_resized(hf, {}, config))
+
     path = config_file(config)
     try:
         hf = AutoConfig.from_pretrained(str(path.parent), local_files_only=True)
@@ -224,6 +253,7 @@ def library_config(config: TransformersConfig) -> Any:
             f"{path}: is no model of transformers, or one whose own code would have to be run:"
             f" {text}"
         ) from error
+
     return _without_noise(_resized(hf, written, config))
 
 
@@ -242,13 +272,18 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
     from huggingface_hub.errors import StrictDataclassError
 
     sizes = dict(_entry(entry) for entry in config.sizes)
+
     if not sizes:
         return hf
+
     settings = {name: value for name, value in written.items() if name != "model_type"}
     own, kind = settings, hf
     if config.tower and hasattr(hf, f"{config.tower}_config"):
         kind = getattr(hf, f"{config.tower}_config")
-        own = settings[f"{config.tower}_config"] = dict(written.get(f"{config.tower}_config") or {})
+        own = settings[f"{config.tower}_config"] = dict(
+            written.get(f"{config.tower}_config") or {}
+        )
+
     allowed = {
         *kind.to_dict(),
         *getattr(kind, "attribute_map", {}),
@@ -261,14 +296,18 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
             raise ValueError(
                 f"backbone.sizes: the configuration of {named(config)} has no {name!r}.{meant}"
             )
+
     if "layer_types" not in sizes:
         own.pop("layer_types", None)  # one for each layer: the library writes it anew
+
     own.update(sizes)
     try:
         return type(hf)(**settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
         text = " ".join(str(error).split())[:300]
-        raise ValueError(f"backbone.sizes: {named(config)} cannot have them: {text}") from error
+        raise ValueError(
+            f"backbone.sizes: {named(config)} cannot have them: {text}"
+        ) from error
 
 
 def _without_noise(hf: Any) -> Any:
@@ -285,12 +324,16 @@ def _without_noise(hf: Any) -> Any:
         for name, value in list(vars(part).items()):
             if isinstance(value, float) and "drop" in name:
                 setattr(part, name, 0.0)
+
         if hasattr(part, "apply_spec_augment"):
             part.apply_spec_augment = False
+
         if hasattr(part, "use_cache"):
             part.use_cache = False
+
         if hasattr(part, "mask_ratio"):
             part.mask_ratio = 0.0
+
     return hf
 
 
@@ -304,6 +347,7 @@ def _tower(loaded: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module,
     """The part of a model that is taken, and what the names of its tensors begin with."""
     module: Any = loaded
     towers = [name for name in TOWERS if hasattr(hf, f"{name}_config")]
+
     if config.tower:
         names = TOWERS.get(config.tower, ())
         module = next(
@@ -325,6 +369,7 @@ def _tower(loaded: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module,
         )
     elif getattr(hf, "is_encoder_decoder", False) and hasattr(loaded, "get_encoder"):
         module = loaded.get_encoder()
+
     prefix = next(name for name, part in loaded.named_modules() if part is module)
     return module, f"{prefix}." if prefix else ""
 
@@ -335,8 +380,10 @@ def _word_table(module: Any) -> str:
         table = module.get_input_embeddings()
     except (NotImplementedError, AttributeError):
         return ""
+
     if not isinstance(table, nn.Embedding):
         return ""
+
     return next((name for name, part in module.named_modules() if part is table), "")
 
 
@@ -344,9 +391,16 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
     """Inputs of a model's own kind. Raises ValueError for a kind that is not known."""
     kind = getattr(module, "main_input_name", "input_ids")
     if kind == "input_ids":
-        return lambda: {kind: torch.arange(WORDS).remainder(WORDS // 2).unsqueeze(0) + 5}
+        return lambda: {
+            kind: torch.arange(WORDS).remainder(WORDS // 2).unsqueeze(0) + 5
+        }
+
     bands = getattr(hf, "num_mel_bins", None)
-    if kind == "pixel_values" and hasattr(hf, "image_size") and not hasattr(hf, "num_frames"):
+    if (
+        kind == "pixel_values"
+        and hasattr(hf, "image_size")
+        and not hasattr(hf, "num_frames")
+    ):
         size = (
             hf.image_size
             if isinstance(hf.image_size, (tuple, list))
@@ -366,9 +420,14 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
             f"{name}: it reads {kind}, and how these look is not known here: words, images and"
             " sound are"
         )
+
     more = {}
     if "noise" in inspect.signature(module.forward).parameters:
         # a masked autoencoder sorts its patches by it
         count = (shape[-1] // hf.patch_size) * (shape[-2] // hf.patch_size)
         more["noise"] = torch.arange(count, dtype=torch.float32).unsqueeze(0)
-    return lambda: {kind: torch.randn(shape, generator=torch.Generator().manual_seed(0)), **more}
+
+    return lambda: {
+        kind: torch.randn(shape, generator=torch.Generator().manual_seed(0)),
+        **more,
+    }

@@ -66,8 +66,10 @@ class ViT(Backbone):
         names = TIMM_NAMES if "pos_embed" in state else NAMES
         body = without_prefix(without_prefix(state, "vit."), "deit.")
         tensors = names.apply(split_qkv(body), len(self.blocks))
+
         if "table" in tensors:
             tensors["table"] = grid_table(tensors["table"], SIDE, SIDE)
+
         return tensors
 
 

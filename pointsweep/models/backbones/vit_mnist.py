@@ -68,4 +68,5 @@ class ViTMNIST(Backbone):
         tensors = NAMES.apply(split_qkv(state), len(self.blocks))
         if "table" in tensors:
             tensors["table"] = grid_table(tensors["table"], SIDE, SIDE)
+
         return tensors

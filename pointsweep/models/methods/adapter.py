@@ -38,22 +38,29 @@ class Adapter(Method):
         config: AdapterConfig = self.config
         parallel = config.kind == "adaptformer"
         self.scale = config.scale
+
         if self.scale is None:
             self.scale = 0.1 if parallel else 1.0
+
         self.own = nn.ModuleList()
         for block, width in zip(backbone.blocks, backbone.widths, strict=True):
             assert isinstance(block, TransformerBlock)
             bottleneck = self._bottleneck(width)
             self.own.append(bottleneck)
+
             if config.kind == "houlsby":
                 owner, name = block.attention()
                 setattr(
                     owner,
                     name,
-                    AdapterAfter(getattr(owner, name), self._bottleneck(width), self.scale),
+                    AdapterAfter(
+                        getattr(owner, name), self._bottleneck(width), self.scale
+                    ),
                 )
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Any
+    ) -> Tensor:
         return output + self.scale * self.own[index](
             inputs if self.config.kind == "adaptformer" else output
         )

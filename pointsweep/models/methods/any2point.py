@@ -47,12 +47,16 @@ class Cells:
         sums = torch.zeros_like(values).scatter_add(
             2, index, values * self.share.unsqueeze(-1).to(values.dtype)
         )
+
         return sums.gather(2, index)
 
     def max(self, values: Tensor) -> Tensor:
         """Maximum over the cell of every token: (B, M, N, C) -> (B, M, N, C)."""
         index = self.first.unsqueeze(-1).expand_as(values)
-        tops = torch.zeros_like(values).scatter_reduce(2, index, values, "amax", include_self=False)
+        tops = torch.zeros_like(values).scatter_reduce(
+            2, index, values, "amax", include_self=False
+        )
+
         return tops.gather(2, index)
 
 
@@ -62,7 +66,12 @@ def cells_of(ids: Tensor, count: int | None) -> Cells:
     """
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)
-    total = share.sum(dim=(0, 2)).amax() if count is None else share.new_full((), count * len(ids))
+    total = (
+        share.sum(dim=(0, 2)).amax()
+        if count is None
+        else share.new_full((), count * len(ids))
+    )
+
     return Cells(same.int().argmax(dim=3), share, total)
 
 
@@ -85,6 +94,7 @@ class CellNorm(nn.BatchNorm1d):
             mean, var = self._statistics(values.to(self.running_mean.dtype), cells)
         else:
             mean, var = self.running_mean, self.running_var  # type: ignore[assignment]
+
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale
         return values * scale.reshape(self.grid) + shift.reshape(self.grid)
@@ -95,12 +105,21 @@ class CellNorm(nn.BatchNorm1d):
         spread = ((values - mean.unsqueeze(1)).square() * share).sum(dim=(0, 2))
         empty = cells.count - cells.share.sum(dim=(0, 2)).unsqueeze(1)  # (M, 1)
         var = (spread + empty * mean.square()) / cells.count
+
         with torch.no_grad():
             unbiased = var * cells.count / (cells.count - 1).clamp(min=1)
-            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            for running, new in (
+                (self.running_mean, mean),
+                (self.running_var, unbiased),
+            ):
                 assert running is not None
                 # lerp_ has no batching rule
-                folded(partial(Tensor.lerp_, weight=self.momentum or 0.1), running, new.flatten())
+                folded(
+                    partial(Tensor.lerp_, weight=self.momentum or 0.1),
+                    running,
+                    new.flatten(),
+                )
+
         return mean.flatten(), var.flatten()
 
 
@@ -121,6 +140,7 @@ class LocalAttention(nn.Module):
         self.qkv_bias = nn.Parameter(torch.zeros(num_views * 3 * middle))
         self.out_weight = nn.Parameter(torch.empty(num_views, middle, dim))
         self.out_bias = nn.Parameter(torch.zeros(num_views * dim))
+
         for view in range(num_views):
             init_matrix(self.qkv_weight[view], config.adapter_init)
             init_matrix(self.out_weight[view], config.adapter_init)
@@ -137,6 +157,7 @@ class LocalAttention(nn.Module):
         scale = self.out_weight.shape[1] ** -0.5
         weights = (q @ k.transpose(-2, -1) * scale + far).softmax(dim=-1)
         mixed = (weights @ v).transpose(2, 3).flatten(3)  # (B, M, N, middle)
+
         return mixed @ self.out_weight + self.out_bias.view(grid)
 
 
@@ -166,32 +187,49 @@ class Any2Point(Method):
         self.prefix = prefix
         self.num_views = num_views
         self.plane = backbone.plane
+
         if config.adapter == "none":
             return
-        bottlenecks = [Bottleneck(dim, config.bottleneck, config.dropout) for _ in range(depth)]
+
+        bottlenecks = [
+            Bottleneck(dim, config.bottleneck, config.dropout) for _ in range(depth)
+        ]
         for bottleneck in bottlenecks:
             bottleneck.start(config.adapter_init)
+
         self.bottlenecks = nn.ModuleList(bottlenecks)
         if config.adapter == "mlp":
             return
+
         self.cell_norms = nn.ModuleList(CellNorm(num_views, dim) for _ in range(depth))
         if config.ensemble == "adaptive":
             self.voxel_norms = nn.ModuleList(CellNorm(1, dim) for _ in range(depth))
+
         if config.local_aggregation:
             self.attention = LocalAttention(config, num_views, dim)
-            self.drop_paths = nn.ModuleList(DropPath(rate) for rate in backbone.drop_path_rates)
+            self.drop_paths = nn.ModuleList(
+                DropPath(rate) for rate in backbone.drop_path_rates
+            )
             if self.program.drops_each_token:
                 for drop_path in self.drop_paths:
                     drop_path.lead = 3  # type: ignore[assignment]  # a draw for every cloud, view and token
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: Any,
     ) -> tuple[Tensor, Neighbourhoods | None]:
         return tokens, self.geometry(centers, locations)
 
-    def geometry(self, centers: Tensor, locations: Tensor | None) -> Neighbourhoods | None:
+    def geometry(
+        self, centers: Tensor, locations: Tensor | None
+    ) -> Neighbourhoods | None:
         if self.config.adapter != "guided":
             return None
+
         config = self.config
         kind = (
             "cells",
@@ -203,10 +241,14 @@ class Any2Point(Method):
             config.bn_nonempty_only,
         )
         return once(
-            [centers] if locations is None else [centers, locations], kind, self._neighbourhoods
+            [centers] if locations is None else [centers, locations],
+            kind,
+            self._neighbourhoods,
         )
 
-    def _neighbourhoods(self, centers: Tensor, locations: Tensor | None = None) -> Neighbourhoods:
+    def _neighbourhoods(
+        self, centers: Tensor, locations: Tensor | None = None
+    ) -> Neighbourhoods:
         voxel = voxel_ids(centers, self.config.voxel_size)
         voxels = cells_of(voxel.unsqueeze(1), None)
         if self.config.local_space == "3d":
@@ -215,6 +257,7 @@ class Any2Point(Method):
             assert locations is not None
             assert self.plane is not None
             ids, count = source_cells(locations, self.plane, self.config.cell_size)
+
         cells = cells_of(ids, None if self.config.bn_nonempty_only else count)
         far = torch.where(ids.unsqueeze(3) == ids.unsqueeze(2), 0.0, FAR).unsqueeze(2)
         return Neighbourhoods(cells, far, voxels)
@@ -226,13 +269,17 @@ class Any2Point(Method):
             return output
         return output + self.config.scale_factor * self.bottlenecks[index](output)
 
-    def after_block(self, index: int, tokens: Tensor, context: Neighbourhoods | None) -> Tensor:
+    def after_block(
+        self, index: int, tokens: Tensor, context: Neighbourhoods | None
+    ) -> Tensor:
         if context is None:
             return tokens
+
         own = [
             getattr(self, name)[index] if name in self._modules else None
             for name in ("drop_paths", "cell_norms", "voxel_norms")
         ]
+
         aggregate = self.compiled_aggregate or self.aggregate
         return aggregate(tokens, context, *own)
 
@@ -249,15 +296,22 @@ class Any2Point(Method):
         """
         classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]  # (B, N, C)
         y = t.unsqueeze(1)  # (B, 1, N, C)
+
         if self.config.local_aggregation:
             y = y + drop_path(self.attention(t, context.far))  # (B, M, N, C)
+
         y = y.expand(-1, self.num_views, -1, -1)
         pooled = context.cells.mean(y)
         if self.config.cell_pooling == "mean_max":
             pooled = pooled + context.cells.max(y)
+
         views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
         return torch.cat(
-            [classes, t + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context)],
+            [
+                classes,
+                t
+                + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context),
+            ],
             dim=1,
         )
 
@@ -269,17 +323,22 @@ class Any2Point(Method):
             return views.mean(dim=1)
         if self.config.ensemble == "maxmean":
             return views.amax(dim=1) + views.mean(dim=1)
+
         t = t.unsqueeze(1)
         pooled = context.voxels.max(t) + context.voxels.mean(t)
         guide = F.gelu(voxel_norm(pooled, context.voxels))  # (B, 1, N, C)
         weights = (F.cosine_similarity(views, guide, dim=3) + 1) / 2  # (B, M, N)
         weights = weights / weights.sum(dim=1, keepdim=True)
+
         return (weights.unsqueeze(3) * views).sum(dim=1)
 
 
-def source_cells(locations: Tensor, plane: Plane, cell_size: float | None) -> tuple[Tensor, int]:
+def source_cells(
+    locations: Tensor, plane: Plane, cell_size: float | None
+) -> tuple[Tensor, int]:
     """Cell ids (B, M, N) of places on a line or plane, and the number of cells of one view."""
     size = cell_size or plane.cell
     if plane.height == 1:
         return line_cells(locations, size, plane.width)
+
     return plane_cells(locations, size, (plane.width, plane.height))

@@ -44,15 +44,20 @@ class APPT(Method):
                 f"method: appt's prompts walk through all blocks, and {backbone.config.name} has"
                 " scales"
             )
+
         self.prefix = prefix
         self.depth = min(config.prompt_depth, len(backbone.blocks))
         self.takes_first_mean = self.compat == "official"
+
         if config.position_feature:
             self.mix = nn.Linear(2, 1)
+
         if config.prompt_source == "none":
             self.depth = 0
+
         if config.prompt_source == "learnable":
             self.prompts = nn.Parameter(drawn(0.02, self.depth, backbone.dim))
+
         # The demo's norm is new: the checkpoint's is not loaded.
         for name, parameter in backbone.norm.named_parameters():
             nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
@@ -62,34 +67,50 @@ class APPT(Method):
         if self.config.position_feature:
             away = tokens - tokens.mean(dim=1, keepdim=True)
             tokens = tokens + self.mix(torch.stack([tokens, away], dim=-1)).squeeze(-1)
+
         return tokens, vector
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: Any,
     ) -> tuple[Tensor, Prompts]:
         return tokens, Prompts(seen)
 
     def before_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
         if index >= self.depth:
             return tokens
+
         own = self.config.prompt_source == "learnable"
-        prompt = self.prompts[index].unsqueeze(0) if own else context.vector  # (1, C) or (B, 1, C)
+        prompt = (
+            self.prompts[index].unsqueeze(0) if own else context.vector
+        )  # (1, C) or (B, 1, C)
         start = self.prefix + context.count
         context.count += 1
+
         return insert_tokens(tokens, prompt, start)
 
     def after_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
         if index >= self.depth:
             return tokens
+
         newest = self.prefix + context.count - 1
         if self.config.prompt_update == "per_block":
             context.vector = summary(tokens[:, newest + 1 :])
+
         if not self.config.accumulate:
             context.count -= 1
             return remove_tokens(tokens, 1, at=newest)
+
         if index == self.depth - 1 and self.config.prompt_source == "shared":
             # The demo overwrites what became of the last prompt by the prompt.
-            return insert_tokens(remove_tokens(tokens, 1, at=newest), context.vector, at=newest)
+            return insert_tokens(
+                remove_tokens(tokens, 1, at=newest), context.vector, at=newest
+            )
+
         return tokens
 
 

@@ -19,7 +19,9 @@ class Method(nn.Module):
     the N point tokens.
     """
 
-    extra_features = 0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
+    extra_features = (
+        0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
+    )
     trains_class_token = True  # that of the checkpoint; a new one trains always
     # own tensors of which parts have no gradient in the published program too
     idle_parts: tuple[str, ...] = ()
@@ -34,7 +36,8 @@ class Method(nn.Module):
         super().__init__()
         self.config: Any = config
         self.compat = compat
-        self.program = Program()  # of the model: what a released program does that no setting says
+        # of the model: what a released program does that no setting says
+        self.program = Program()
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
         """Make own parameters, once; thaw (`requires_grad_`) or wrap parts of the frozen
@@ -61,7 +64,12 @@ class Method(nn.Module):
         return tokens, None
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: Any,
     ) -> tuple[Tensor, Any]:
         """Begin a scale, in front of its first block `index` (0 where there is one scale).
 
@@ -92,7 +100,9 @@ class Method(nn.Module):
         """
         return tokens
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Any) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Any
+    ) -> Tensor:
         """The feed-forward branch (B, tokens, C) of block `index` before the residual sum; `inputs`
         is what went into it.
         """

@@ -15,12 +15,17 @@ class BitFit(Method):
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
-        biases = [p for name, p in backbone.blocks.named_parameters() if name.endswith(".bias")]
+        biases = [
+            p
+            for name, p in backbone.blocks.named_parameters()
+            if name.endswith(".bias")
+        ]
         if not biases:
             raise ValueError(
                 f"method: bitfit trains the biases of a backbone, and {backbone.config.name} has"
                 " none"
             )
+
         for bias in biases:
             bias.requires_grad_(True)
 

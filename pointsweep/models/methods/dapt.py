@@ -39,7 +39,9 @@ class DynamicAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         output = self.up(self.dropout(F.gelu(self.down(self.norm(x)))))
-        return output if self.scale is None else output * F.relu(self.scale(x)), F.gelu(output)
+        return output if self.scale is None else output * F.relu(self.scale(x)), F.gelu(
+            output
+        )
 
 
 class DAPT(Method):
@@ -54,12 +56,19 @@ class DAPT(Method):
                 f"method.prompts: dapt's prompts walk through all blocks, {backbone.config.name}"
                 " has scales; allowed: false"
             )
+
         self.prefix = prefix
         self.last = len(backbone.blocks) - 1
         self.extra_features = int(config.prompts)
-        self.adapters = nn.ModuleList(DynamicAdapter(config, width) for width in backbone.widths)
+        self.adapters = nn.ModuleList(
+            DynamicAdapter(config, width) for width in backbone.widths
+        )
+
         if config.prompts:
-            self.prompt_shifts = nn.ModuleList(Shift(width) for width in backbone.widths)
+            self.prompt_shifts = nn.ModuleList(
+                Shift(width) for width in backbone.widths
+            )
+
         if config.shifts:
             for block in backbone.blocks:
                 assert isinstance(block, TransformerBlock)
@@ -67,7 +76,12 @@ class DAPT(Method):
             shift_norm(backbone)
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: Any,
     ) -> tuple[Tensor, list[Tensor]]:
         return tokens, []
 
@@ -82,12 +96,16 @@ class DAPT(Method):
         material = context.pop()
         if not self.config.prompts:
             return tokens
-        prompt = self.prompt_shifts[index](material.mean(dim=1, keepdim=True))  # (B, 1, C)
+
+        prompt = self.prompt_shifts[index](
+            material.mean(dim=1, keepdim=True)
+        )  # (B, 1, C)
         return insert_tokens(tokens, prompt, at=self.prefix)
 
     def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
         if not self.config.prompts:
             return tokens, []
+
         end = self.prefix + self.last + 1
         prompts = tokens[:, self.prefix : end].mean(dim=1)  # (B, C)
         return torch.cat([tokens[:, : self.prefix], tokens[:, end:]], dim=1), [prompts]

@@ -24,7 +24,9 @@ class Decomposed(LowRank):
     C_out).
     """
 
-    def __init__(self, frozen: nn.Linear, rank: int, alpha: float, detach_norm: bool) -> None:
+    def __init__(
+        self, frozen: nn.Linear, rank: int, alpha: float, detach_norm: bool
+    ) -> None:
         super().__init__(frozen, rank, alpha)
         self.detach_norm = detach_norm
         weight = frozen.weight.detach()
@@ -34,13 +36,19 @@ class Decomposed(LowRank):
         self.magnitude = nn.Parameter(lengths)  # m, (C_out,)
 
     def forward(self, x: Tensor) -> Tensor:
-        norms = row_norms(self.frozen.weight + self.scale * self.up @ self.down)  # (C_out,)
+        norms = row_norms(
+            self.frozen.weight + self.scale * self.up @ self.down
+        )  # (C_out,)
         if self.detach_norm:
             norms = norms.detach()
+
         ratio = self.magnitude / norms
         output = self.frozen(x)
-        product = output if self.frozen.bias is None else output - self.frozen.bias  # W x
+        product = (
+            output if self.frozen.bias is None else output - self.frozen.bias
+        )  # W x
         update = self.scale * F.linear(F.linear(x, self.down), self.up)  # s B A x
+
         # Written so that nothing is added where the ratio is one and the update zero.
         return output + (ratio - 1) * product + ratio * update
 
@@ -60,7 +68,9 @@ class DoRA(Method):
                     setattr(
                         owner,
                         name,
-                        Decomposed(getattr(owner, name), config.rank, alpha, config.detach_norm),
+                        Decomposed(
+                            getattr(owner, name), config.rank, alpha, config.detach_norm
+                        ),
                     )
 
 

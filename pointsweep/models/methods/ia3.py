@@ -39,6 +39,7 @@ class IA3(Method):
                     for owner, name in block.projections(target):
                         layer: nn.Linear = getattr(owner, name)
                         setattr(owner, name, Chain(layer, Rescaled(layer.out_features)))
+
             if "ffn" in self.config.targets:
                 for owner, name in block.projections("fc2"):
                     last: nn.Linear = getattr(owner, name)

@@ -41,13 +41,19 @@ class IDPT(Method):
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         if index < self.last:
             return tokens
+
         features, x = [], tokens[:, self.prefix :]
         for layer in self.layers:
-            near = nearest(x.detach(), x.detach(), min(self.config.neighbours, x.shape[1]))
+            near = nearest(
+                x.detach(), x.detach(), min(self.config.neighbours, x.shape[1])
+            )
             x = layer(x, near)
             features.append(x)
+
         # (B, 1, C)
-        prompt = F.leaky_relu(self.join(torch.cat(features, dim=2)), 0.2).amax(dim=1, keepdim=True)
+        prompt = F.leaky_relu(self.join(torch.cat(features, dim=2)), 0.2).amax(
+            dim=1, keepdim=True
+        )
         return insert_tokens(tokens, prompt + self.prompt_position, at=self.prefix)
 
     def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:

@@ -42,9 +42,17 @@ class LoRA(Method):
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
-        alpha = self.config.alpha if self.config.alpha is not None else float(self.config.rank)
+        alpha = (
+            self.config.alpha
+            if self.config.alpha is not None
+            else float(self.config.rank)
+        )
         for block in backbone.blocks:
             assert isinstance(block, TransformerBlock)
             for target in self.config.targets:
                 for owner, name in block.projections(target):
-                    setattr(owner, name, LowRank(getattr(owner, name), self.config.rank, alpha))
+                    setattr(
+                        owner,
+                        name,
+                        LowRank(getattr(owner, name), self.config.rank, alpha),
+                    )

@@ -34,15 +34,20 @@ class PEFT(Method):
         paths = paths_of(backbone, {*targets, "fc2"})
         modules = [path for target in targets for path in paths[target]]
         layers = [backbone.blocks.get_submodule(path) for path in modules]
+
         if tuner.rewrites_weights:
             _take_own_weights(layers)
-        on_meta = any(parameter.is_meta for layer in layers for parameter in layer.parameters())
+
+        on_meta = any(
+            parameter.is_meta for layer in layers for parameter in layer.parameters()
+        )
         try:
             if on_meta and tuner.reads_weights:
                 with torch.device("cpu"):
                     for layer in layers:
                         layer.to_empty(device="cpu")
                     self._inject(tuner, modules, layers, backbone, paths)
+
                 backbone.blocks.to("meta")
             else:
                 self._inject(tuner, modules, layers, backbone, paths)
@@ -65,22 +70,36 @@ class PEFT(Method):
         import peft
 
         settings = dict(tuner.settings)
+
         if tuner.kind == "IA3":
-            settings["feedforward_modules"] = [place for place in modules if place in paths["fc2"]]
-        if tuner.kind == "GLORA" and any(getattr(layer, "bias", None) is None for layer in layers):
+            settings["feedforward_modules"] = [
+                place for place in modules if place in paths["fc2"]
+            ]
+
+        if tuner.kind == "GLORA" and any(
+            getattr(layer, "bias", None) is None for layer in layers
+        ):
             settings["config_D_E"] = "none"  # its scale of the bias would train nothing
+
         if self.config.r is not None:
             assert tuner.size is not None
             settings[tuner.size] = self.config.r
-        if tuner.alpha is not None and (self.config.alpha is not None or self.config.r is not None):
+
+        if tuner.alpha is not None and (
+            self.config.alpha is not None or self.config.r is not None
+        ):
             settings[tuner.alpha] = self._alpha(tuner)
+
         kinds: dict[Any, Any] = peft.PEFT_TYPE_TO_CONFIG_MAPPING
-        tuner_config = kinds[peft.PeftType(tuner.kind)](target_modules=modules, **settings)
+        tuner_config = kinds[peft.PeftType(tuner.kind)](
+            target_modules=modules, **settings
+        )
         peft.inject_adapter_in_model(tuner_config, backbone.blocks)
 
     def _alpha(self, tuner: Tuner) -> float:
         if self.config.alpha is None:
             return int(tuner.ratio * self.config.r)
+
         alpha: float = self.config.alpha
         return int(alpha) if alpha.is_integer() else alpha
 
@@ -91,6 +110,7 @@ def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
     """
     names = {module: name for name, module in backbone.blocks.named_modules()}
     paths: dict[str, list[str]] = {}
+
     for block in backbone.blocks:
         assert isinstance(block, TransformerBlock)
         for target in sorted(targets):
@@ -99,7 +119,10 @@ def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
                 if target in NORMS
                 else block.projections(target)
             )
-            paths.setdefault(target, []).extend(names[getattr(owner, name)] for owner, name in own)
+            paths.setdefault(target, []).extend(
+                names[getattr(owner, name)] for owner, name in own
+            )
+
     return paths
 
 

@@ -68,10 +68,13 @@ class SpectralAdapter(nn.Module):
         self.down = nn.Linear(dim, width)
         self.up = nn.Linear(width, dim)
         self.tune = nn.Linear(width, width)
+
         if self.scopes != "local":
             self.norm_whole = nn.LayerNorm(width)
+
         if self.scopes != "global":
             self.norm_local = nn.LayerNorm(width)
+
         nn.init.xavier_uniform_(self.down.weight)
         for layer in (self.up, self.tune):
             nn.init.zeros_(layer.weight)
@@ -82,10 +85,13 @@ class SpectralAdapter(nn.Module):
         prefix = low.shape[1] - spectra.order.shape[1]
         points = low[:, prefix:]  # (B, N, r)
         tuned = F.silu(points)
+
         if self.scopes != "local":
             tuned = tuned + self._in_spectrum(points, spectra.whole, self.norm_whole)
+
         if self.scopes != "global":
             tuned = tuned + self._in_groups(points, spectra)
+
         output: Tensor = self.up(torch.cat([F.silu(low[:, :prefix]), tuned], dim=1))
         return output
 
@@ -94,6 +100,7 @@ class SpectralAdapter(nn.Module):
         across = basis.transpose(-2, -1)
         there, home = (basis, across) if self.inverse_first else (across, basis)
         spectrum = there @ values
+
         return home @ (spectrum + F.silu(self.tune(norm(spectrum))))
 
     def _in_groups(self, points: Tensor, spectra: Spectra) -> Tensor:
@@ -117,13 +124,19 @@ class PointGST(Method):
                     "method: point_gst works between the branches of a block, which the layers of"
                     f" {backbone.config.name} do not show"
                 )
+
         self.adapters = nn.ModuleList(
             SpectralAdapter(width, self.config) for width in backbone.widths
         )
         backbone.norm.requires_grad_(False)
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Any
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: Any,
     ) -> tuple[Tensor, Context]:
         return tokens, Context(self.geometry(centers, locations))
 
@@ -135,7 +148,9 @@ class PointGST(Method):
         context.added = self.adapters[index](tokens, context.spectra)
         return tokens
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Context) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Context
+    ) -> Tensor:
         assert context.added is not None
         added = context.added
         context.added = None
@@ -151,15 +166,20 @@ def spectra_of(centers: Tensor, size: int) -> Spectra:
     """
     count = centers.shape[1]
     size = min(size, count)
+
     if count % size:
         fitting = [number for number in range(1, count + 1) if count % number == 0]
         raise ValueError(
             f"method.local_size: {count} tokens cannot be shared out among local graphs of {size}; "
             f"allowed: {', '.join(map(str, fitting))}, or more"
         )
+
     order = z_order(centers).sort(dim=1, stable=True).indices  # (B, N)
-    local = reordered(centers, order).unflatten(1, (count // size, size))  # (B, G, S, 3)
+    local = reordered(centers, order).unflatten(
+        1, (count // size, size)
+    )  # (B, G, S, 3)
     inverse = order.argsort(dim=1)
+
     return Spectra(basis_of(centers), basis_of(local), order, inverse)
 
 
@@ -176,6 +196,7 @@ def basis_of(centers: Tensor) -> Tensor:
     laplacian = torch.diag_embed(weights.sum(dim=-1)) - weights
     vectors = torch.linalg.eigh(laplacian).eigenvectors
     largest = vectors.abs().argmax(dim=-2, keepdim=True)
+
     return (vectors * vectors.gather(-2, largest).sign()).to(centers.dtype)
 
 
@@ -185,14 +206,19 @@ def z_order(centers: Tensor) -> Tensor:
     """
     low = centers.amin(dim=1, keepdim=True)
     extent = (
-        (centers - low).amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(centers.dtype).tiny)
+        (centers - low)
+        .amax(dim=(1, 2), keepdim=True)
+        .clamp(min=torch.finfo(centers.dtype).tiny)
     )
+
     most = (1 << BITS) - 1
     cells = ((centers - low) / extent * most).round().long()  # (B, N, 3)
     code = torch.zeros_like(cells[..., 0])
+
     for bit in range(BITS):
         for axis in range(3):
             code = code | (((cells[..., axis] >> bit) & 1) << (3 * bit + axis))
+
     return code
 
 

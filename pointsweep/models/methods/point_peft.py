@@ -23,7 +23,13 @@ from torch.nn import functional as F
 from pointsweep.config.methods import PointPEFTConfig
 from pointsweep.models.backbones.base import Attention, Backbone, Block
 from pointsweep.models.backbones.patch_embedding import Stem
-from pointsweep.models.layers import Bottleneck, Dropout, DropPath, insert_tokens, remove_tokens
+from pointsweep.models.layers import (
+    Bottleneck,
+    Dropout,
+    DropPath,
+    insert_tokens,
+    remove_tokens,
+)
 from pointsweep.models.methods.base import Method
 from pointsweep.models.methods.point_peft_parts import (
     AroundPrompts,
@@ -73,22 +79,27 @@ class PointPEFT(Method):
                 f"method: point_peft needs a backbone that reads points; {backbone.config.name} has"
                 " no stem"
             )
+
         self.prefix = prefix
         self.widths = backbone.widths
         self.starts = backbone.scale_starts
         self.depth = min(config.depth, len(backbone.blocks))
         # (C, n) columns of length 1
         self.register_buffer("bank", torch.empty(backbone.dim, 0), persistent=False)
+
         if config.bank:
             self.encoder = frozen_copy(backbone)
+
         self._make_prompts(backbone)
         if config.adapter:
             made = ([self._bottleneck(w) for w in self.widths] for _ in range(2))
             self.adapters, self.closing = (nn.ModuleList(one) for one in made)
             if config.adapter_gate:
                 self.gates = nn.Parameter(torch.zeros(len(self.widths)))
+
         if config.local:
             self._make_local(backbone.drop_path_rates)
+
         if config.bias_tuning:
             for name, parameter in backbone.blocks.named_parameters():
                 if name.endswith(".bias"):
@@ -96,7 +107,9 @@ class PointPEFT(Method):
 
     def thaws(self, name: str) -> bool:
         return (
-            bool(self.config.bias_tuning) and name.startswith("blocks.") and name.endswith(".bias")
+            bool(self.config.bias_tuning)
+            and name.startswith("blocks.")
+            and name.endswith(".bias")
         )
 
     def _make_prompts(self, backbone: Backbone) -> None:
@@ -106,21 +119,28 @@ class PointPEFT(Method):
         )
         for prompt in self.prompts:
             nn.init.trunc_normal_(prompt, std=0.02)
+
         self.dropout = Dropout(config.dropout)
         filled = range(self.starts[-1], self.depth) if config.bank else range(0)
         self.fillers = nn.ModuleDict(
             {
-                str(i): Bottleneck(self.widths[i], config.bank_bottleneck, config.dropout)
+                str(i): Bottleneck(
+                    self.widths[i], config.bank_bottleneck, config.dropout
+                )
                 for i in filled
             }
         )
+
         if config.prompt_kind == "gated":
             for block in list(backbone.blocks)[: self.depth]:
                 assert isinstance(block, Block)
                 assert isinstance(block.attn, Attention)
                 block.attn = GatedPrompts(block.attn, self.prefix, config.num_prompts)
+
                 if not self.program.norms_prompts:
-                    block.norm1 = AroundPrompts(block.norm1, self.prefix, config.num_prompts)
+                    block.norm1 = AroundPrompts(
+                        block.norm1, self.prefix, config.num_prompts
+                    )
 
     def _make_local(self, rates: list[float]) -> None:
         config = self.config
@@ -129,12 +149,15 @@ class PointPEFT(Method):
             LocalStage(w, config.local_pool == "max_mean", config.center_scale)
             for w in scale_widths
         )
+
         self.norms = nn.ModuleList(nn.BatchNorm1d(w) for w in self.widths)
         self.drop_paths = nn.ModuleList(
             DropPath(rate if self.program.drops_groups else 0.0) for rate in rates
         )
+
         for drop_path in self.drop_paths:
             drop_path.lead = 2  # type: ignore[assignment]  # a draw for every cloud and group
+
         if self.depth and config.prompt_kind == "concat":
             self.coordinates = nn.Parameter(torch.empty(config.num_prompts, 3))
             nn.init.trunc_normal_(self.coordinates, std=0.02)
@@ -146,6 +169,7 @@ class PointPEFT(Method):
         super().train(mode)
         if "encoder" in self._modules:
             self.encoder.eval()
+
         return self
 
     @torch.no_grad()
@@ -153,7 +177,9 @@ class PointPEFT(Method):
         """Fill the bank: one column of length 1 for every training cloud (3.2)."""
         if self.config.bank:
             self.bank = (
-                torch.cat([F.normalize(self._query(points), dim=1) for points in batches])
+                torch.cat(
+                    [F.normalize(self._query(points), dim=1) for points in batches]
+                )
                 .t()
                 .contiguous()
             )
@@ -167,21 +193,29 @@ class PointPEFT(Method):
         config = self.config
         skip = self.program.skips_near_origin
         centers = gather(
-            points, farthest_points(points, min(config.bank_groups, points.shape[1]), skip)
+            points,
+            farthest_points(points, min(config.bank_groups, points.shape[1]), skip),
         )
+
         near = nearest(centers, points, min(config.bank_group_size, points.shape[1]))
         tokens = encoder.stem.reduce(
             encoder.stem.patches[0](gather(points, near) - centers.unsqueeze(2))
         )
+
         for index, block in enumerate(encoder.blocks):
             if index in encoder.scale_starts:
                 if index > 0:
                     tokens, centers = encoder.enter_scale(index, tokens, centers)
+
                 encoding = encoder.positions_at(index, centers)
                 bias = encoder.attention_bias(index, centers, None)
+
             tokens = block(tokens + encoding, lambda output, inputs: output, bias)
+
         tokens = encoder.norm(tokens)
-        return tokens.amax(dim=1) + (tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0)
+        return tokens.amax(dim=1) + (
+            tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0
+        )
 
     def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, BankOutput]:
         if not self.config.bank or not len(self.fillers):
@@ -190,6 +224,7 @@ class PointPEFT(Method):
             raise RuntimeError(
                 "point_peft: the memory bank is empty; prepare() fills it from the training clouds"
             )
+
         return tokens, BankOutput(self._retrieve(folded(self._query, points)), points)
 
     def _retrieve(self, query: Tensor) -> Tensor:
@@ -199,12 +234,16 @@ class PointPEFT(Method):
         similarity = F.normalize(query, dim=1) @ self.bank  # (B, n)
         if self.config.exclude_self and self.training:
             similarity = similarity.masked_fill(similarity > 1 - 1e-6, -torch.inf)
-        top = similarity.topk(min(self.config.num_prompts - 2, similarity.shape[1]), dim=1)
+
+        top = similarity.topk(
+            min(self.config.num_prompts - 2, similarity.shape[1]), dim=1
+        )
         columns = self.bank.t()[top.indices]  # (B, K, C)
         mixed = (top.values.softmax(dim=1).unsqueeze(2) * columns).sum(dim=1)
         features = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
         # a bank of fewer clouds than columns asked for
         lacking = self.config.num_prompts - features.shape[1]
+
         return (
             torch.cat([features, features[:, -1:].expand(-1, lacking, -1)], dim=1)
             if lacking
@@ -221,33 +260,48 @@ class PointPEFT(Method):
     ) -> tuple[Tensor, Context]:
         if not self.config.local:
             return tokens, Context(seen, None, None)
+
         scale, config = self.starts.index(index), self.config
         count = (
-            config.local_centers[scale] if config.local_centers else max(centers.shape[1] // 2, 1)
+            config.local_centers[scale]
+            if config.local_centers
+            else max(centers.shape[1] // 2, 1)
         )
+
         local: Any = self.local[scale]
         skip = self.program.skips_near_origin
         plain = local.groups(centers, centers, count, config.local_neighbours, skip)
+
         if not hasattr(self, "coordinates"):
             return tokens, Context(seen, plain, plain)
+
         own = self.coordinates.expand(len(centers), -1, -1)  # (B, S, 3)
         if self.compat == "official":
             cloud = torch.cat([own, seen.points], dim=1)
-            centers = gather(cloud, farthest_points(cloud.detach(), centers.shape[1], skip))
+            centers = gather(
+                cloud, farthest_points(cloud.detach(), centers.shape[1], skip)
+            )
             locations = centers
         else:
             locations = torch.cat([own, centers], dim=1)
-        prompted = local.groups(locations, centers, count, config.local_neighbours, skip)
+
+        prompted = local.groups(
+            locations, centers, count, config.local_neighbours, skip
+        )
         return tokens, Context(seen, plain, prompted)
 
     def before_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
         if index >= self.depth:
             return tokens
-        prompt = self.dropout(self.prompts[index]).expand(len(tokens), -1, -1)  # (B, S, C)
+
+        prompt = self.dropout(self.prompts[index]).expand(
+            len(tokens), -1, -1
+        )  # (B, S, C)
         if str(index) in self.fillers:
             assert context.seen.knowledge is not None
             known = context.seen.knowledge
             prompt = prompt + known + self.fillers[str(index)](known)
+
         return insert_tokens(tokens, prompt, at=self.prefix)
 
     def attention_bias(self, index: int, bias: Any) -> Any:
@@ -257,16 +311,23 @@ class PointPEFT(Method):
         behind = self.config.num_prompts if self.config.prompt_kind == "concat" else 0
         if bias is None or self.compat != "official" or index >= self.depth:
             return bias
+
         return F.pad(bias, (0, behind, 0, behind))
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Context) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Context
+    ) -> Tensor:
         if not self.config.adapter:
             return output
+
         adapted: Tensor = self.adapters[index](output)
         if not self.config.adapter_gate:
             return output + self.config.adapter_scale * adapted
+
         # The program's gate, which starts at 0, also switches the frozen branch off (T31).
-        gated = self.gates[index] * (output + adapted if self.compat == "official" else adapted)
+        gated = self.gates[index] * (
+            output + adapted if self.compat == "official" else adapted
+        )
         return gated if self.compat == "official" else output + gated
 
     def after_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
@@ -274,14 +335,19 @@ class PointPEFT(Method):
         if prompted and self.config.prompt_kind == "gated":
             tokens = remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
             prompted = False
+
         if self.config.local:
             tokens = self._local(
                 index, tokens, context.prompted if prompted else context.plain, prompted
             )
+
         if self.config.adapter:
             tokens = tokens + self.closing[index](tokens)
+
         return (
-            remove_tokens(tokens, self.config.num_prompts, at=self.prefix) if prompted else tokens
+            remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
+            if prompted
+            else tokens
         )
 
     def _local(self, index: int, tokens: Tensor, groups: Any, prompted: bool) -> Tensor:
@@ -292,8 +358,15 @@ class PointPEFT(Method):
         local: Any = self.local[scale]
         stride = groups.back.shape[1] if short else None
         # (B, N, C)
-        pooled = local(values, groups, self.norms[index], stride, self.drop_paths[index])
+        pooled = local(
+            values, groups, self.norms[index], stride, self.drop_paths[index]
+        )
         front = tokens.shape[1] - pooled.shape[1]
+
         return torch.cat(
-            [tokens[:, :front], tokens[:, front:] + self.config.propagation_scale * pooled], dim=1
+            [
+                tokens[:, :front],
+                tokens[:, front:] + self.config.propagation_scale * pooled,
+            ],
+            dim=1,
         )

@@ -63,7 +63,10 @@ class LocalStage(nn.Module):
         centers = gather(xyz, chosen)
         near = nearest(centers.detach(), xyz.detach(), min(neighbours, xyz.shape[1]))
         # (B, N, G)
-        closeness = 1 / ((tokens_at.unsqueeze(2) - centers.unsqueeze(1)).square().sum(dim=3) + 1e-8)
+        closeness = 1 / (
+            (tokens_at.unsqueeze(2) - centers.unsqueeze(1)).square().sum(dim=3) + 1e-8
+        )
+
         return Groups(near, chosen, closeness / closeness.sum(dim=2, keepdim=True))
 
     def forward(
@@ -80,17 +83,22 @@ class LocalStage(nn.Module):
         members = self._look_up(values, groups.near, stride)  # (B, G, K, C)
         members = members + drop_path(self._attend(self.norm(members)))
         pooled = members.amax(dim=2)
+
         if self.mean_too:
             pooled = pooled + members.mean(dim=2)
+
         pooled = F.gelu(norm(pooled.flatten(0, 1))).unflatten(0, pooled.shape[:2])
         # (B, G, C)
-        pooled = pooled + self.center_scale * self._look_up(values, groups.centers, stride)
+        pooled = pooled + self.center_scale * self._look_up(
+            values, groups.centers, stride
+        )
         return groups.back @ pooled
 
     @staticmethod
     def _look_up(values: Tensor, index: Tensor, stride: int | None) -> Tensor:
         if stride is None:
             return gather(values, index)
+
         offsets = stride * torch.arange(len(values), device=values.device).view(
             -1, *[1] * (index.dim() - 1)
         )
@@ -99,10 +107,13 @@ class LocalStage(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         """x (B, G, K, C) -> (B, G, K, C)."""
         # (B, G, H, K, 3) each
-        q, k, v = self.qkv(x).unflatten(3, (3, HEADS, HEAD_DIM)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = (
+            self.qkv(x).unflatten(3, (3, HEADS, HEAD_DIM)).permute(3, 0, 1, 4, 2, 5)
+        )
         # The program scales by the width of all heads.
         weights = (q @ k.transpose(-2, -1) * (HEADS * HEAD_DIM) ** -0.5).softmax(dim=-1)
         mixed: Tensor = self.out((weights @ v).transpose(2, 3).flatten(3))
+
         return mixed
 
 
@@ -126,15 +137,25 @@ class GatedPrompts(nn.Module):
         prompts = x[:, self.prefix : end]
         tokens = torch.cat([x[:, : self.prefix], x[:, end:]], dim=1)
         # (B, H, T, C / H)
-        q, k, v = (frozen._heads(layer(tokens)) for layer in (frozen.q, frozen.k, frozen.v))
+        q, k, v = (
+            frozen._heads(layer(tokens)) for layer in (frozen.q, frozen.k, frozen.v)
+        )
         # (B, H, S, C / H)
         pk = frozen._heads(frozen.k(prompts))
         pv = frozen._heads(frozen.v(prompts))
-        weights = (q @ pk.transpose(-2, -1) * frozen.scale).softmax(dim=-1).softmax(dim=-1)
+        weights = (
+            (q @ pk.transpose(-2, -1) * frozen.scale).softmax(dim=-1).softmax(dim=-1)
+        )
         mixed = frozen._attend(q, k, v, bias) + self.gate * (weights @ pv)
         output = frozen.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
+
         return torch.cat(
-            [output[:, : self.prefix], torch.zeros_like(prompts), output[:, self.prefix :]], dim=1
+            [
+                output[:, : self.prefix],
+                torch.zeros_like(prompts),
+                output[:, self.prefix :],
+            ],
+            dim=1,
         )
 
 
@@ -166,11 +187,15 @@ def frozen_copy(backbone: Backbone) -> Backbone:
         for name, p in backbone.named_parameters()
         if name.endswith(".bias") or name.startswith("norm.")
     }
+
     shared = {id(p): p for p in backbone.parameters() if id(p) not in tuned}
     copied = copy.deepcopy(backbone, dict(shared))
+
     for patch in copied.stem.patches:
         patch.keep_statistics()
+
     for parameter in copied.parameters():
         if id(parameter) not in shared:
             parameter.requires_grad_(False)
+
     return copied.eval()

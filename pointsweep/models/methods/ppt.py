@@ -64,6 +64,7 @@ class PPT(Method):
                 "method: ppt thaws a part of the embedding of a 3d checkpoint (point_mae, ...);"
                 f" {backbone.config.name} has none"
             )
+
         self.prefix = prefix
         self.stem = backbone.stem
         width = self.config.bottleneck
@@ -84,12 +85,20 @@ class PPT(Method):
         # (B, S, 3), (B, S, K, 3)
         _, [(centers, _, relative)] = neighbourhoods(points, [count], near)
         prompts = self.stem.reduce(self.stem.patches[0](relative))
+
         return tokens, Prompts(prompts, self.stem.places[0](centers))
 
     def begin(
-        self, index: int, tokens: Tensor, centers: Tensor, locations: Tensor | None, seen: Prompts
+        self,
+        index: int,
+        tokens: Tensor,
+        centers: Tensor,
+        locations: Tensor | None,
+        seen: Prompts,
     ) -> tuple[Tensor, Prompts]:
-        return insert_tokens(tokens, seen.tokens, at=self.prefix), seen  # (B, prefix + S + N, C)
+        return insert_tokens(
+            tokens, seen.tokens, at=self.prefix
+        ), seen  # (B, prefix + S + N, C)
 
     def before_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
         end = self._end(context)
@@ -97,13 +106,16 @@ class PPT(Method):
         points = tokens[:, end:]
         prompts = prompts + self.on_prompts(prompts)
         points = points + self.on_points(points)
+
         return torch.cat([tokens[:, : self.prefix], prompts, points], dim=1)
 
     def after_attention(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
         context.added = self.beside(tokens)
         return tokens
 
-    def after_ffn(self, index: int, output: Tensor, inputs: Tensor, context: Prompts) -> Tensor:
+    def after_ffn(
+        self, index: int, output: Tensor, inputs: Tensor, context: Prompts
+    ) -> Tensor:
         assert context.added is not None
         added = context.added
         context.added = None
@@ -128,4 +140,5 @@ def _bottleneck(dim: int, width: int) -> nn.Sequential:
         if isinstance(layer, nn.Linear):
             init_matrix(layer.weight, "trunc_normal")
             nn.init.zeros_(layer.bias)
+
     return layers

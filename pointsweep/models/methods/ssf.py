@@ -39,6 +39,7 @@ class SSF(Method):
         for block in backbone.blocks:
             assert isinstance(block, TransformerBlock)
             shift_outputs(block)
+
         shift_norm(backbone)
 
     def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, None]:
@@ -50,9 +51,15 @@ def shift_outputs(block: TransformerBlock) -> None:
     norms = block.norms()
     for role in ("q", "k", "v", "out", "fc1", "fc2"):
         norms += block.projections(role)
+
     for owner, name in norms:
         layer = getattr(owner, name)
-        width = layer.out_features if isinstance(layer, nn.Linear) else layer.weight.shape[0]
+        width = (
+            layer.out_features
+            if isinstance(layer, nn.Linear)
+            else layer.weight.shape[0]
+        )
+
         setattr(owner, name, Chain(layer, Shift(width)))
 
 

@@ -41,13 +41,16 @@ class DGCNN(nn.Module):
         self.config = config
         dims = (3, *config.widths)
         self.layers = nn.ModuleList(
-            EdgeConv(dim, width) for dim, width in zip(dims, config.widths, strict=False)
+            EdgeConv(dim, width)
+            for dim, width in zip(dims, config.widths, strict=False)
         )
+
         self.embed = nn.Sequential(
             nn.Conv1d(sum(config.widths), config.embed_dim, 1, bias=False),
             nn.BatchNorm1d(config.embed_dim),
             nn.LeakyReLU(SLOPE),
         )
+
         self.head = nn.Sequential(
             nn.Linear(2 * config.embed_dim, 512, bias=False), nn.BatchNorm1d(512),
             nn.LeakyReLU(SLOPE), Dropout(config.dropout),
@@ -59,11 +62,14 @@ class DGCNN(nn.Module):
         x = points
         near = self._graph(points)
         features = []
+
         for index, layer in enumerate(self.layers):
             if index and self.config.dynamic:
                 near = self._graph(x)
+
             x = layer(x, near)
             features.append(x)
+
         x = self.embed(torch.cat(features, dim=2).transpose(1, 2))  # (B, embed_dim, P)
         logits: Tensor = self.head(torch.cat([x.amax(dim=2), x.mean(dim=2)], dim=1))
         return logits

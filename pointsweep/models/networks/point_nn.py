@@ -60,7 +60,9 @@ class PointNN(nn.Module):
             gammas = [2.0 * i for i in range(5000)]
         else:
             num_bank = len(self.bank)
-            judges = torch.linspace(0, num_bank - 1, min(JUDGES, num_bank)).round().long()
+            judges = (
+                torch.linspace(0, num_bank - 1, min(JUDGES, num_bank)).round().long()
+            )
             labels = self.bank_labels[judges]
             similarity = self.bank[judges] @ self.bank.t()
             # a cloud must not vote for itself
@@ -73,12 +75,17 @@ class PointNN(nn.Module):
         classes = F.one_hot(self.bank_labels, self.num_classes).to(similarity.dtype)
         weights = torch.empty_like(exponents)
         num_correct = []
+
         for gamma in gammas:
             votes = torch.mul(exponents, gamma, out=weights).exp_() @ classes
             num_correct.append(int((votes.argmax(dim=1) == labels).sum()))
+
         best = num_correct.index(max(num_correct))
         self.gamma = torch.tensor(gammas[best])
-        return {"vote/gamma": gammas[best], "vote/accuracy": num_correct[best] / len(labels)}
+        return {
+            "vote/gamma": gammas[best],
+            "vote/accuracy": num_correct[best] / len(labels),
+        }
 
     def forward(self, points: Tensor) -> Tensor:
         return self.vote(self.encode(points) @ self.bank.t(), float(self.gamma))
@@ -94,7 +101,12 @@ class PointNN(nn.Module):
     def encode(self, points: Tensor) -> Tensor:
         """points (B, P, 3) -> features (B, C) of length 1; C = embed_dim * 2^stages."""
         config, size = self.config, points.shape[1]
-        skip = self.official if config.skip_near_origin is None else config.skip_near_origin
+        skip = (
+            self.official
+            if config.skip_near_origin is None
+            else config.skip_near_origin
+        )
+
         # the centres of later stages are the first ones of it
         order = farthest_points(points, size >> 1, skip)
         # (B, P, C)
@@ -102,11 +114,13 @@ class PointNN(nn.Module):
         xyz = points
         own = gather(x, order)
         centers = gather(points, order)
+
         for stage in range(1, config.num_stages + 1):
             centers = centers[:, : size >> stage]
             near = nearest(centers, xyz, config.neighbours)  # (B, G, K)
             own = x = self._aggregate(x, xyz, own[:, : size >> stage], centers, near)
             xyz = centers
+
         return F.normalize(x.amax(dim=1) + x.mean(dim=1), dim=1)
 
     def _aggregate(
@@ -115,13 +129,17 @@ class PointNN(nn.Module):
         """Features (B, G, 2C) of the centres from those of their neighbours (eq. 4-7)."""
         groups = [range(len(x))] if self.official else [[i] for i in range(len(x))]
         parts = []
+
         for group in groups:
             spread_x, spread_p = (
                 self._spread(v, c, near, group) for v, c in ((x, own), (xyz, centers))
             )
             for i in group:
                 rows = zip(
-                    own[i].split(ROWS), centers[i].split(ROWS), near[i].split(ROWS), strict=True
+                    own[i].split(ROWS),
+                    centers[i].split(ROWS),
+                    near[i].split(ROWS),
+                    strict=True,
                 )
                 for c, p, n in rows:
                     parts.append(
@@ -131,22 +149,27 @@ class PointNN(nn.Module):
                             (xyz[i][n] - p.unsqueeze(1)) / spread_p,
                         )
                     )
+
         # The published pooling has a batch normalisation that was never trained: running mean 0,
         # variance 1.
         return F.gelu(torch.cat(parts).reshape(*own.shape[:2], -1) / (1 + 1e-5) ** 0.5)
 
     @staticmethod
-    def _spread(values: Tensor, own: Tensor, near: Tensor, group: Iterable[int]) -> float:
+    def _spread(
+        values: Tensor, own: Tensor, near: Tensor, group: Iterable[int]
+    ) -> float:
         """Standard deviation of (neighbour - centre) over all clouds of a group, plus 1e-5."""
         total = 0.0
         squares = 0.0
         count = 0
+
         for i in group:
             for c, n in zip(own[i].split(ROWS), near[i].split(ROWS), strict=True):
                 away = values[i][n] - c.unsqueeze(1)  # (rows, K, C)
                 total += float(away.sum(dtype=torch.float64))
                 squares += float(away.flatten().dot(away.flatten()))
                 count += away.numel()
+
         return ((squares - total * total / count) / (count - 1)) ** 0.5 + 1e-5
 
     def _pool(self, neighbour: Tensor, own: Tensor, relative: Tensor) -> Tensor:
@@ -156,5 +179,8 @@ class PointNN(nn.Module):
         half = neighbour.shape[2]
         alpha, beta = self.config.alpha, self.config.beta
         e = pos_e(relative, 2 * half, alpha, beta, interleaved=True)  # (rows, K, 2C)
-        both = (torch.cat([neighbour, own.unsqueeze(1).expand_as(neighbour)], dim=2) + e).mul_(e)
+        both = (
+            torch.cat([neighbour, own.unsqueeze(1).expand_as(neighbour)], dim=2) + e
+        ).mul_(e)
+
         return both.amax(dim=1) + both.mean(dim=1)

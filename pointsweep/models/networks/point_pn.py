@@ -29,18 +29,25 @@ class Stage(nn.Module):
     (B, G, D).
     """
 
-    def __init__(self, dim: int, width: int, blocks: int, config: PointPNConfig) -> None:
+    def __init__(
+        self, dim: int, width: int, blocks: int, config: PointPNConfig
+    ) -> None:
         super().__init__()
         self.config = config
         self.pair = PairLinear(dim, width)
         self.norm = nn.BatchNorm2d(width)
-        self.blocks = nn.Sequential(*(Residual(width, width // 2) for _ in range(blocks)))
+        self.blocks = nn.Sequential(
+            *(Residual(width, width // 2) for _ in range(blocks))
+        )
 
     def forward(self, x: Tensor, own: Tensor, near: Tensor, relative: Tensor) -> Tensor:
         wide = torch.relu(self.norm(self.pair(x, own, near)))  # (B, D, G, K)
         relative = normalise(relative, self.config.normalisation)
-        e = pos_e(relative, wide.shape[1], self.config.alpha, self.config.beta).permute(0, 3, 1, 2)
+        e = pos_e(relative, wide.shape[1], self.config.alpha, self.config.beta).permute(
+            0, 3, 1, 2
+        )
         wide = self.blocks((wide + e) * e)
+
         return (wide.amax(dim=3) + wide.mean(dim=3)).transpose(1, 2)
 
 
@@ -53,15 +60,18 @@ class PointPN(nn.Module):
         super().__init__()
         self.config = config
         dims = [config.embed_dim]
+
         for expansion in config.expansions:
             dims.append(dims[-1] * expansion)
+
         self.embed = shared_mlp((4 if config.heights else 3, dims[0]), axes=1)
         plan = zip(dims, dims[1:], config.blocks, strict=False)
         self.stages = nn.ModuleList(
             Stage(dim, width, blocks, config) for dim, width, blocks in plan
         )
         self.head = nn.Sequential(
-            fully_connected((dims[-1], 512, 256), config.dropout), nn.Linear(256, num_classes)
+            fully_connected((dims[-1], 512, 256), config.dropout),
+            nn.Linear(256, num_classes),
         )
 
     def forward(self, points: Tensor) -> Tensor:
@@ -71,10 +81,14 @@ class PointPN(nn.Module):
         xyz = points
         centers = gather(points, order)
         own = gather(x, order)
+
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)
-            own = x = stage(x, own[:, :count], near, gather(xyz, near) - centers.unsqueeze(2))
+            own = x = stage(
+                x, own[:, :count], near, gather(xyz, near) - centers.unsqueeze(2)
+            )
             xyz = centers
+
         logits: Tensor = self.head(x.amax(dim=1) + x.mean(dim=1))
         return logits

@@ -36,10 +36,18 @@ class GeometricAffine(nn.Module):
     def forward(self, neighbour: Tensor, own: Tensor) -> Tensor:
         if self.kind == "none":
             return neighbour
+
         # (B, G, 1, C)
-        anchor = own.unsqueeze(2) if self.kind == "anchor" else neighbour.mean(dim=2, keepdim=True)
+        anchor = (
+            own.unsqueeze(2)
+            if self.kind == "anchor"
+            else neighbour.mean(dim=2, keepdim=True)
+        )
+
         away = neighbour - anchor
-        spread = away.flatten(1).std(dim=1)[:, None, None, None]  # of every cloud by itself
+        # of every cloud by itself
+        spread = away.flatten(1).std(dim=1)[:, None, None, None]
+
         return self.alpha * (away / (spread + 1e-5)) + self.beta
 
 
@@ -81,7 +89,8 @@ class PointMLP(nn.Module):
         self.embed = shared_mlp((3, dims[0]), axes=1)
         self.stages = nn.ModuleList(Stage(dim, 2 * dim, config) for dim in dims[:-1])
         self.head = nn.Sequential(
-            fully_connected((dims[-1], 512, 256), config.dropout), nn.Linear(256, num_classes)
+            fully_connected((dims[-1], 512, 256), config.dropout),
+            nn.Linear(256, num_classes),
         )
 
     def forward(self, points: Tensor) -> Tensor:
@@ -90,10 +99,12 @@ class PointMLP(nn.Module):
         xyz = points
         centers = gather(points, order)
         own = gather(x, order)
+
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)
             own = x = stage(gather(x, near), own[:, :count])
             xyz = centers
+
         logits: Tensor = self.head(x.amax(dim=1))
         return logits

@@ -27,6 +27,7 @@ class Transform(nn.Module):
         self.cloud = fully_connected((1024, 512, 256))
         self.matrix = nn.Linear(256, width * width)
         nn.init.zeros_(self.matrix.weight)
+
         with torch.no_grad():
             self.matrix.bias.copy_(torch.eye(width).flatten())
 
@@ -42,10 +43,14 @@ class PointNet(nn.Module):
         super().__init__()
         self.input_transform = Transform(3) if config.input_transform else nn.Identity()
         self.low = shared_mlp((3, 64, 64), axes=1, bias=True)
-        self.feature_transform = Transform(64) if config.feature_transform else nn.Identity()
+        self.feature_transform = (
+            Transform(64) if config.feature_transform else nn.Identity()
+        )
         self.high = shared_mlp((64, 64, 128, 1024), axes=1, bias=True)
         self.head = nn.Sequential(
-            fully_connected((1024, 512, 256)), Dropout(config.dropout), nn.Linear(256, num_classes)
+            fully_connected((1024, 512, 256)),
+            Dropout(config.dropout),
+            nn.Linear(256, num_classes),
         )
 
     def forward(self, points: Tensor) -> Tensor:

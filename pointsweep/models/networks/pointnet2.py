@@ -34,8 +34,10 @@ class PointNet2(nn.Module):
             shared_mlp((width, *widths), axes=2, bias=True)
             for width, widths in zip(inputs, WIDTHS, strict=True)
         )
+
         self.head = nn.Sequential(
-            fully_connected((1024, 512, 256), config.dropout), nn.Linear(256, num_classes)
+            fully_connected((1024, 512, 256), config.dropout),
+            nn.Linear(256, num_classes),
         )
 
     def forward(self, points: Tensor) -> Tensor:
@@ -43,12 +45,16 @@ class PointNet2(nn.Module):
         xyz, x = coordinates(points), points[:, :, 3:]
         order, counts = pyramid(xyz, config.strides)
         centers = gather(xyz, order)
+
         for stage, (count, radius) in enumerate(zip(counts, config.radii, strict=True)):
             centers = centers[:, :count]
             near = ball(centers, xyz, radius, config.neighbours << stage)  # (B, G, K)
             relative = gather(xyz, near) - centers.unsqueeze(2)  # (B, G, K, 3)
-            x = pool(self.stages[stage], torch.cat([relative, gather(x, near)], dim=3))  # (B, G, C)
+            x = pool(
+                self.stages[stage], torch.cat([relative, gather(x, near)], dim=3)
+            )  # (B, G, C)
             xyz = centers
+
         # The last stage has one group: all centres, relative to the origin.
         x = pool(self.stages[2], torch.cat([xyz, x], dim=2).unsqueeze(1))  # (B, 1, C)
         logits: Tensor = self.head(x.squeeze(1))

@@ -36,7 +36,9 @@ class SetAbstraction(nn.Module):
         self.skip = nn.Linear(dim, width) if residual else None
 
     def forward(self, offsets: Tensor, neighbour: Tensor, own: Tensor) -> Tensor:
-        group = torch.cat([offsets, neighbour], dim=3).permute(0, 3, 1, 2)  # (B, 3 + C, G, K)
+        group = torch.cat([offsets, neighbour], dim=3).permute(
+            0, 3, 1, 2
+        )  # (B, 3 + C, G, K)
         x = self.outer(self.inner(group)).amax(dim=3).transpose(1, 2)  # (B, G, D)
         return torch.relu(x if self.skip is None else x + self.skip(own))
 
@@ -65,8 +67,10 @@ class PointNeXt(nn.Module):
         xyz, features = coordinates(points), points[:, :, 3:]
         order, counts = pyramid(xyz, [STRIDE] * config.num_stages)
         inputs = with_height(xyz) if config.heights else xyz
+
         if features.shape[2]:
             inputs = torch.cat([inputs, features], dim=2)
+
         x = self.stem(inputs)  # (B, P, C)
         centers, own = gather(xyz, order), gather(x, order)
         for count, stage in zip(counts, self.stages, strict=True):
@@ -76,6 +80,7 @@ class PointNeXt(nn.Module):
             offsets = (gather(xyz, near) - centers.unsqueeze(2)) / unit
             own = x = stage(offsets, gather(x, near), own[:, :count])
             xyz, radius = centers, radius * config.radius_scaling
+
         x = self.all(torch.cat([xyz, x], dim=2).transpose(1, 2)).amax(dim=2)  # (B, D)
         logits: Tensor = self.head(x)
         return logits

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 class TableOptions:
     """Options of a printed table. A format lists in `Format.options` which of these it heeds."""
 
-    mark: str = "tests"  # which cells are shown as the best and the second: best_cells.MARKS
+    mark: str = (
+        "tests"  # which cells are shown as the best and the second: best_cells.MARKS
+    )
     notes: bool = True  # what a reader must know beside the numbers, under the table
     label: str = ""  # by which a paper refers to the table
-    without: tuple[str, ...] = ()  # the sub-columns that are left out: params, paper, paper params
+    without: tuple[
+        str, ...
+    ] = ()  # the sub-columns that are left out: params, paper, paper params
 
 
 DEFAULTS = TableOptions()
@@ -45,4 +49,5 @@ class Format:
             is_chosen = getattr(options, field.name) != getattr(DEFAULTS, field.name)
             if is_chosen and field.name not in self.options:
                 names.append(field.name)
+
         return names

@@ -17,9 +17,28 @@ from pointsweep.utils.console import visible
 
 COUNTS = ("trainable", "trainable_without_head", "total")
 COLUMNS = (
-    *("column", "metric", "protocol", "mean", "sd", "n", "expected", "low", "high", "values"),
+    *(
+        "column",
+        "metric",
+        "protocol",
+        "mean",
+        "sd",
+        "n",
+        "expected",
+        "low",
+        "high",
+        "values",
+    ),
     *COUNTS,
-    *("published", "published_params_m", "source", "marks", "status", "reason", "interval"),
+    *(
+        "published",
+        "published_params_m",
+        "source",
+        "marks",
+        "status",
+        "reason",
+        "interval",
+    ),
     *(
         "verdict",
         "verdict_reason",
@@ -41,9 +60,11 @@ def spreadsheet_text(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
+
     shown = visible(value, keep="\n\t")
     if FORMULA.match(shown) and not MINUS.fullmatch(shown):
         return f"'{shown}"
+
     return shown
 
 
@@ -62,9 +83,12 @@ def cell_lines(table: Table) -> list[list[object]]:
     """Return a heading and a line for each cell: all its numbers as fractions in full precision."""
     labels = label_columns(table.row_headers)
     lines: list[list[object]] = [[*labels, *COLUMNS]]
+
     for cell in table.cells:
         published = cell.published or Published(None, None, "")
-        reason = cell.excluded or "; ".join(f"seed {seed}: {why}" for seed, why in cell.failures)
+        reason = cell.excluded or "; ".join(
+            f"seed {seed}: {why}" for seed, why in cell.failures
+        )
         values = " ".join(f"{seed}:{value!r}" for seed, value in cell.values)
         line: list[object] = [
             *table.rows[cell.row],
@@ -72,6 +96,7 @@ def cell_lines(table: Table) -> list[list[object]]:
             table.metric,
             table.protocol,
         ]
+
         line += [cell.mean, cell.sd, cell.n, cell.expected, cell.low, cell.high, values]
         line += [(cell.parameters or {}).get(kind) for kind in COUNTS]
         line += [
@@ -82,8 +107,10 @@ def cell_lines(table: Table) -> list[list[object]]:
             cell.status,
             reason,
         ]
+
         line += [cell.interval, *_verdict_fields(cell.verdict)]
         lines.append(line)
+
     return lines
 
 
@@ -91,8 +118,10 @@ def comma_separated(table: Table, options: TableOptions) -> str:
     """Return one line a cell, full precision, fractions."""
     out = io.StringIO()
     writer = _SpreadsheetWriter(out)
+
     for line in cell_lines(table):
         writer.writerow(line)
+
     return out.getvalue()
 
 

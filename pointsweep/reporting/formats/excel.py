@@ -31,7 +31,9 @@ from pointsweep.reporting.formats.csv import cell_lines
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.utils.console import visible
 
-MADE = datetime(2000, 1, 1, tzinfo=UTC)  # of every workbook: the same table gives the same bytes
+MADE = datetime(
+    2000, 1, 1, tzinfo=UTC
+)  # of every workbook: the same table gives the same bytes
 MODIFIED = re.compile(rb"(<dcterms:modified[^>]*>)[^<]*")
 FIRST_ROW = 4  # of the headings; above them stand title and protocol
 PERCENT, COUNT = "0.0%", "#,##0"  # how numbers are shown
@@ -45,21 +47,26 @@ def excel(table: Table, options: TableOptions) -> bytes:
         raise MissingPackageError(
             "the format excel needs openpyxl: pip install 'pointsweep[excel]'"
         ) from error
+
     book = openpyxl.Workbook()
     book.properties.creator = "pointsweep"
     book.properties.created = MADE
     sheet = book.active
     sheet.title = "table"
     _fill_table(sheet, table, options)
+
     if options.notes:
         notes = book.create_sheet("notes")
         for row, note in enumerate(_notes(table, options), start=1):
             _write(notes, row, 1, note)
+
         notes.column_dimensions["A"].width = 120
+
     cells = book.create_sheet("cells")
     for row, line in enumerate(cell_lines(table), start=1):
         for column, value in enumerate(line, start=1):
             _write(cells, row, column, value)
+
     return _fixed(book)
 
 
@@ -74,10 +81,12 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
     titles = _titles(table, options)
     _write_headings(sheet, table, titles, options)
     ranks = standings(table, options.mark)
+
     for row, names in enumerate(table.rows):
         line = FIRST_ROW + 2 + row
         for position, name in enumerate(names, start=1):
             _write(sheet, line, position, name)
+
         for column in range(len(table.columns)):
             first = labels + 1 + column * len(titles)
             _write_cell(
@@ -88,19 +97,26 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
                 titles,
                 ranks.get((row, column), ""),
             )
+
     names_shown = [table.row_headers[0], *(row[0] for row in table.rows)]
-    sheet.column_dimensions["A"].width = min(max(12, *(len(name) + 2 for name in names_shown)), 60)
+    sheet.column_dimensions["A"].width = min(
+        max(12, *(len(name) + 2 for name in names_shown)), 60
+    )
     sheet.freeze_panes = sheet.cell(FIRST_ROW + 2, labels + 1)
 
 
-def _write_headings(sheet: Any, table: Table, titles: Sequence[str], options: TableOptions) -> None:
+def _write_headings(
+    sheet: Any, table: Table, titles: Sequence[str], options: TableOptions
+) -> None:
     from openpyxl.styles import Alignment, Font
 
     bold = Font(bold=True)
     _write(sheet, 1, 1, table.title).font = Font(bold=True, size=13)
     _write(sheet, 2, 1, headline(table, options.without))
+
     for position, header in enumerate(table.row_headers, start=1):
         _write(sheet, FIRST_ROW + 1, position, header).font = bold
+
     for column, name in enumerate(table.columns):
         first = len(table.row_headers) + 1 + column * len(titles)
         top = _write(sheet, FIRST_ROW, first, name)
@@ -112,6 +128,7 @@ def _write_headings(sheet: Any, table: Table, titles: Sequence[str], options: Ta
             start_column=first,
             end_column=first + len(titles) - 1,
         )
+
         for position, title in enumerate(titles):
             _write(sheet, FIRST_ROW + 1, first + position, title).font = bold
 
@@ -129,12 +146,14 @@ def _write_cell(
 
     fonts = {"best": Font(bold=True), "second": Font(underline="single")}
     values = _values(table, cell)
+
     for number, title in enumerate(titles):
         excel_cell = _write(sheet, position[0], position[1] + number, values[title])
         if title in (measure(table), "sd", "paper"):
             excel_cell.number_format = PERCENT
         elif title in ("params", "paper params"):
             excel_cell.number_format = COUNT
+
         if title == measure(table) and rank:
             excel_cell.font = fonts[rank]
 
@@ -150,6 +169,7 @@ def _titles(table: Table, options: TableOptions) -> list[str]:
             titles += ["sd", "seeds"]
             if symbols(table):
                 titles.append("notes")
+
     return titles
 
 
@@ -159,10 +179,12 @@ def _values(table: Table, cell: TableCell) -> dict[str, object]:
     """
     value, params_m = paper(cell)
     signs = ""
+
     if cell.values:
         for mark, sign in symbols(table).items():
             if mark in cell.marks:
                 signs += sign
+
     seeds = num_seeds(cell)
     return {
         measure(table): cell.mean if cell.mean is not None else instead_of_a_mean(cell),
@@ -171,7 +193,9 @@ def _values(table: Table, cell: TableCell) -> dict[str, object]:
         "notes": signs,
         "params": trained(cell),
         "paper": float(value) / 100 if value else None,
-        "paper params": round(float(params_m.removesuffix("M")) * 1e6) if params_m else None,
+        "paper params": round(float(params_m.removesuffix("M")) * 1e6)
+        if params_m
+        else None,
     }
 
 
@@ -183,6 +207,7 @@ def _write(sheet: Any, row: int, column: int, value: object) -> Any:
         excel_cell.data_type = "s"
     else:
         excel_cell.value = value
+
     return excel_cell
 
 
@@ -191,14 +216,22 @@ def _fixed(book: Any) -> bytes:
     saved = io.BytesIO()
     book.save(saved)
     out = io.BytesIO()
-    with zipfile.ZipFile(saved) as before, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as after:
+
+    with (
+        zipfile.ZipFile(saved) as before,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as after,
+    ):
         for name in sorted(before.namelist(), key=_part_order):
             data = before.read(name)
             if name == "docProps/core.xml":
-                data = MODIFIED.sub(rb"\g<1>" + MADE.strftime("%Y-%m-%dT%H:%M:%SZ").encode(), data)
+                data = MODIFIED.sub(
+                    rb"\g<1>" + MADE.strftime("%Y-%m-%dT%H:%M:%SZ").encode(), data
+                )
+
             entry = zipfile.ZipInfo(name, date_time=(2000, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             after.writestr(entry, data)
+
     return out.getvalue()
 
 
@@ -207,4 +240,6 @@ def _part_order(name: str) -> tuple[bool, str]:
     return (name != "[Content_Types].xml", name)
 
 
-FORMAT = Format(suffix="xlsx", render=excel, options=("mark", "notes", "without"), stored=False)
+FORMAT = Format(
+    suffix="xlsx", render=excel, options=("mark", "notes", "without"), stored=False
+)

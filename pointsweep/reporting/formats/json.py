@@ -21,6 +21,7 @@ def as_json(table: Table, options: TableOptions) -> str:
         ensure_ascii=False,
         allow_nan=False,
     )
+
     return HIDDEN.sub(_escaped, text) + "\n"
 
 

@@ -85,21 +85,31 @@ class SubColumn:
         first, second = (escaped(line) for line in self.heading)
         if self.width == 1:
             return f"{{{first}}}", f"{{{second}}}"
+
         opening = f"\\multicolumn{{{self.width}}}{{c}}"
         return f"{opening}{{{first}}}", f"{opening}{{{second}}}"
 
 
 def latex(table: Table, options: TableOptions) -> str:
     """Return a table environment."""
-    columns = [_sub_columns(table, column, options) for column in range(len(table.columns))]
+    columns = [
+        _sub_columns(table, column, options) for column in range(len(table.columns))
+    ]
     lines = [f"% \\usepackage{{{','.join(PACKAGES)}}}"]
     size = _size(_characters(table, columns))
+
     if size is None:
         lines.append("% wider than a page of one column: --drop leaves columns out")
         size = SIZES[-1][1]
+
     lines += [r"\begin{table}", r"\centering", r"\setlength{\belowcaptionskip}{6pt}"]
-    lines += [f"\\caption{{{_caption(table, columns)}}}", f"\\label{{{_label(table, options)}}}"]
+    lines += [
+        f"\\caption{{{_caption(table, columns)}}}",
+        f"\\label{{{_label(table, options)}}}",
+    ]
+
     lines.append(r"\sisetup{table-number-alignment=right,table-text-alignment=right}")
+
     if size:
         lines.append(size)
 
@@ -112,6 +122,7 @@ def latex(table: Table, options: TableOptions) -> str:
         # What a reader of the file must know does not get lost.
         comments = [" ".join(one_line(note).split()) for note in notes]
         lines += [*tabular, r"\end{table}", *(f"% {comment}" for comment in comments)]
+
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +131,7 @@ def _size(characters: int) -> str | None:
     for most, size in SIZES:
         if characters <= most:
             return size
+
     return None
 
 
@@ -137,15 +149,19 @@ def _caption(table: Table, columns: Sequence[Sequence[SubColumn]]) -> str:
         f"{split.capitalize()} {measure(table)} in %, {over_seeds(table)},"
         f" {PROTOCOLS[table.protocol]}{params}."
     )
+
     title = escaped(table.title)
+
     if not title.endswith((".", "!", "?")):
         title += "."
+
     return f"{title} {escaped(description)}"
 
 
 def _label(table: Table, options: TableOptions) -> str:
     if options.label:
         return options.label
+
     name = re.sub(r"[^A-Za-z0-9]+", "-", table.name).strip("-")
     return f"tab:{name}"
 
@@ -155,10 +171,12 @@ def _table_notes(table: Table, options: TableOptions) -> list[str]:
     lines = [r"\begin{tablenotes}[flushleft]", r"\footnotesize"]
     for mark, symbol in symbol_of.items():
         lines.append(f"\\item[{escaped(symbol)}] {sentence(mark)}")
+
     notes = footnotes(table)[len(symbol_of) :]
     marks = legend(table, options.mark, "Bold", "underlined")
     for note in [marks, *notes] if marks else notes:
         lines.append(f"\\item {sentence(note)}")
+
     return [*lines, r"\end{tablenotes}"]
 
 
@@ -170,11 +188,13 @@ def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
     second_heads = [escaped(header) for header in table.row_headers]
     rules = ""
     first = num_labels + 1
+
     for title, subs in zip(table.columns, columns, strict=True):
         width = sum(sub.width for sub in subs)
         tops.append(f"\\multicolumn{{{width}}}{{c}}{{{escaped(title)}}}")
         rules += f"\\cmidrule(lr){{{first}-{first + width - 1}}}"
         first += width
+
         for sub in subs:
             first_line, second_line = sub.titles()
             first_heads.append(first_line)
@@ -186,10 +206,13 @@ def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
     for row, labels in enumerate(table.rows):
         if row and num_labels > 1 and labels[0] != table.rows[row - 1][0]:
             lines.append(r"\addlinespace")
+
         cells = [escaped(label) for label in labels]
         for subs in columns:
             cells += [sub.cells[row] for sub in subs]
+
         lines.append(_line(cells))
+
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
@@ -203,6 +226,7 @@ def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubCo
     cells = [table.cell(row, column) for row in range(len(table.rows))]
     published = [paper(cell) for cell in cells]
     subs: list[SubColumn] = []
+
     for title, _ in headings(table, options.without):
         if title == measure(table):
             subs.append(_means(table, cells, standings(table, options.mark), options))
@@ -223,6 +247,7 @@ def _params(cells: Sequence[TableCell]) -> SubColumn:
     column_unit = unit(cells)
     letter = column_unit.letter
     numbers = [column_unit.shown(trained(cell)).removesuffix(letter) for cell in cells]
+
     return _numbers(("params", f"({letter})" if letter else ""), numbers)
 
 
@@ -234,11 +259,13 @@ def _means(
     means: list[str] = []
     behind: list[str] = []
     widest = len(measure(table))
+
     for cell in cells:
         if cell.mean is None:
             means.append(f"{{{escaped(instead_of_a_mean(cell))}}}")
             behind.append("")
             continue
+
         markup = MARKUP.get(ranks.get((cell.row, cell.column), ""), "{}")
         means.append(markup.format(percent(cell.mean)))
         text, characters = _behind_mean(cell, symbol_of)
@@ -246,32 +273,43 @@ def _means(
         widest = max(widest, len(percent(cell.mean)) + characters)
 
     heading = (measure(table), "(%)")
-    types = _number_type([percent(cell.mean) for cell in cells if cell.mean is not None])
+    types = _number_type(
+        [percent(cell.mean) for cell in cells if cell.mean is not None]
+    )
     if not any(behind):
         return SubColumn(heading, types, tuple(means), 1, widest)
+
     lines = []
     for mean, text in zip(means, behind, strict=True):
         lines.append(f"{mean} & {text}".rstrip())
-    return SubColumn(heading, rf"{types}@{{\,}}>{{\scriptsize}}l", tuple(lines), 2, widest)
+
+    return SubColumn(
+        heading, rf"{types}@{{\,}}>{{\scriptsize}}l", tuple(lines), 2, widest
+    )
 
 
 def _behind_mean(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, int]:
     """Return what stands behind a mean, and about how many characters wide it is printed."""
     parts = []
     characters = 0
+
     if cell.sd is not None:
         parts.append(f"$\\pm$\\,{percent(cell.sd)}")
         characters += 4
+
     seeds = num_seeds(cell)
     if seeds:
         parts.append(f"(${seeds}$)")
         characters += len(seeds)
+
     text = "\\,".join(parts)
     marks = [mark for mark in symbol_of if mark in cell.marks]
     for mark in marks:
         text += f"\\tnote{{{escaped(symbol_of[mark])}}}"
+
     if marks:
         characters += 1
+
     return text, characters
 
 
@@ -288,10 +326,12 @@ def _number_type(numbers: Sequence[str]) -> str:
     """
     if not numbers:
         return "r"
+
     before = max(len(number.partition(".")[0]) for number in numbers)
     behind = max(len(number.partition(".")[2]) for number in numbers)
     if behind:
         return f"S[table-format={before}.{behind}]"
+
     return f"S[table-format={before}]"
 
 
@@ -301,10 +341,14 @@ def _characters(table: Table, columns: Sequence[Sequence[SubColumn]]) -> int:
     for position, header in enumerate(table.row_headers):
         labels = [header, *(row[position] for row in table.rows)]
         total += max(map(len, labels)) + 2
+
     for title, subs in zip(table.columns, columns, strict=True):
         numbers = sum(sub.characters + 2 for sub in subs)
         total += max(numbers, len(title) + 2)
+
     return total
 
 
-FORMAT = Format(suffix="tex", render=latex, options=("mark", "notes", "label", "without"))
+FORMAT = Format(
+    suffix="tex", render=latex, options=("mark", "notes", "label", "without")
+)

@@ -25,20 +25,30 @@ def markdown(table: Table, options: TableOptions) -> str:
     """Return the table; the column's name stands before every sub-column's."""
     titles = [title for title, _ in headings(table, options.without)]
     heads = list(table.row_headers)
+
     for column in table.columns:
         heads += [f"{column} {title}" for title in titles]
+
     num_labels = len(table.row_headers)
     rule = ["---"] * num_labels + ["---:"] * (len(heads) - num_labels)
 
-    lines = [f"**{escaped(table.title)}**", "", escaped(headline(table, options.without)), ""]
+    lines = [
+        f"**{escaped(table.title)}**",
+        "",
+        escaped(headline(table, options.without)),
+        "",
+    ]
+
     for row in [list(map(escaped, heads)), rule, *_body(table, options)]:
         lines.append(f"| {' | '.join(row)} |")
+
     if options.notes:
         lines.append("")
         for note in (legend(table, options.mark), *footnotes(table)):
             if note:
                 item = LIST_ITEM.sub(r"\1\\", escaped(note))
                 lines.append(f"- {item}")
+
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -48,6 +58,7 @@ def _body(table: Table, options: TableOptions) -> list[list[str]]:
     ranks = standings(table, options.mark)
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     body = []
+
     for row, labels in enumerate(table.rows):
         line = [escaped(label) for label in labels]
         for column in range(len(table.columns)):
@@ -55,7 +66,9 @@ def _body(table: Table, options: TableOptions) -> list[list[str]]:
             for title, show in shown:
                 value = escaped(show(cells[row, column]))
                 line.append(markup.format(value) if title == measure(table) else value)
+
         body.append(line)
+
     return body
 
 

@@ -39,12 +39,15 @@ def format_name(text: str) -> str:
     """
     if text in FORMATS:
         return text
+
     for name in FORMATS:
         if load(name).suffix == text:
             return name
+
     for point in entry_points.offered("formats", text):
         FORMATS[text] = point.value
         return text
+
     offered = [point.name for point in entry_points.offered("formats")]
     raise ValueError(unknown("format", text, [*FORMATS, *offered], "Allowed"))
 
@@ -54,6 +57,7 @@ def render(table: Table, name: str, options: TableOptions = DEFAULTS) -> str:
     content = load(format_name(name)).render(table, options)
     if isinstance(content, bytes):
         raise ValueError(f"{name} is no text: it is written to a file")
+
     return content
 
 
@@ -62,4 +66,5 @@ def render_bytes(table: Table, name: str, options: TableOptions = DEFAULTS) -> b
     content = load(format_name(name)).render(table, options)
     if isinstance(content, bytes):
         return content
+
     return content.encode()

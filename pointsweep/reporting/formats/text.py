@@ -52,8 +52,10 @@ def text(
     (tops,) = _encodable([table.columns], encoding)
     paragraphs = [_sentences(head, size, encoding)]
     paragraphs += _blocks(lines, len(table.row_headers), tops, columns)
+
     if options.notes:
         paragraphs.append(_sentences(footnotes(table), size, encoding))
+
     texts = ["\n".join(paragraph) for paragraph in paragraphs if paragraph]
     return "\n\n".join(texts) + "\n"
 
@@ -65,8 +67,10 @@ def half_filled(table: Table, columns: int, encoding: str) -> list[str]:
     lines = _encodable(grid(table), encoding)
     (tops,) = _encodable([table.columns], encoding)
     shown = _sentences([f"{table.title}: {table.metric} in %"], columns, encoding)
+
     for block in _blocks(lines, len(table.row_headers), tops, columns):
         shown += ["", *block]
+
     return shown
 
 
@@ -75,6 +79,7 @@ def _encodable(lines: Sequence[Sequence[str]], encoding: str) -> list[list[str]]
     shown = []
     for line in lines:
         shown.append([encodable(one_line(text), encoding) for text in line])
+
     return shown
 
 
@@ -83,11 +88,15 @@ def _sentences(sentences: Sequence[str], size: int, encoding: str) -> list[str]:
     lines = []
     for sentence in sentences:
         lines += wrapped(encodable(one_line(sentence), encoding), size)
+
     return lines
 
 
 def _blocks(
-    lines: Sequence[Sequence[str]], num_labels: int, tops: Sequence[str], size: int | None
+    lines: Sequence[Sequence[str]],
+    num_labels: int,
+    tops: Sequence[str],
+    size: int | None,
 ) -> list[list[str]]:
     """Lay a grid out in blocks of at most `size` cells, each with the rows' labels; in one block
     without a size.
@@ -99,12 +108,14 @@ def _blocks(
     number_columns = grid_columns[num_labels:]
     per_top = len(number_columns) // len(tops)
     columns_of = []
+
     for i in range(len(tops)):
         columns_of.append(number_columns[i * per_top : (i + 1) * per_top])
 
     parts = []
     for top, columns in zip(tops, columns_of, strict=True):
         parts.append(_Part(top, _side_by_side(columns, right)))
+
     if size is None:
         return [_block(_labels(label_columns), parts)]
 
@@ -122,8 +133,10 @@ def _blocks(
         if GAP + part.size > remaining:
             blocks.append([])
             remaining = size - labels.size
+
         blocks[-1].append(part)
         remaining -= GAP + part.size
+
     return [_block(labels, block) for block in blocks]
 
 
@@ -155,9 +168,17 @@ def _labels(columns: Sequence[Sequence[str]], size: int | None = None) -> _Label
     """
     between = 2 * (len(columns) - 1)
     widths = [max(map(width, column)) for column in columns]
-    while size is not None and sum(widths) + between > size and max(widths) > NARROWEST // 2:
+
+    while (
+        size is not None
+        and sum(widths) + between > size
+        and max(widths) > NARROWEST // 2
+    ):
         widths[widths.index(max(widths))] -= 1
-    return _Labels([_row_of_labels(labels, widths) for labels in zip(*columns, strict=True)])
+
+    return _Labels(
+        [_row_of_labels(labels, widths) for labels in zip(*columns, strict=True)]
+    )
 
 
 def _row_of_labels(labels: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -165,9 +186,11 @@ def _row_of_labels(labels: Sequence[str], widths: Sequence[int]) -> list[str]:
     columns = []
     for label, size in zip(labels, widths, strict=True):
         columns.append(wrapped(label, size) if label else [""])
+
     lines = []
     for texts in itertools.zip_longest(*columns, fillvalue=""):
         lines.append("  ".join(map(left, texts, widths)))
+
     return lines
 
 
@@ -178,9 +201,12 @@ def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
     gap = " " * GAP
     tops = [part.top for part in parts]
     first = gap.join([" " * names.size, *tops]).rstrip()
-    heading, *rows = [_block_row(names.rows[i], parts, i) for i in range(len(names.rows))]
+    heading, *rows = [
+        _block_row(names.rows[i], parts, i) for i in range(len(names.rows))
+    ]
     body = [line for row in rows for line in row]
     rule = "-" * max(map(width, [first, *heading, *body]))
+
     return [first, *heading, rule, *body]
 
 
@@ -189,6 +215,7 @@ def _block_row(labels: Sequence[str], parts: Sequence[_Part], number: int) -> li
     gap = " " * GAP
     numbers = gap.join(part.lines[number] for part in parts)
     lines = [f"{labels[0]}{gap}{numbers}", *labels[1:]]
+
     return [line.rstrip() for line in lines]
 
 
@@ -200,6 +227,7 @@ def _side_by_side(
     for column in columns:
         size = max(map(width, column))
         filled.append([aligned(text, size) for text in column])
+
     return ["  ".join(line) for line in zip(*filled, strict=True)]
 
 

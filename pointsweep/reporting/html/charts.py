@@ -26,8 +26,26 @@ from pointsweep.utils.console import one_line
 Item = TypeVar("Item")
 
 # Eight colours that stand 3:1 against the page (WCAG 1.4.11); further traces repeat them, dashed.
-LIGHT = ("#2a6fbb", "#b85c00", "#2c8a57", "#8a4fb5", "#c53d35", "#0f7f89", "#8a6c05", "#66707f")
-DARK = ("#6fb0f2", "#f5a04f", "#68c793", "#c294e8", "#f07d76", "#4fc6d0", "#d9b94a", "#a5afbd")
+LIGHT = (
+    "#2a6fbb",
+    "#b85c00",
+    "#2c8a57",
+    "#8a4fb5",
+    "#c53d35",
+    "#0f7f89",
+    "#8a6c05",
+    "#66707f",
+)
+DARK = (
+    "#6fb0f2",
+    "#f5a04f",
+    "#68c793",
+    "#c294e8",
+    "#f07d76",
+    "#4fc6d0",
+    "#d9b94a",
+    "#a5afbd",
+)
 INK = {"light": "#18202b", "dark": "#e7ebf1"}
 GRID = {"light": "#dde2e9", "dark": "#2e3643"}
 CARD = {"light": "#ffffff", "dark": "#181e26"}
@@ -73,6 +91,7 @@ class Choice:
         for i, name in enumerate(self.names):
             labels = dict.fromkeys(labels[i] for labels in self.charts)
             options.append((name, list(labels)))
+
         return options
 
 
@@ -81,6 +100,7 @@ def as_json(data: Any) -> str:
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
+
     return text
 
 
@@ -100,8 +120,16 @@ def label(text: object) -> str:
 def themes() -> dict[str, Any]:
     """Return the templates of Plotly that the page follows, light and dark, and their colours."""
     theme_by_name: dict[str, Any] = {}
-    for name, base, colors in (("light", "plotly_white", LIGHT), ("dark", "plotly_dark", DARK)):
-        axis = {"gridcolor": GRID[name], "zerolinecolor": GRID[name], "linecolor": GRID[name]}
+    for name, base, colors in (
+        ("light", "plotly_white", LIGHT),
+        ("dark", "plotly_dark", DARK),
+    ):
+        axis = {
+            "gridcolor": GRID[name],
+            "zerolinecolor": GRID[name],
+            "linecolor": GRID[name],
+        }
+
         own = go.layout.Template(
             layout={
                 "colorway": colors,
@@ -118,19 +146,28 @@ def themes() -> dict[str, Any]:
                 },
             }
         )
+
         merged = plotly.io.templates.merge_templates(base, own)
-        template = json.loads(go.Figure(layout={"template": merged}).to_json())["layout"]
+        template = json.loads(go.Figure(layout={"template": merged}).to_json())[
+            "layout"
+        ]
         theme_by_name[name] = {
             "template": template["template"],
             "colors": colors,
             "card": CARD[name],
             "ink": INK[name],
         }
+
     return theme_by_name
 
 
 def figure(
-    traces: Sequence[Any], x: str = "", y: str = "", *, crosshair: bool = False, **layout: Any
+    traces: Sequence[Any],
+    x: str = "",
+    y: str = "",
+    *,
+    crosshair: bool = False,
+    **layout: Any,
 ) -> go.Figure:
     """Return a figure with the page's margins, its legend below; `crosshair`: one line over all
     traces, with the numbers of each.
@@ -142,14 +179,25 @@ def figure(
             "margin": {"l": 56, "r": 16, "t": 40, "b": 48},
             "xaxis": {"title": {"text": words(x)}, "automargin": True},
             "yaxis": {"title": {"text": words(y)}, "automargin": True},
-            "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+            },
             "hovermode": "closest",
             "showlegend": sum(trace.showlegend is not False for trace in traces) > 1,
         },
     )
     if crosshair:
-        spike = {"showspikes": True, "spikemode": "across", "spikethickness": 1, "spikedash": "dot"}
+        spike = {
+            "showspikes": True,
+            "spikemode": "across",
+            "spikethickness": 1,
+            "spikedash": "dot",
+        }
         drawn.update_layout(hovermode="x unified", xaxis=spike)
+
     drawn.update_layout(**layout)
     return drawn
 
@@ -158,6 +206,7 @@ def legend_height(num_names: int) -> int:
     """Return the pixels that a legend of so many names takes below a chart."""
     if num_names < 2:
         return 0
+
     return 22 * math.ceil(num_names / 4)
 
 
@@ -175,10 +224,12 @@ def with_band(
     x = np.array([point[0] for point in points], dtype=float)
     if np.all(np.abs(x) < 2**15) and np.all(x == np.rint(x)):
         x = x.astype(np.int16)  # epochs: a quarter of the bytes
+
     # Single precision draws as well, and makes a smaller page.
     y, low, high = np.array([point[1:] for point in points], dtype=np.float32).T
     has_band = bool(np.any(high > low))
     traces = []
+
     if has_band and len(points) > 1:
         traces.append(
             go.Scatter(
@@ -197,11 +248,13 @@ def with_band(
     dash = "solid"
     if slot >= SLOTS:
         dash = ("dash", "dot", "dashdot")[slot // SLOTS % 3]
+
     hover = f"%{{y:{number_format}}}"
     interval = None
     if has_band:
         hover += f" (%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}})"
         interval = np.stack([low, high], axis=1)
+
     traces.append(
         go.Scatter(
             x=x,

@@ -23,7 +23,9 @@ from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Record, class_type, records_by_seed
 
 PREDICTION_BYTES = 600_000  # of all trials in the page; beyond it, fewer seeds an arm
-CLOUD_BYTES = 450_000  # of all clouds in the page; beyond it, those that most arms disagree on
+CLOUD_BYTES = (
+    450_000  # of all clouds in the page; beyond it, those that most arms disagree on
+)
 CLOUD_POINTS = 224  # drawn of a cloud
 MOST_ARMS = 300  # with their settings
 LACKING = (
@@ -33,7 +35,9 @@ LACKING = (
 )
 
 
-def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> dict[str, Any]:
+def payload(
+    table: Table, records: Mapping[str, Record], evidence: Evidence
+) -> dict[str, Any]:
     """Everything report.js needs, as plain values. Arms are the cells with at least one finished
     trial.
     """
@@ -46,11 +50,15 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
     class_dtype = _class_dtype(evidence)
     carried = _carried_cells(table, cells, evidence)
     arms = []
+
     for cell, config in zip(cells, configs, strict=True):
         runs = []
         if (cell.row, cell.column) in carried:
-            predicted = [(seed, key) for seed, key in cell.keys if key in evidence.truths]
+            predicted = [
+                (seed, key) for seed, key in cell.keys if key in evidence.truths
+            ]
             runs = predicted[:most_seeds]
+
         predictions = [evidence.predictions[key].astype(class_dtype) for _, key in runs]
         arms.append(
             {
@@ -64,6 +72,7 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
                 "config": [_value_in(config, key) for key in settings],
             }
         )
+
     first, second = _first_pair(table, cells)
     return {
         "metric": table.metric,
@@ -71,7 +80,9 @@ def payload(table: Table, records: Mapping[str, Record], evidence: Evidence) -> 
         "settings": settings,
         "first": first,
         "second": second,
-        "truths": [_truth(truth, evidence, len(truths), class_dtype) for truth in truths],
+        "truths": [
+            _truth(truth, evidence, len(truths), class_dtype) for truth in truths
+        ],
         "whole": len(carried) == len(cells),
         "class_bytes": np.dtype(class_dtype).itemsize,
     }
@@ -87,6 +98,7 @@ def _finished_arms(
         if finished:
             cells.append(cell)
             configs.append(flat(next(iter(finished.values())).config))
+
     return cells, configs
 
 
@@ -100,6 +112,7 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     keys: dict[str, None] = {}
     for config in configs:
         keys.update(dict.fromkeys(config))
+
     keys.pop("seed", None)
 
     differing = []
@@ -108,6 +121,7 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         values = {repr(config.get(key, KeyError)) for config in configs}
         if len(values) > 1:
             differing.append(key)
+
     return differing
 
 
@@ -115,6 +129,7 @@ def shown(value: object) -> str:
     """A setting's value as YAML writes it."""
     if isinstance(value, str):
         return value
+
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -122,8 +137,10 @@ def _most_seeds(cells: Sequence[TableCell], evidence: Evidence) -> int:
     """Return of how many seeds of an arm the page has room for the predictions."""
     most_seeds = max((len(cell.keys) for cell in cells), default=1)
     size = sum(len(values) for values in evidence.predictions.values())
+
     if size <= PREDICTION_BYTES:
         return most_seeds
+
     return max(1, most_seeds * PREDICTION_BYTES // size)
 
 
@@ -135,6 +152,7 @@ def _carried_cells(
     """
     size = max((len(values) for values in evidence.predictions.values()), default=1)
     most = max(2, PREDICTION_BYTES // size)
+
     return {(cell.row, cell.column) for cell in ordered(table, cells)[:most]}
 
 
@@ -145,25 +163,35 @@ def _first_pair(table: Table, cells: Sequence[TableCell]) -> tuple[int, int]:
     ranked = sorted(range(len(cells)), key=lambda i: -(cells[i].mean or 0.0))
     if len(ranked) < 2:
         return (0, 0)
+
     best, *others = ranked
     for other in others:
         if cells[other].column == cells[best].column:
             return best, other
+
     return best, others[0]
 
 
 def _class_dtype(evidence: Evidence) -> str:
     """The type in which the page holds the numbers of classes: those of all trials alike."""
-    values = [*evidence.predictions.values(), *(truth.labels for truth in evidence.truths.values())]
+    values = [
+        *evidence.predictions.values(),
+        *(truth.labels for truth in evidence.truths.values()),
+    ]
+
     largest = max((int(numbers.max()) for numbers in values if len(numbers)), default=0)
+
     return np.dtype(class_type(largest + 1)).newbyteorder("<").str
 
 
-def _truth(truth: Truth, evidence: Evidence, num_truths: int, class_dtype: str) -> dict[str, Any]:
+def _truth(
+    truth: Truth, evidence: Evidence, num_truths: int, class_dtype: str
+) -> dict[str, Any]:
     predictions = []
     for key in sorted(evidence.truths):
         if evidence.truths[key] is truth:
             predictions.append(evidence.predictions[key])
+
     largest = max(int(values.max()) for values in (truth.labels, *predictions))
     names = list(truth.class_names)
     for number in range(len(names), largest + 1):
@@ -171,8 +199,11 @@ def _truth(truth: Truth, evidence: Evidence, num_truths: int, class_dtype: str) 
 
     clouds = None
     if truth.clouds is not None:
-        correct = np.stack([values == truth.labels for values in predictions])  # (trials, n)
+        correct = np.stack(
+            [values == truth.labels for values in predictions]
+        )  # (trials, n)
         clouds = _clouds(truth, correct.mean(axis=0), CLOUD_BYTES // num_truths)
+
     return {
         "digest": truth.digest,
         "labels": _base64(truth.labels.astype(class_dtype)),
@@ -191,9 +222,16 @@ def _clouds(truth: Truth, correct: np.ndarray, budget: int) -> dict[str, Any]:
     disagreement = correct * (correct - 1)
     objects = np.sort(np.argsort(disagreement, kind="stable")[:num_objects])
     points = np.random.default_rng(0).permutation(truth.clouds.shape[1])[:num_points]
-    clouds = np.array(truth.clouds[objects][:, points], dtype=np.float32)  # (objects, points, 3)
-    clouds -= (clouds.max(axis=1, keepdims=True) + clouds.min(axis=1, keepdims=True)) / 2
-    clouds /= np.maximum(np.linalg.norm(clouds, axis=2).max(axis=1), 1e-9)[:, None, None]
+    clouds = np.array(
+        truth.clouds[objects][:, points], dtype=np.float32
+    )  # (objects, points, 3)
+    clouds -= (
+        clouds.max(axis=1, keepdims=True) + clouds.min(axis=1, keepdims=True)
+    ) / 2
+    clouds /= np.maximum(np.linalg.norm(clouds, axis=2).max(axis=1), 1e-9)[
+        :, None, None
+    ]
+
     return {
         "objects": objects.tolist(),
         "points": num_points,
@@ -211,10 +249,12 @@ def comparison(data: Mapping[str, Any]) -> Section | None:
     """
     if len(data["arms"]) < 2:
         return None
+
     lead = (
         "What two arms were given differently, and the test objects that the first gets right where"
         " the second does not."
     )
+
     values = {"data": data, "lacking": lacking(data), "none": LACKING}
     return Section("compare", "Two arms compared", lead, "comparison.html", values)
 
@@ -224,9 +264,11 @@ def lacking(data: Mapping[str, Any]) -> str:
     names = [arm["name"] for arm in data["arms"] if arm["truth"] is None]
     if not names:
         return ""
+
     if not data["whole"]:
         number = len(data["arms"]) - len(names)
         return f"The page carries the predictions of the {number} arms with the best means."
+
     return f"Without predictions, or without the true classes of theirs: {'; '.join(names)}."
 
 
@@ -234,6 +276,7 @@ def confusions(data: Mapping[str, Any]) -> Section | None:
     """Return the section of one arm's confusion matrix, which report.js draws."""
     if not data["truths"]:
         return None
+
     lead = (
         "Rows are the true classes, columns what was predicted, over all seeds of the arm; colours"
         " show shares of a row."
@@ -248,6 +291,7 @@ def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
     cells, flat_configs = _finished_arms(table, records)
     if not cells:
         return None
+
     differing = set(_differing(flat_configs))
     common = {}
     for key, value in flat_configs[0].items():
@@ -258,8 +302,12 @@ def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
     for cell, config in zip(cells, flat_configs, strict=True):
         settings = common
         if len(cells) > 1:
-            settings = {key: shown(value) for key, value in config.items() if key in differing}
+            settings = {
+                key: shown(value) for key, value in config.items() if key in differing
+            }
+
         arms.append((table.cell_name(cell), settings, commands(table, cell).strip()))
+
     lead = (
         "As resolved, defaults included: first the settings that all arms share, then what each has"
         " of its own and its command."
@@ -267,6 +315,7 @@ def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
     if len(arms) > MOST_ARMS:
         lead += f" Of {len(arms):,} arms the first {MOST_ARMS}; every cell of the table has its"
         lead += " command."
+
     values = {"common": common if len(cells) > 1 else None, "arms": arms[:MOST_ARMS]}
     return Section("configs", "Settings and commands", lead, "configs.html", values)
 
@@ -286,8 +335,10 @@ def commands(table: Table, cell: TableCell) -> str:
     lines = ""
     if cell.values:
         lines = f"{replay(table, cell)}\n"
+
     if cell.n < cell.expected or not cell.values:
         lines += rerun(table, cell)
+
     return lines
 
 
@@ -297,4 +348,5 @@ def rerun(table: Table, cell: TableCell) -> str:
     """
     row = shlex.quote("row=" + glob.escape(row_name(table, cell)))
     column = shlex.quote("column=" + glob.escape(table.columns[cell.column]))
+
     return f"pointsweep run FILE --only {row} --only {column}"

@@ -13,7 +13,12 @@ import plotly.graph_objects as go
 
 from pointsweep.reporting.html.axes import axes
 from pointsweep.reporting.html.charts import Chart, figure, themes, words
-from pointsweep.reporting.html.comparison import comparison, configs, confusions, payload
+from pointsweep.reporting.html.comparison import (
+    comparison,
+    configs,
+    confusions,
+    payload,
+)
 from pointsweep.reporting.html.evidence import Evidence
 from pointsweep.reporting.html.learning import learning
 from pointsweep.reporting.html.numbers import cost, duration, mean_seconds, optimism
@@ -64,13 +69,19 @@ def sections(
         ),
         _origins(table, records),
     ]
-    return [section for section in drawn if section is not None], {**data, "themes": themes()}
+
+    return [section for section in drawn if section is not None], {
+        **data,
+        "themes": themes(),
+    }
 
 
 def _search(evidence: Evidence) -> Section | None:
     if not evidence.searches:
         return None
-    from pointsweep.reporting.html.search_charts import searches  # takes a second to import
+
+    # takes a second to import
+    from pointsweep.reporting.html.search_charts import searches
 
     return searches(evidence.searches)
 
@@ -82,6 +93,7 @@ def with_chart(
     seconds = mean_seconds(table, records)
     if section is None or len(seconds) < 2:
         return section
+
     longest = sorted(seconds.items(), key=lambda item: -item[1])[:MOST_BARS]
     unit, word = (3600.0, "hours") if longest[0][1] >= 7200 else (1.0, "seconds")
     names = [words(name) for name, _ in longest]
@@ -95,6 +107,7 @@ def with_chart(
         hovertemplate="%{customdata}: %{text}<extra></extra>",
         meta={"slot": 0},
     )
+
     drawn = figure([bars], f"{word} a trial")
     axis = {
         "range": [len(longest) - 0.5, -0.5],
@@ -102,21 +115,31 @@ def with_chart(
         "ticktext": names,
         "showgrid": False,
     }
+
     drawn.update_layout(yaxis=axis, bargap=0.3)
-    more = f", the {MOST_BARS} longest of {len(seconds)}" if len(seconds) > MOST_BARS else ""
+    more = (
+        f", the {MOST_BARS} longest of {len(seconds)}"
+        if len(seconds) > MOST_BARS
+        else ""
+    )
+
     chart = Chart(
         "Time of a trial",
         drawn,
         f"{len(longest)} cells{more}; the table below has every number.",
         height=130 + 26 * len(longest),
     )
+
     return replace(section, values={**section.values, "charts": [chart]})
 
 
 def _origins(table: Table, records: Mapping[str, Record]) -> Section:
     """Return each distinct data set, code and machine of the table's trials."""
-    used = [records[key] for cell in table.cells for _, key in cell.keys if key in records]
+    used = [
+        records[key] for cell in table.cells for _, key in cell.keys if key in records
+    ]
     lines: set[tuple[int, str]] = set()
+
     for record in used:
         data = record.dataset
         lines.add((
@@ -124,12 +147,16 @@ def _origins(table: Table, records: Mapping[str, Record]) -> Section:
             f"{data['name']}: {data['num_train']} training, {data['num_val']} validation and"
             f" {data['num_test']} test clouds, digest {data['digest']}",
         ))  # fmt: skip
+
         lines.add((1, f"code: {code(record)}"))
         machine = []
+
         for name in ORIGIN:
             if name in record.origin:
                 machine.append(f"{name.removeprefix('version.')} {record.origin[name]}")
+
         lines.add((2, ", ".join(machine)))
+
     return Section(
         "origin",
         "Where the numbers come from",

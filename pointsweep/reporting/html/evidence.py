@@ -67,8 +67,11 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
 
     # Trials of one data set share one truth.
     examples = {_data_name(finished[key]): finished[key] for key in predictions}
-    truth_of = {name: _with_clouds(kept_truths.get(name), one) for name, one in examples.items()}
+    truth_of = {
+        name: _with_clouds(kept_truths.get(name), one) for name, one in examples.items()
+    }
     truths = {}
+
     for key, predicted in predictions.items():
         truth = truth_of[_data_name(finished[key])]
         if truth is not None and fits(predicted, truth, finished[key], table.protocol):
@@ -79,8 +82,11 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
         history = _history(store, key)
         if history:
             histories[key] = history
+
     searches = read_searches(store, table.name)
-    return Evidence(predictions, truths, searches, histories, run_pages(store, table.name))
+    return Evidence(
+        predictions, truths, searches, histories, run_pages(store, table.name)
+    )
 
 
 def _read_predictions(
@@ -89,17 +95,23 @@ def _read_predictions(
     """Return the predictions that trials have kept, by key, and the truths, by data set."""
     predictions: dict[str, np.ndarray] = {}
     truths: dict[str, Truth] = {}
+
     for key, record in records.items():
         folder = read_folder(store, key, PREDICTIONS)
         try:
             by_protocol, truth = folder.predictions(), folder.truth()
         except UNREADABLE:
             continue  # the page says which arms lack them
+
         if protocol not in by_protocol:
             continue
+
         predictions[key] = by_protocol[protocol]
         if truth is not None:
-            truths.setdefault(_data_name(record), Truth(str(record.dataset["digest"]), *truth))
+            truths.setdefault(
+                _data_name(record), Truth(str(record.dataset["digest"]), *truth)
+            )
+
     return predictions, truths
 
 
@@ -110,10 +122,12 @@ def _history(store: Store, key: str) -> dict[str, Any]:
     epochs = read_folder(store, key).epochs()
     if not epochs:
         return {}
+
     curves = {}
     for name in epochs[0]["metrics"]:
         if name.rpartition("/")[2] in DRAWN:
             curves[name] = [epoch["metrics"].get(name, np.nan) for epoch in epochs]
+
     curves[RATE] = [epoch.get("lr", np.nan) for epoch in epochs]
 
     history = {}
@@ -123,6 +137,7 @@ def _history(store: Store, key: str) -> dict[str, Any]:
         values = np.array(curve, np.float32)
         if np.isfinite(values).all():
             history[name] = values
+
     return history
 
 
@@ -133,6 +148,7 @@ def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> 
     recorded = record.metrics.get(protocol, {}).get(PER_OBJECT)
     if recorded is None or predicted.shape != truth.labels.shape:
         return False
+
     return bool(abs(np.mean(predicted == truth.labels) - recorded) < 1e-9)
 
 
@@ -140,9 +156,13 @@ def curves(store: Store, table: Table) -> dict[str, list[float]]:
     """The table's metric by epoch, for every trial of it that has begun."""
     by_key = {}
     keys = {key for cell in table.cells for _, key in cell.keys}
+
     for key in sorted(keys):
         metrics = [event["metrics"] for event in read_folder(store, key).epochs()]
-        by_key[key] = [values[table.metric] for values in metrics if table.metric in values]
+        by_key[key] = [
+            values[table.metric] for values in metrics if table.metric in values
+        ]
+
     return by_key
 
 
@@ -158,13 +178,16 @@ def _with_clouds(kept: Truth | None, record: Record) -> Truth | None:
     digest = str(record.dataset["digest"])
     count = int(record.dataset["num_test"])
     arrays = _cached(digest)
+
     if arrays is None or len(arrays["test_labels"]) != count:
         # a part of the test set was used: which objects those are is not written in the record
         return kept
+
     labels = np.asarray(arrays["test_labels"])
     names = kept.class_names if kept else ()
     if kept is not None and not np.array_equal(kept.labels, labels):
         return kept
+
     return Truth(digest, labels, names, arrays.get("test_points"))
 
 
@@ -175,7 +198,9 @@ def _cached(digest: str) -> Mapping[str, np.ndarray] | None:
     arrays = find_entry(digest)
     if arrays is None or "test_labels" not in arrays:
         return None
+
     split: dict[str, np.ndarray] = {"test_labels": arrays["test_labels"]}
     if "test_points" in arrays:
         split["test_points"] = arrays["test_points"][..., :3]  # without features
+
     return split

@@ -34,7 +34,9 @@ def learning(
     by_name: dict[str, Curves] = {table.metric: curves}
     for name in quantities(histories):
         if name != table.metric:
-            with_name = {key: history for key, history in histories.items() if name in history}
+            with_name = {
+                key: history for key, history in histories.items() if name in history
+            }
             by_name[name] = {key: history[name] for key, history in with_name.items()}
 
     charts: dict[tuple[str, ...], Chart] = {}
@@ -45,19 +47,26 @@ def learning(
             for cell in table.cells:
                 if cell.column == column:
                     cells.append((cell, seeds_of(cell, records, curves_of_name)))
+
             cells = [(cell, seeds) for cell, seeds in cells if seeds]
             num_epochs = max((len(seeds[0]) for _, seeds in cells), default=0)
             if num_epochs < 2:
                 continue
+
             is_cut = is_cut or len(cells) > MOST_LINES
             charts[name, title] = _chart(table, name, title, cells)
+
     if not charts:
         return None
+
     lead = "By epoch: the mean of the seeds, and the band from the lowest to the highest of them."
     if is_cut:
         lead += f" Of more rows, the {MOST_LINES} with the best means."
+
     choice = Choice(("Curve", "Column"), charts)
-    return Section("curves", "Learning curves", lead, "charts.html", {"charts": [choice]})
+    return Section(
+        "curves", "Learning curves", lead, "charts.html", {"charts": [choice]}
+    )
 
 
 def quantities(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
@@ -76,11 +85,15 @@ def seeds_of(
     finished = [curve for key, curve in begun.items() if key in records]
     chosen = finished or list(begun.values())
     shortest = min(map(len, chosen), default=0)
+
     return [curve[:shortest] for curve in chosen]
 
 
 def _chart(
-    table: Table, name: str, title: str, cells: Sequence[tuple[TableCell, list[Sequence[float]]]]
+    table: Table,
+    name: str,
+    title: str,
+    cells: Sequence[tuple[TableCell, list[Sequence[float]]]],
 ) -> Chart:
     best = ordered(table, [cell for cell, _ in cells if cell.mean is not None])
     under_way = [cell for cell, _ in cells if cell.mean is None]
@@ -90,13 +103,18 @@ def _chart(
     is_fraction = name != RATE and not name.endswith("/loss")
     number_format = ".1f" if is_fraction else ".4g"
     traces, lines = [], []
+
     for row in shown:
         cell, seeds = seeds_of_row[row]
         by_epoch = list(enumerate(zip(*seeds, strict=True), 1))
-        points = [_point(epoch, values, is_fraction) for epoch, values in thinned(by_epoch)]
+        points = [
+            _point(epoch, values, is_fraction) for epoch, values in thinned(by_epoch)
+        ]
         # Rows keep their colours in every column; of many rows those that are shown have their own.
         slot = row if len(table.rows) <= MOST_LINES else shown.index(row)
-        traces += with_band(row_name(table, cell), slot, points, number_format=number_format)
+        traces += with_band(
+            row_name(table, cell), slot, points, number_format=number_format
+        )
         epoch, y, low, high = points[-1]
         lines.append(
             (
@@ -107,10 +125,12 @@ def _chart(
                 str(len(seeds)),
             )
         )
+
     y_title = f"{name} in %" if is_fraction else name
     drawn = figure(traces, "epoch", y_title, crosshair=True)
     if name == RATE:
         drawn.update_layout(yaxis={"exponentformat": "power"})
+
     num_epochs = max(len(seeds[0]) for _, seeds in cells)
     return Chart(
         f"{name} by epoch, {title}",

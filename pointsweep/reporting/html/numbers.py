@@ -39,6 +39,7 @@ def optimism(table: Table, records: Mapping[str, Record]) -> Section | None:
     cells = [cell for cell in table.cells if cell.optimism is not None]
     if not cells:
         return None
+
     longest = max(cell.optimism or 0.0 for cell in cells)
     rows: list[list[str | Bar]] = []
     for cell in cells:
@@ -54,12 +55,15 @@ def optimism(table: Table, records: Mapping[str, Record]) -> Section | None:
                 ", ".join(epochs),
             ]
         )
+
     lead = Markup(
         "A table that takes the best epoch <em>by test accuracy</em> is optimistic by this much"
         " over the last epoch. This table's protocol: {}."
     ).format(PROTOCOLS[table.protocol])
+
     heads = ["", "last", "best_test", "added", "its epochs"]
     values = {"heads": heads, **_longest(rows)}
+
     return Section("optimism", "Optimism of best_test", lead, "numbers.html", values)
 
 
@@ -82,7 +86,9 @@ def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
         }
         if table.per_hour is not None:
             entry["money"] = hours * table.per_hour
+
         entries.append(entry)
+
     return entries
 
 
@@ -93,26 +99,32 @@ def cost(table: Table, records: Mapping[str, Record]) -> Section | None:
     cells = _timed_cells(table, records)
     if not cells:
         return None
+
     trials = {}
     for cell, _ in cells:
         for _, key in cell.keys:
             if key in records:
                 trials[key] = records[key]
+
     with_energy = any(record.energy_j for _, timed in cells for record in timed)
     longest_s = max(_mean_seconds(timed) for _, timed in cells)
     rows = []
+
     for (cell, timed), spent in zip(cells, costs(table, records), strict=True):
         row = _cost_row(table.cell_name(cell), timed, spent, longest_s)
         if with_energy:
             row.append(kilojoules(timed))
+
         rows.append(row)
 
     heads = ["", "a trial", "clouds/s in training", "peak memory, GiB", "attempts"]
     heads.append("device hours of all")
     if table.per_hour is not None:
         heads.append("price of all")
+
     if with_energy:
         heads.append("energy, kJ")
+
     lead = _cost_lead(list(trials.values()))
     values = {"heads": heads, **_longest(rows)}
     return Section("cost", "Cost", lead, "numbers.html", values)
@@ -136,8 +148,10 @@ def _cost_row(
         str(max(record.attempts for record in timed)),
         f"{spent['hours']:.3g}",
     ]
+
     if "money" in spent:
         row.append(f"{spent['money']:.3g}")
+
     return row
 
 
@@ -145,6 +159,7 @@ def _longest(rows: Sequence[Sequence[str | Bar]]) -> dict[str, Any]:
     """Return the rows that a page has room for, and a sentence where some are left out."""
     if len(rows) <= MOST_ROWS:
         return {"rows": rows, "note": ""}
+
     ranked = sorted(rows, key=_first_bar, reverse=True)
     note = f"Of {len(rows):,} cells those with the {MOST_ROWS} longest bars."
     return {"rows": ranked[:MOST_ROWS], "note": note}
@@ -161,9 +176,12 @@ def _cost_lead(trials: Sequence[Record]) -> str:
         seconds = record.seconds.get("total", 0.0)
         device = record.origin.get("device", "unknown device")
         total_s += seconds
+
         if device.startswith("cuda"):
             on_gpu_s += seconds
+
         devices.add(device)
+
     gpu = f"{on_gpu_s:,.0f} GPU seconds" if on_gpu_s else "none on a GPU"
     return (
         f"{len(trials)} trials took {duration(total_s)} in all on {', '.join(sorted(devices))},"
@@ -179,6 +197,7 @@ def mean_seconds(table: Table, records: Mapping[str, Record]) -> dict[str, float
     means = {}
     for cell, timed in _timed_cells(table, records):
         means[table.cell_name(cell)] = _mean_seconds(timed)
+
     return means
 
 
@@ -190,9 +209,12 @@ def kilojoules(trials: Sequence[Record]) -> str:
     """ "gpu 12.3, cpu 4.5", the mean of those trials that could read it; "—" of none."""
     parts = []
     for device in ("gpu", "cpu"):
-        values = [record.energy_j[device] for record in trials if device in record.energy_j]
+        values = [
+            record.energy_j[device] for record in trials if device in record.energy_j
+        ]
         if values:
             parts.append(f"{device} {summary(values).mean / 1000:.1f}")
+
     return ", ".join(parts) or "—"
 
 
@@ -201,10 +223,12 @@ def energy(trials: Sequence[Record]) -> str:
     known = [record for record in trials if record.energy_j]
     if not known:
         return "Energy: not readable on the machines that ran them."
+
     total = sum(sum(record.energy_j.values()) for record in known)
     part = ""
     if len(known) < len(trials):
         part = f" (of {len(known)} trials; not readable for the others)"
+
     return (
         f"Energy: {total / 3.6e6:.3f} kWh{part}, of the whole device: trials that ran at once on it"
         " each count all of it."
@@ -221,6 +245,7 @@ def _timed_cells(
         timed = [record for record in finished if "total" in record.seconds]
         if timed:
             cells.append((cell, timed))
+
     return cells
 
 
@@ -230,4 +255,5 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     if seconds < 7200:
         return f"{seconds / 60:.1f} min"
+
     return f"{seconds / 3600:.1f} h"

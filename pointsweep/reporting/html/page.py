@@ -47,6 +47,7 @@ def page(
     sections: list[Section] = [results(table, records, evidence.links, curves)]
     data: dict[str, Any] = {}
     plotly = plotly_digest = ""
+
     if records:
         # Plotly takes half a second to import, and most commands make no page.
         from pointsweep.reporting.html.contents import sections as further
@@ -55,6 +56,7 @@ def page(
         sections += drawn
         plotly = plotly_js()
         plotly_digest = digest(plotly)
+
     data = {"name": table.name, "metric": table.metric, **data}
 
     own = _file("report.js")
@@ -66,9 +68,12 @@ def page(
         whole=bool(records),
         data=data,
     )  # fmt: skip
+
     scripts = [digest(own)]
+
     if plotly:
         scripts.append(_allowed(plotly_src) if plotly_src else plotly_digest)
+
     html = _environment().get_template("page.html").render(
         title=visible(table.title),
         policy=_policy(scripts),
@@ -124,7 +129,11 @@ def _policy(scripts: Sequence[str]) -> str:
 
 @functools.cache
 def _file(name: str) -> str:
-    return resources.files("pointsweep.reporting.html").joinpath(name).read_text(encoding="utf-8")
+    return (
+        resources.files("pointsweep.reporting.html")
+        .joinpath(name)
+        .read_text(encoding="utf-8")
+    )
 
 
 @functools.cache
@@ -145,8 +154,10 @@ def _script_json(data: Any) -> Markup:
     text = data
     if not isinstance(data, str):
         text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
+
     return Markup(text)
 
 
@@ -156,12 +167,16 @@ def _facts(table: Table, records: Mapping[str, Record]) -> list[tuple[str, str]]
     finished = [records[key] for key in sorted(keys & records.keys())]
     facts = [("trials finished", f"{len(finished)} of {len(keys)}")]
     best = best_mean(table)
+
     if best is not None:
         facts.append((f"best mean: {table.cell_name(best)}", f"{percent(best.mean)} %"))
+
     seconds = sum(record.seconds.get("total", 0.0) for record in finished)
     if seconds:
         facts.append(("of training and testing", duration(seconds)))
+
     sizes = sorted({int(record.dataset["num_test"]) for record in finished})
     if sizes:
         facts.append(("test clouds", " or ".join(f"{size:,}" for size in sizes)))
+
     return facts

@@ -34,8 +34,10 @@ def pareto(table: Table) -> Section | None:
     """
     cells = [cell for cell in table.cells if cell.mean is not None and cell.parameters]
     sizes = {size_of(cell) for cell in cells}
+
     if len(sizes) < 2:
         return None
+
     higher = higher_is_better(table.metric)
     best = front(cells, higher)
     positions = _positions(sizes)
@@ -50,9 +52,15 @@ def pareto(table: Table) -> Section | None:
         [(table.cell_name(cell), f"{size_of(cell):,}", _mean(cell)) for cell in best],
         480 + legend_height(len(traces)),
     )
+
     lead = _lead(table, best, higher)
+
     return Section(
-        "pareto", "Accuracy against parameters", lead, "charts.html", {"charts": [chart]}
+        "pareto",
+        "Accuracy against parameters",
+        lead,
+        "charts.html",
+        {"charts": [chart]},
     )
 
 
@@ -69,6 +77,7 @@ def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
     high = math.log10(max(positions.values()))
     margin = 0.05 * (high - low)
     axis: dict[str, Any] = {"type": "log", "range": [low - margin, high + margin]}
+
     if 0 in sizes:
         smallest, largest = min(sizes - {0}), max(sizes)
         powers = [10**power for power in range(12) if smallest <= 10**power <= largest]
@@ -78,15 +87,22 @@ def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
     else:
         axis["dtick"] = "D2" if high - low < 1 else 1
         axis["exponentformat"] = "SI"
+
     return axis
 
 
 def _lead(table: Table, best: Sequence[TableCell], higher: bool) -> Markup:
     """Return the sentence above the chart, which names the largest cells of the front."""
-    bold = [Markup("<b>{}</b>").format(table.cell_name(cell)) for cell in best[-MOST_LABELS:]]
+    bold = [
+        Markup("<b>{}</b>").format(table.cell_name(cell))
+        for cell in best[-MOST_LABELS:]
+    ]
+
     names = Markup(", ").join(bold)
+
     if len(best) > MOST_LABELS:
         names += escape(f" and {len(best) - MOST_LABELS} smaller ones")
+
     return Markup(
         "The dashed line is the Pareto front by the means: no cell has fewer parameters and a {}"
         " mean than {}. Parameters are those without the head, bars are ± one"
@@ -109,6 +125,7 @@ def front(cells: Sequence[TableCell], higher: bool = True) -> list[TableCell]:
     for cell in sorted(cells, key=lambda cell: (size_of(cell), -gain(cell))):
         if not best or gain(cell) > gain(best[-1]):
             best.append(cell)
+
     return best
 
 
@@ -124,6 +141,7 @@ def _traces(
     trace_type = marks(len(cells))
     symbol_of = {}
     first_labels = list(dict.fromkeys(row[0] for row in table.rows))
+
     if len(first_labels) <= len(SYMBOLS):
         symbol_of = dict(zip(first_labels, SYMBOLS, strict=False))
 
@@ -134,6 +152,7 @@ def _traces(
         deviations = []
         symbols = []
         texts = []
+
         for cell in cells:
             if cell.column == column:
                 x.append(positions[size_of(cell)])
@@ -141,11 +160,14 @@ def _traces(
                 deviations.append(100 * cell.sd if cell.sd is not None else 0.0)
                 symbols.append(symbol_of.get(table.rows[cell.row][0], "circle"))
                 texts.append(words(_hover_text(table, cell)))
+
         if not x:
             continue
+
         bars = None
         if any(deviations):
             bars = {"type": "data", "array": deviations, "thickness": 1, "width": 0}
+
         traces.append(
             trace_type(
                 x=x,
@@ -159,6 +181,7 @@ def _traces(
                 meta={"slot": column},
             )
         )
+
     return traces
 
 
@@ -171,10 +194,12 @@ def _front(
     largest = max(positions.values())
     middle = (math.log10(min(positions.values())) + math.log10(largest)) / 2
     names, sides = [], []
+
     for cell in best[-MOST_LABELS:]:
         names.append(f"\u2002{words(table.cell_name(cell))}\u2002")
         right_half = math.log10(positions[size_of(cell)]) > middle
         sides.append("top left" if right_half else "top right")
+
     return [
         go.Scatter(
             x=[*x, largest],

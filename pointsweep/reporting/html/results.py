@@ -23,13 +23,16 @@ from pointsweep.utils.numbers import percent
 
 # a sha256, of which a cell shows the first digits
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-MOST_OPEN = 1500  # trials whose runs stand in the page's markup; of more, report.js writes them
+MOST_OPEN = (
+    1500  # trials whose runs stand in the page's markup; of more, report.js writes them
+)
 # of a seed's curve in an opened cell, and the same of a page with more trials than MOST_OPEN
 CURVE_POINTS = (60, 20)
 KEY = "{key}"  # in the place of a trial's key, in a link that is kept once
 LEAD = "A cell opens its runs; a heading sorts by its column."
 TIED = (
-    "≈: shares the first place of its column, the tests do not tell it apart from the highest mean"
+    "≈: shares the first place of its column, "
+    "the tests do not tell it apart from the highest mean"
 )
 
 
@@ -85,7 +88,10 @@ def results(
             f"{table.name}.tex": latex(table, DEFAULTS),
         },
     }
-    return Section("results", "Results", LEAD if records else "", "results.html", values)
+
+    return Section(
+        "results", "Results", LEAD if records else "", "results.html", values
+    )
 
 
 def _legend(table: Table) -> str:
@@ -104,6 +110,7 @@ def _rows(
     ranks = standings(table, "tests") | dict.fromkeys(tied(table), "tied")
     symbol_of = symbols(table)
     _, *sub_columns = headings(table)
+
     for row, labels in enumerate(table.rows):
         shown = []
         for column in range(len(table.columns)):
@@ -123,7 +130,9 @@ def _rows(
                     commands=tuple(commands(table, cell).strip().splitlines()),
                     curves=tuple(_curves(cell, curves, most_points)),
                 )
+
             shown.append(shown_cell)
+
         yield labels, shown
 
 
@@ -140,11 +149,19 @@ def _packed_runs(cells: Sequence[ShownCell]) -> dict[str, Any]:
     for cell in cells:
         runs = []
         for run in cell.runs:
-            values = [run.seed, run.key, [number(line) for line in run.lines], int(run.bad)]
+            values = [
+                run.seed,
+                run.key,
+                [number(line) for line in run.lines],
+                int(run.bad),
+            ]
             if run.link:
                 values.append(number(run.link.replace(run.key, KEY)))
+
             runs.append(values)
+
         packed.append([cell.interval, runs, cell.commands])
+
     return {"lines": list(numbers), "cells": packed}
 
 
@@ -158,6 +175,7 @@ def _curves(
         values = curves.get(key, ())
         if len(values) < 2 or not all(map(math.isfinite, values)):
             continue
+
         step = math.ceil(len(values) / most_points)
         shown = [round(10_000 * value) for value in values[::-1][::step][::-1]]
         yield {"seed": seed, "last": len(values), "step": step, "values": shown}
@@ -166,14 +184,19 @@ def _curves(
 def _interval(cell: TableCell) -> str:
     if cell.low is None:
         return ""
+
     kind = "t-interval of the mean"
     if cell.interval == "objects":
         kind = "interval over the test objects (Wilson; one seed)"
+
     return f"95 % {kind}: {percent(cell.low)} to {percent(cell.high)}"
 
 
 def _runs(
-    table: Table, cell: TableCell, records: Mapping[str, Record], links: Mapping[str, str]
+    table: Table,
+    cell: TableCell,
+    records: Mapping[str, Record],
+    links: Mapping[str, str],
 ) -> Iterator[Run]:
     failed = dict(cell.failures)
     for seed, key in cell.keys:
@@ -182,7 +205,9 @@ def _runs(
             lines = tuple(_lines(records[key], table.metric))
             yield Run(seed, lines, key, link=link)
         else:
-            yield Run(seed, (failed.get(seed, "not finished"),), key, bad=True, link=link)
+            yield Run(
+                seed, (failed.get(seed, "not finished"),), key, bad=True, link=link
+            )
 
 
 def _lines(record: Record, metric: str) -> Iterator[str]:
@@ -193,6 +218,7 @@ def _lines(record: Record, metric: str) -> Iterator[str]:
         if metric in metrics:
             epoch = int(metrics["epoch"])
             values.append(f"{protocol} {percent(metrics[metric])} (epoch {epoch})")
+
     yield ", ".join(values)
 
     sizes = record.parameters
@@ -201,6 +227,7 @@ def _lines(record: Record, metric: str) -> Iterator[str]:
         f"{count(sizes['trainable'])} trained, {count(sizes['trainable_without_head'])} without the"
         f" head, of {count(sizes['total'])}{seconds}"
     )
+
     weights = DIGEST.sub(r"\1", record.weights_origin)
     yield f"weights: {weights}; data: {record.dataset['digest'][:12]}; code: {code(record)}"
 
@@ -212,6 +239,8 @@ def code(record: Record) -> str:
     commit = record.origin.get("code", "unknown")
     if len(commit) >= 40:
         commit = commit[:12] + "+" * commit.endswith("+")
+
     if commit.startswith("tree") or "tree" not in record.origin:
         return commit
+
     return f"{commit}, tree {record.origin['tree']}"

@@ -46,10 +46,17 @@ def read_searches(store: Store, name: str) -> list[ArmSearch]:
     path = f"sweeps/{name}/search.json"
     if not store.exists(path):
         return []
+
     try:
         data = json.loads(store.read(path))
         return [_searched(data, arm) for arm in data["arms"]]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         log.warning(
             "%s is damaged (%s): the report is without it; the search's command, run again, writes"
@@ -68,13 +75,29 @@ def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> ArmSearch:
         values = [trial["drawn"][key] for trial in suggestions if key in trial["drawn"]]
         if not values:
             continue
+
         low = high = 0.0
         if parameter["kind"] != "choice":
             low, high = min(values), max(values)
-        axes.append(Axis(key, parameter["kind"], parameter["log"], parameter["labels"], low, high))
+
+        axes.append(
+            Axis(
+                key, parameter["kind"], parameter["log"], parameter["labels"], low, high
+            )
+        )
+
     states = [trial["state"] for trial in suggestions]
-    others = {state: states.count(state) for state in ("stopped", "failed") if state in states}
+    others = {
+        state: states.count(state) for state in ("stopped", "failed") if state in states
+    }
     complete = [trial for trial in suggestions if trial["state"] == "complete"]
+
     return ArmSearch(
-        arm["name"], data["objectives"], axes, arm["importances"], complete, others, suggestions
+        arm["name"],
+        data["objectives"],
+        axes,
+        arm["importances"],
+        complete,
+        others,
+        suggestions,
     )

@@ -82,9 +82,12 @@ def searches(arm_searches: Sequence[ArmSearch]) -> Section | None:
             title = f"{search.name}: {len(search.trials)} finished"
             for state, number in search.others.items():
                 title += f", {number} {state}"
+
             arms.append((title, charts(search)))
+
     if not arms:
         return None
+
     lead = "What the search suggested and what came of it, on the validation split."
     return Section("search", "The search", lead, "search.html", {"arms": arms})
 
@@ -93,19 +96,23 @@ def charts(search: ArmSearch) -> list[Chart]:
     """Return the charts of one arm's search, by objective where it has several."""
     names = list(search.objectives)
     all_charts: list[Chart] = []
+
     if len(names) > 1:
         drawn = visualization.plot_pareto_front(
             _study(search, search.trials, names[:2]),
             target_names=[_shown(name) for name in names[:2]],
         )
+
         others, front = drawn.data
         others.marker = {"size": 7}
         others.update(name="not on the front", showlegend=True, meta={"slot": 7})
         front.marker = {"size": 9}
         front.update(name="on the front", showlegend=True, meta={"slot": 4})
         all_charts.append(_chart(search, "Pareto front", drawn))
+
     for name in names:
         all_charts += _objective(search, name, f", {name}" if len(names) > 1 else "")
+
     all_charts += _curves(search)
     all_charts += _timeline(search)
     return all_charts
@@ -122,25 +129,33 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
     of_objective = [_chart(search, f"Optimization history{suffix}", history)]
 
     shares = search.importances.get(name) or {}
+
     if shares:
-        drawn = visualization.plot_param_importances(study, evaluator=StoredImportances(shares))
+        drawn = visualization.plot_param_importances(
+            study, evaluator=StoredImportances(shares)
+        )
         drawn.update_traces(hovertemplate="%{y}: %{x:.3f}<extra></extra>")
         ranked = sorted(shares.items(), key=lambda item: -item[1])
         rows = [(key, f"{share:.3f}") for key, share in ranked]
         title = f"Importance of the keys{suffix}"
         height = 140 + 34 * len(rows)
-        of_objective.append(_chart(search, title, drawn, ("key", "importance"), rows, height))
+        of_objective.append(
+            _chart(search, title, drawn, ("key", "importance"), rows, height)
+        )
 
     best = _study(search, _best(search, name), [name])
     parallel = visualization.plot_parallel_coordinate(best, target_name=shown)
     width = 240 + 160 * len(search.axes)
-    of_objective.append(_chart(search, f"Parallel coordinates{suffix}", parallel, min_width=width))
+    of_objective.append(
+        _chart(search, f"Parallel coordinates{suffix}", parallel, min_width=width)
+    )
 
     slices = visualization.plot_slice(study, target_name=shown)
     slices.update_layout(yaxis={"title": {"text": shown}})
     of_objective.append(_chart(search, f"Slices{suffix}", slices, min_width=width))
 
     keys = _keys(search, shares)
+
     if len(keys) > 1:
         drawn = visualization.plot_contour(study, params=keys, target_name=shown)
         height = 360 + 130 * (len(keys) - 1)
@@ -148,6 +163,7 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
         of_objective.append(
             _chart(search, f"Contours{suffix}", drawn, height=height, min_width=width)
         )
+
     return of_objective
 
 
@@ -155,10 +171,14 @@ def _curves(search: ArmSearch) -> list[Chart]:
     """Return the chart of the trials' curves, if there are any."""
     objective = next(iter(search.objectives))
     stopped = []
+
     for trial in search.ended:
         if trial["state"] != "complete" and trial.get("curve"):
             stopped.append(trial)
-    complete = [trial for trial in _best(search, objective) if len(trial.get("curve", ())) > 1]
+
+    complete = [
+        trial for trial in _best(search, objective) if len(trial.get("curve", ())) > 1
+    ]
     # The stopped ones first, so that what ran to its end lies on top, the best topmost.
     chosen = [*stopped[:MOST_LINES], *reversed(complete)]
     if not chosen:
@@ -176,7 +196,10 @@ def _curves(search: ArmSearch) -> list[Chart]:
             hovertemplate="epoch %{x}: %{y:.1f}",
             meta={"slot": 4 if best else slot},
         )
-    drawn.update_layout(yaxis={"title": {"text": "validation accuracy in %"}}, showlegend=False)
+
+    drawn.update_layout(
+        yaxis={"title": {"text": "validation accuracy in %"}}, showlegend=False
+    )
     title = "Validation accuracy by epoch: grey what a scheduler stopped, red the best"
     return [_chart(search, title, drawn)]
 
@@ -186,6 +209,7 @@ def _timeline(search: ArmSearch) -> list[Chart]:
     timed = [trial for trial in search.ended if trial.get("times")]
     if not timed:
         return []
+
     objective = next(iter(search.objectives))
     drawn = visualization.plot_timeline(_study(search, timed[-MOST_BARS:], [objective]))
     return [_chart(search, "Timeline", drawn)]
@@ -218,19 +242,25 @@ def _chart(
             "yanchor": "bottom",
         },
     )
+
     _in_words(drawn)
     drawn.data = [trace for trace in drawn.data if trace.x is None or len(trace.x)]
     num_marks = sum(len(trace.x) for trace in drawn.data if trace.x is not None)
+
     if num_marks > MOST_SVG:
         drawn = go.Figure([_by_webgl(trace) for trace in drawn.data], drawn.layout)
 
     objective = next(iter(search.objectives))
     if not rows:
         heads = ("best suggestions", objective, "values")
-        rows = [_row(search, objective, trial) for trial in _best(search, objective)[:10]]
+        rows = [
+            _row(search, objective, trial) for trial in _best(search, objective)[:10]
+        ]
+
     summary = f"{search.name}: {len(search.trials)} finished suggestions"
     if len(search.trials) > MOST_LINES:
         summary += f", the {MOST_LINES} best are drawn"
+
     return Chart(title, drawn, f"{summary}.", heads, rows, height, min_width)
 
 
@@ -238,13 +268,18 @@ def _in_words(drawn: go.Figure) -> None:
     """Replace Optuna's words at axes and in legends by those of the page."""
     for note in drawn.layout.annotations:
         note.font.color = None  # that of the template, light or dark
+
     for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
         if axis.title.text:
             axis.title.text = TERMS.get(axis.title.text, axis.title.text)
+
         axis.automargin = True
         if axis.type == "log":
             low, high = axis.range or (0.0, 2.0)
-            axis.update(exponentformat="power", dtick=1 if abs(high - low) >= 1 else "D2")
+            axis.update(
+                exponentformat="power", dtick=1 if abs(high - low) >= 1 else "D2"
+            )
+
     for trace in drawn.data:
         _trace_in_words(trace)
 
@@ -252,16 +287,21 @@ def _in_words(drawn: go.Figure) -> None:
 def _trace_in_words(trace: Any) -> None:
     if isinstance(trace.hovertemplate, str):
         trace.hovertemplate = EXTRA.sub("<extra></extra>", trace.hovertemplate)
+
     if trace.name == "Feasible Trial":
         trace.update(name=None, showlegend=False)  # no suggestion has constraints
+
     if trace.name in SLOT_OF:
         trace.meta = {"slot": SLOT_OF[trace.name]}
+
     if trace.name:
         trace.name = TERMS.get(trace.name, trace.name)
+
     bar = getattr(trace.marker if "marker" in trace else None, "colorbar", None)
     if bar is not None and bar.title.text:
         bar.title.text = TERMS.get(bar.title.text, bar.title.text)
         bar.title.side = "right"
+
     if isinstance(trace.x, tuple) and any(isinstance(value, str) for value in trace.x):
         trace.x = [_unquoted(value) for value in trace.x]  # categories of a slice
 
@@ -275,18 +315,23 @@ def _unquoted(value: Any) -> Any:
 def _by_webgl(trace: Any) -> Any:
     if trace.type != "scatter" or trace.mode != "markers":
         return trace
+
     properties = trace.to_plotly_json()
     properties.pop("type", None)
     return go.Scattergl(**properties)
 
 
-def _row(search: ArmSearch, objective: str, trial: Mapping[str, Any]) -> tuple[str, str, str]:
+def _row(
+    search: ArmSearch, objective: str, trial: Mapping[str, Any]
+) -> tuple[str, str, str]:
     """Return a trial's line below a chart: its number, its value, and what was suggested."""
     value = trial["values"][0] * (100 if _percent(objective) else 1)
     suggested = []
+
     for key, drawn in trial["drawn"].items():
         shown = f"{drawn:.4g}" if isinstance(drawn, float) else scalars.spelled(drawn)
         suggested.append(f"{key} {shown}")
+
     return f"suggestion {trial['number']}", f"{value:.4g}", ", ".join(suggested)
 
 
@@ -294,13 +339,18 @@ def _best(search: ArmSearch, objective: str) -> list[Mapping[str, Any]]:
     """Return the best finished trials by an objective, as many as have lines of their own."""
     index = list(search.objectives).index(objective)
     sign = -1 if search.objectives[objective] == "maximize" else 1
-    return sorted(search.trials, key=lambda trial: sign * trial["values"][index])[:MOST_LINES]
+    return sorted(search.trials, key=lambda trial: sign * trial["values"][index])[
+        :MOST_LINES
+    ]
 
 
 def _keys(search: ArmSearch, shares: Mapping[str, float]) -> list[str]:
     """Return the keys of the contours, as the study calls them."""
-    varied = [axis for axis in search.axes if axis.kind == "choice" or axis.low < axis.high]
+    varied = [
+        axis for axis in search.axes if axis.kind == "choice" or axis.low < axis.high
+    ]
     ranked = sorted(varied, key=lambda axis: -shares.get(axis.key, 0.0))
+
     return [words(axis.key) for axis in ranked[:MOST_KEYS]]
 
 
@@ -316,18 +366,24 @@ def _study(
     search: ArmSearch, trials: Sequence[Mapping[str, Any]], objectives: Sequence[str]
 ) -> optuna.Study:
     """Return a study in memory with these trials and objectives, accuracies in percent."""
-    directions = [StudyDirection[search.objectives[name].upper()] for name in objectives]
+    directions = [
+        StudyDirection[search.objectives[name].upper()] for name in objectives
+    ]
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
     try:
         study = optuna.create_study(directions=directions)
         study.add_trials([_trial(search, trial, objectives) for trial in trials])
     finally:
         optuna.logging.set_verbosity(verbosity)
+
     return study
 
 
-def _trial(search: ArmSearch, trial: Mapping[str, Any], objectives: Sequence[str]) -> FrozenTrial:
+def _trial(
+    search: ArmSearch, trial: Mapping[str, Any], objectives: Sequence[str]
+) -> FrozenTrial:
     params, distributions = {}, {}
     for axis in search.axes:
         if axis.key in trial["drawn"]:
@@ -340,6 +396,7 @@ def _trial(search: ArmSearch, trial: Mapping[str, Any], objectives: Sequence[str
     if state == TrialState.COMPLETE:
         by_name = dict(zip(search.objectives, trial["values"], strict=True))
         values = [by_name[name] * (100 if _percent(name) else 1) for name in objectives]
+
     started, ended = trial.get("times") or (0.0, 0.0)
     return FrozenTrial(
         number=trial["number"],
@@ -353,7 +410,9 @@ def _trial(search: ArmSearch, trial: Mapping[str, Any], objectives: Sequence[str
         distributions=distributions,
         user_attrs={},
         system_attrs={},
-        intermediate_values={int(epoch): 100 * value for epoch, value in trial.get("curve", ())},
+        intermediate_values={
+            int(epoch): 100 * value for epoch, value in trial.get("curve", ())
+        },
     )
 
 
@@ -365,7 +424,10 @@ def _drawn(axis: Axis, value: Any) -> Any:
 
 def _distribution(axis: Axis) -> BaseDistribution:
     if axis.kind == "choice":
-        return CategoricalDistribution([words(scalars.spelled(label)) for label in axis.labels])
+        return CategoricalDistribution(
+            [words(scalars.spelled(label)) for label in axis.labels]
+        )
     if axis.kind == "int":
         return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+
     return FloatDistribution(axis.low, axis.high, log=axis.log)

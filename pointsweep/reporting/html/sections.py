@@ -35,6 +35,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             settings |= flat(value, f"{prefix}{key}.")
         else:
             settings[f"{prefix}{key}"] = _frozen(value)
+
     return settings
 
 

@@ -27,9 +27,11 @@ def scheme_of(uri: str) -> str:
     """Return the scheme of a tracking URI; "" for a path."""
     if uri in SERVERS:
         return uri
+
     scheme, colon, _ = uri.partition(":")
     if colon and "/" not in scheme:
         return scheme.lower()
+
     return ""
 
 
@@ -39,6 +41,7 @@ def target_problem(uri: str) -> str:
     """
     if uri == "none":
         return ""
+
     scheme = scheme_of(uri)
     # MLflow's own way round
     allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
@@ -49,6 +52,7 @@ def target_problem(uri: str) -> str:
             f" set MLFLOW_TRACKING_URI or --tracking-uri to {sqlite_uri(path / 'mlflow.db')}, or to"
             " a server's address"
         )
+
     return ""
 
 
@@ -56,6 +60,7 @@ def uri_mistake(uri: str) -> str:
     """Return why a tracking URI can name no MLflow at all, "" if it can."""
     scheme = scheme_of(uri)
     known_schemes = [*SERVERS, *DATABASES]
+
     if (
         uri == "none"
         or scheme in ("", "file")
@@ -65,8 +70,11 @@ def uri_mistake(uri: str) -> str:
         if scheme in ("http", "https") and not _host(uri):
             return f"the tracking URI {masked(uri)} names no host; write {scheme}://HOST:PORT"
         return ""
+
     schemes = [*known_schemes, *(name for name in TRACKERS if name != MLFLOW)]
-    return f"the tracking URI {masked(uri)}: {unknown('scheme', scheme, schemes, 'Known')}"
+    return (
+        f"the tracking URI {masked(uri)}: {unknown('scheme', scheme, schemes, 'Known')}"
+    )
 
 
 def _host(uri: str) -> str:
@@ -75,6 +83,7 @@ def _host(uri: str) -> str:
         port = parts.port  # raises for what is no number
     except ValueError:
         return ""
+
     return "" if port == 0 else parts.hostname or ""
 
 
@@ -86,6 +95,7 @@ def way_back(path: Path, problem: str) -> str:
     """Return what a person does about a database of MLflow that cannot be used."""
     if "locked" in problem:
         return "end that process, or wait"
+
     if (
         "damaged" in problem
         or "folder" in problem
@@ -94,4 +104,5 @@ def way_back(path: Path, problem: str) -> str:
     ):
         aside = shlex.quote(str(set_aside_name(path)))
         return f"all it holds is in the store; move it away: mv {shlex.quote(str(path))} {aside}"
+
     return "give this user the right to write it"

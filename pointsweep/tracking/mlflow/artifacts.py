@@ -41,15 +41,25 @@ def signature(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a cloud is to mlflow.pyfunc: (clouds, points, 3), any number of both; with
     features as many more as the data set has.
     """
-    width = 3 + sum(FEATURE_CHANNELS.get(name, 0) for name in dataset.get("features") or ())
-    return [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1, width]}}]
+    width = 3 + sum(
+        FEATURE_CHANNELS.get(name, 0) for name in dataset.get("features") or ()
+    )
+    return [
+        {
+            "type": "tensor",
+            "tensor-spec": {"dtype": "float32", "shape": [-1, -1, width]},
+        }
+    ]
 
 
 def artifact_mode() -> str:
     """Return how much is sent. Raises TrackerUnavailableError for a value that says nothing."""
     mode = os.environ.get(VARIABLE, "all")
     if mode not in MODES:
-        raise TrackerUnavailableError(f"{VARIABLE}: {unknown('mode', mode, MODES, 'Allowed')}")
+        raise TrackerUnavailableError(
+            f"{VARIABLE}: {unknown('mode', mode, MODES, 'Allowed')}"
+        )
+
     return mode
 
 
@@ -70,13 +80,18 @@ def send_trial(
         for name in (HISTORY, PREDICTIONS):
             if (folder.path / name).is_file():
                 shutil.copyfile(folder.path / name, upload_folder / name)
+
         (upload_folder / "record.json").write_text(record.to_json(), encoding="utf-8")
         (upload_folder / "config.yaml").write_text(
-            yaml.safe_dump(json.loads(json.dumps(dict(record.config)))), encoding="utf-8"
+            yaml.safe_dump(json.loads(json.dumps(dict(record.config)))),
+            encoding="utf-8",
         )
+
         client.log_artifacts(run_id, str(upload_folder))
+
     if mode == "all" and _is_loadable(folder, record):
         _send_model(client, experiment, run_id, folder, record)
+
     client.set_tag(run_id, SENT, mark_of(record, mode))
 
 
@@ -107,10 +122,12 @@ def _send_model(
             experiment, name=MODEL, source_run_id=run_id, tags=tags
         ).model_id
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
         model_folder = Path(temporary)
         _write_model(model_folder, model_id, run_id, folder, record)
         client.log_model_artifacts(model_id, str(model_folder))
+
     client.log_model_artifact(model_id, str(folder.path / WEIGHTS), "data")
     client.finalize_logged_model(model_id, "READY")
 
@@ -125,6 +142,7 @@ def _write_model(
         "num_classes": record.dataset["num_classes"],
         "class_names": list(truth[1]) if truth is not None else [],
     }
+
     (model_folder / "data").mkdir()
     (model_folder / "data" / TRIAL).write_text(json.dumps(facts), encoding="utf-8")
     version = record.origin.get("version.pointsweep", "")
@@ -137,6 +155,7 @@ def _write_model(
         "python_version": record.origin.get("python", ""),
         "env": {"virtualenv": "requirements.txt"},
     }
+
     inputs = signature(record.config["dataset"])
     described = {
         "flavors": {"python_function": flavor},
@@ -147,6 +166,7 @@ def _write_model(
         "utc_time_created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "signature": {"inputs": json.dumps(inputs), "outputs": None, "params": None},
     }
+
     (model_folder / "MLmodel").write_text(yaml.safe_dump(described), encoding="utf-8")
 
 
@@ -167,10 +187,13 @@ def send_sweep(
     if metrics:
         now = int(1000 * time.time())
         client.log_batch(
-            run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
         )
+
     if not files:
         return
+
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
         for name, data in files.items():
             (Path(temporary) / name).write_bytes(data)

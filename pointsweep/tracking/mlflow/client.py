@@ -21,7 +21,14 @@ from typing import Any, TypeVar
 
 from pointsweep.errors import RecordError
 from pointsweep.results.events import Event, epochs_of
-from pointsweep.results.records import HISTORY, PREDICTIONS, WEIGHTS, Layout, Record, from_json
+from pointsweep.results.records import (
+    HISTORY,
+    PREDICTIONS,
+    WEIGHTS,
+    Layout,
+    Record,
+    from_json,
+)
 from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.results.working_copy import read_folder
 from pointsweep.storage.base import FileStore, Store
@@ -93,11 +100,13 @@ def tracker_errors(uri: str) -> Iterator[None]:
         message = " ".join(scrubbed(str(error), uri).split())[:300]
         path = sqlite_path(uri)
         mend = ""
+
         if path is not None and path.exists() and not _is_locked(error):
             mend = (
                 "; if another version of MLflow made it, use that one; else"
                 f" {way_back(path, 'damaged')}"
             )
+
         raise TrackerUnavailableError(
             f"MLflow at {masked(uri)}: {type(error).__name__}: {message}{mend}"
         ) from error
@@ -115,6 +124,7 @@ def reachable(uri: str) -> str:
             connected(uri).search_experiments(max_results=1)
     except TrackerUnavailableError as error:
         return str(error)
+
     return ""
 
 
@@ -125,6 +135,7 @@ def require_usable(uri: str, writes: bool = True) -> None:
     problem = uri_mistake(uri) or target_problem(uri)
     if problem:
         raise TrackerUnavailableError(problem)
+
     path = sqlite_path(uri)
     if path is not None:
         problem = sqlite_problem(path, writes)
@@ -153,17 +164,23 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         with one_at_a_time(disk):
             require_usable(uri)
             if own_store is not None:
-                ready_made(uri, lambda fresh: connected(fresh).search_experiments(max_results=1))
+                ready_made(
+                    uri,
+                    lambda fresh: connected(fresh).search_experiments(max_results=1),
+                )
                 take_artifacts_along(uri, own_store.path("mlartifacts"))
+
             client = connected(uri)
             experiment = _experiment(client, layout.name, own_store, uri)
             parent = _parent(client, experiment, layout)
+
         _describe_sweep(client, parent, layout)
         _describe_experiment(client, experiment, layout)
         client.update_run(parent, status="RUNNING")
         empty = not client.search_runs(
             [experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1
         )
+
         return Target(uri, experiment, parent, layout.name, empty and disk is not None)
 
     with tracker_errors(uri):
@@ -181,8 +198,10 @@ def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
         require_usable(uri)
         client = connected(uri)
         experiment = client.get_experiment_by_name(name)
+
         if experiment is None:
             return
+
         for key in keys:
             for run in client.search_runs(
                 [experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"
@@ -209,11 +228,15 @@ def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
 
     tags = layout_tags(layout.to_json())
     stored_tags = client.get_run(parent).data.tags
+
     if stored_tags.get(LAYOUT_DIGEST) == tags[LAYOUT_DIGEST]:
         return
+
     items = list(tags.items())
     for start in range(0, len(items), TAG_BATCH):
-        client.log_batch(parent, tags=[RunTag(*item) for item in items[start : start + TAG_BATCH]])
+        client.log_batch(
+            parent, tags=[RunTag(*item) for item in items[start : start + TAG_BATCH]]
+        )
 
 
 def _patiently(work: Callable[[], T], uri: str) -> T:
@@ -232,7 +255,9 @@ def _patiently(work: Callable[[], T], uri: str) -> T:
             lasting = sqlite_path(uri) is not None and not _is_locked(error)
             if lasting or time.monotonic() - started_at > PATIENCE_S:
                 raise
+
             time.sleep(pause_s)
+
     return work()
 
 
@@ -253,6 +278,7 @@ def connected(uri: str) -> Any:
     # What MLflow logs of an error, with its traceback, is said in one line where the error is met.
     for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
     return MlflowClient(uri)
 
 
@@ -262,6 +288,7 @@ def require_active(experiment: Any, uri: str) -> None:
     """
     if experiment.lifecycle_stage != "deleted":
         return
+
     address = shlex.quote(masked(uri))
     number = experiment.experiment_id
     raise TrackerUnavailableError(
@@ -277,30 +304,41 @@ def _experiment(client: Any, name: str, store: FileStore | None, uri: str) -> st
 
     existing = client.get_experiment_by_name(name)
     if existing is None:
-        artifact_location = store.path("mlartifacts").as_uri() if store is not None else None
+        artifact_location = (
+            store.path("mlartifacts").as_uri() if store is not None else None
+        )
         try:
-            return str(client.create_experiment(name, artifact_location=artifact_location))
+            return str(
+                client.create_experiment(name, artifact_location=artifact_location)
+            )
         except MlflowException:
             # Another driver was faster.
             existing = client.get_experiment_by_name(name)
             if existing is None:
                 raise
+
     require_active(existing, uri)
     return str(existing.experiment_id)
 
 
 def _parent(client: Any, experiment: str, layout: Layout) -> str:
-    existing = client.search_runs([experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1)
+    existing = client.search_runs(
+        [experiment], "tags.`pointsweep.kind` = 'sweep'", max_results=1
+    )
     if existing:
         return str(existing[0].info.run_id)
+
     tags = {
         "pointsweep.kind": "sweep",
         "pointsweep.sweep": layout.name,
         "mlflow.note.content": layout.title,
     }
+
     tags |= source_tags(layout.name)
     return str(
-        client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}").info.run_id
+        client.create_run(
+            experiment, tags=tags, run_name=f"sweep {layout.name}"
+        ).info.run_id
     )
 
 
@@ -320,8 +358,11 @@ class Runs:
         """The run of a trial; None if MLflow has none, or if it is known here already."""
         if key in self.ids:
             return None
+
         return self.only(
-            self.client.search_runs([self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'")
+            self.client.search_runs(
+                [self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"
+            )
         )
 
     def open(
@@ -339,6 +380,7 @@ class Runs:
         """
         if key in self.ids:
             return self.ids[key], [], new_tags
+
         start = next((event for event in events if event["type"] == "start"), None)
         if existing is not None:
             run_id = str(existing.info.run_id)
@@ -348,16 +390,21 @@ class Runs:
             if existing.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
                 # The sweep's run was deleted in the UI, and another one made.
                 new_tags = {**new_tags, SWEEP_RUN: self.target.parent_run_id}
+
             if NESTED in existing.data.tags:
                 self.client.delete_tag(run_id, NESTED)
-            (self.running.add if existing.info.status == "RUNNING" else self.running.discard)(
-                run_id
-            )
+
+            (
+                self.running.add
+                if existing.info.status == "RUNNING"
+                else self.running.discard
+            )(run_id)
         else:
             run_id = self._create(key, events, start, tags, new_tags)
             new_tags = {}
             self.sent[key] = set()
             self.running.add(run_id)
+
         params = self._describe(run_id, start) if start is not None else []
         self.ids[key] = run_id
         return run_id, params, new_tags
@@ -369,6 +416,7 @@ class Runs:
         ordered = sorted(runs, key=lambda run: str(run.info.run_id))
         for duplicate in ordered[1:]:
             self.client.delete_run(duplicate.info.run_id)
+
         return ordered[0] if ordered else None
 
     def _create(
@@ -382,8 +430,12 @@ class Runs:
         run_tags = {**marks(self.target, key, start, tags), **new_tags}
         started_ms = int(1000 * events[0]["time"]) if events else None
         run = self.client.create_run(
-            self.target.experiment_id, start_time=started_ms, tags=run_tags, run_name=tags.cell
+            self.target.experiment_id,
+            start_time=started_ms,
+            tags=run_tags,
+            run_name=tags.cell,
         )
+
         return str(run.info.run_id)
 
     def _describe(self, run_id: str, start: Event) -> list[Any]:
@@ -395,11 +447,18 @@ class Runs:
 
         data = start["dataset"]
         section = start["config"]["dataset"]
-        source = json.dumps({"folder": section.get("folder", section.get("root", "generated"))})
+        source = json.dumps(
+            {"folder": section.get("folder", section.get("root", "generated"))}
+        )
         context = [InputTag("mlflow.data.context", "training and test")]
         dataset = Dataset(
-            data["name"], data["digest"][:36], "pointsweep", source, profile=json.dumps(data)
+            data["name"],
+            data["digest"][:36],
+            "pointsweep",
+            source,
+            profile=json.dumps(data),
         )
+
         try:
             self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
         except MlflowException as error:
@@ -408,6 +467,7 @@ class Runs:
             if not re.search("unique|duplicate", str(error), re.IGNORECASE):
                 raise
             self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
+
         return [Param(name, value) for name, value in flat(start["config"])]
 
     def send(
@@ -424,35 +484,49 @@ class Runs:
         from mlflow.entities import Metric, RunTag
 
         values, final_tags = summary(record) if record is not None else ({}, {})
-        run_id, params, missing_tags = self.open(key, events, tags, existing, final_tags)
+        run_id, params, missing_tags = self.open(
+            key, events, tags, existing, final_tags
+        )
         sent = self.sent[key]
         metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
         run_tags = [RunTag(*item) for item in missing_tags.items()]
+
         for event in epochs_of(events):
             epoch, time_ms = event["epoch"], int(1000 * event["time"])
             if epoch in sent:
                 continue
+
             points = []
             for name, value in epoch_values(event).items():
                 points.append(Metric(name, value, time_ms, epoch))
+
             if len(metrics) + len(params) + len(run_tags) + len(points) > BATCH:
-                self.client.log_batch(run_id, metrics=metrics, params=params, tags=run_tags)
+                self.client.log_batch(
+                    run_id, metrics=metrics, params=params, tags=run_tags
+                )
                 metrics = []
                 params = []
                 run_tags = []
+
             metrics += points
             sent.add(epoch)
+
         if metrics or params or run_tags:
             self.client.log_batch(run_id, metrics=metrics, params=params, tags=run_tags)
+
         return run_id
 
-    def close(self, run_id: str, events: Sequence[Event], record: Record | None) -> None:
+    def close(
+        self, run_id: str, events: Sequence[Event], record: Record | None
+    ) -> None:
         """The end, if the trial has one."""
         last = events[-1] if events else {"type": ""}
         if record is not None:
             self._end(run_id, "FINISHED")
         elif last["type"] == "failed":
-            self.client.set_tag(run_id, "pointsweep.failure", str(last["reason"])[:CHUNK])
+            self.client.set_tag(
+                run_id, "pointsweep.failure", str(last["reason"])[:CHUNK]
+            )
             self._end(run_id, "FAILED")
         elif last["type"] == "pruned":
             self._end(run_id, "KILLED")
@@ -482,6 +556,7 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
                 and _is_sent(existing, record, runs.target)
             ):
                 return  # by the other one
+
             runs.close(runs.send(key, events, tags, record, existing), events, record)
         except BaseException:
             # Whether it arrived is not known: the next time it is asked.
@@ -490,14 +565,21 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
 
 
 def _is_sent(run: Any, record: Record, target: Target) -> bool:
-    return _in_place(run, target) and _ended(run) and joined(run.data.tags) == record.to_json()
+    return (
+        _in_place(run, target)
+        and _ended(run)
+        and joined(run.data.tags) == record.to_json()
+    )
 
 
 def _in_place(run: Any, target: Target) -> bool:
     """Tell whether a run belongs to the sweep's run, and is not nested in it as earlier versions
     had it.
     """
-    return run.data.tags.get(SWEEP_RUN) == target.parent_run_id and NESTED not in run.data.tags
+    return (
+        run.data.tags.get(SWEEP_RUN) == target.parent_run_id
+        and NESTED not in run.data.tags
+    )
 
 
 def _record_of(folder: TrialFolder) -> Record | None:
@@ -522,48 +604,72 @@ def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> str:
         require_usable(target.uri)
         runs = Runs(target)
         _patiently(
-            lambda: require_active(runs.client.get_experiment(target.experiment_id), target.uri),
+            lambda: require_active(
+                runs.client.get_experiment(target.experiment_id), target.uri
+            ),
             target.uri,
         )
+
         finished = _patiently(lambda: _done(runs), target.uri)
+
         for key, trial_tags in tags.items():
             if key not in finished and (folder := read_folder(store, key)).events():
-                _patiently(functools.partial(sync_trial, runs, folder, trial_tags), target.uri)
+                _patiently(
+                    functools.partial(sync_trial, runs, folder, trial_tags), target.uri
+                )
+
         problem = _send_artifacts(runs, store, tags, mode) if mode != "none" else ""
-        _patiently(lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"), target.uri)
+        _patiently(
+            lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"),
+            target.uri,
+        )
         return problem
 
 
-def _send_artifacts(runs: Runs, store: Store, tags: Mapping[str, TrialTags], mode: str) -> str:
+def _send_artifacts(
+    runs: Runs, store: Store, tags: Mapping[str, TrialTags], mode: str
+) -> str:
     """Send the files of finished trials that are not there yet; return why some are missing."""
     missing: list[str] = []
     reason = ""
+
     for run in list(trial_runs(runs.target.uri, runs.target.experiment_id)):
         key, text = run.data.tags["pointsweep.key"], joined(run.data.tags)
         if key not in tags or not text:
             continue
+
         record = from_json(text)
         if run.data.tags.get(SENT) == mark_of(record, mode):
             continue
+
         if len(missing) >= MOST_REFUSED:
             missing.append(key)
             continue
+
         try:
             folder = read_folder(store, key, HISTORY, PREDICTIONS, WEIGHTS)
             send_trial(
-                runs.client, (runs.target.experiment_id, run.info.run_id), folder, record, mode
+                runs.client,
+                (runs.target.experiment_id, run.info.run_id),
+                folder,
+                record,
+                mode,
             )
         except Exception as error:
             # each artifact store of MLflow raises its own; the end of the launch says it
             missing.append(key)
             message = " ".join(scrubbed(str(error), runs.target.uri).split())[:200]
             reason = reason or f"{type(error).__name__}: {message}"
+
     if missing:
         return f"{len(missing)} trials have no files there: {reason}"
+
     return ""
 
 
-def publish(target: Target, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> None:
+def publish(
+    target: Target, files: Mapping[str, bytes], metrics: Mapping[str, float]
+) -> None:
     """Send a sweep's files and the numbers of its cells to its run. Raises
     TrackerUnavailableError.
     """
@@ -577,11 +683,13 @@ def _done(runs: Runs) -> set[str]:
     runs_by_key: dict[str, list[Any]] = {}
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
         runs_by_key.setdefault(run.data.tags["pointsweep.key"], []).append(run)
+
     done = set()
     for key, key_runs in runs_by_key.items():
         run = runs.only(key_runs)
         if _ended(run) and _in_place(run, runs.target):
             done.add(key)
+
     return done
 
 
@@ -596,9 +704,14 @@ def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
     client, token = connected(uri), None
     while True:
         page = client.search_runs(
-            [experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1000, page_token=token
+            [experiment],
+            "tags.`pointsweep.kind` = 'trial'",
+            max_results=1000,
+            page_token=token,
         )
+
         yield from page
         token = page.token
+
         if not token:
             return

@@ -20,7 +20,9 @@ from pointsweep.tracking.target import Target, TrialTags
 
 # the tag of a sweep's run that says what its layout's pieces are together
 LAYOUT_DIGEST = "pointsweep.layout"
-SWEEP_RUN = "pointsweep.sweep_run"  # the tag of a trial's run that names its sweep's run
+SWEEP_RUN = (
+    "pointsweep.sweep_run"  # the tag of a trial's run that names its sweep's run
+)
 # of earlier versions; MLflow's page shows no run that has it until its parent is unfolded
 NESTED = "mlflow.parentRunId"
 VIEW = "trials"  # the view of a sweep's experiment that lists its trials with their metrics
@@ -37,7 +39,9 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield f"{path}{name}", str(value)
 
 
-def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dict[str, str]:
+def marks(
+    target: Target, key: str, start: Event | None, tags: TrialTags
+) -> dict[str, str]:
     """Return the tags that a trial's run is created with; `start` is the event that its first
     attempt began with.
 
@@ -58,11 +62,14 @@ def marks(target: Target, key: str, start: Event | None, tags: TrialTags) -> dic
         **source_tags(target.sweep),
         **{f"origin.{name}": value for name, value in origin.items()},
     }
+
     # With a + files differ from the commit; without a repository there is a digest of the files in
     # its place.
     commit = origin.get("code", "").rstrip("+")
+
     if COMMIT.fullmatch(commit):
         run_tags["mlflow.source.git.commit"] = commit
+
     return run_tags
 
 
@@ -72,6 +79,7 @@ def source_tags(sweep: str) -> dict[str, str]:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         user = "unknown"
+
     return {
         "mlflow.user": user,
         "mlflow.source.type": "LOCAL",
@@ -99,9 +107,16 @@ def experiment_tags(layout: Layout) -> dict[str, str]:
     MLflow keeps views that are shared by a link as such tags.
     """
     split, _, measure = layout.metric.partition("/")
-    if measure not in RECORDED_FRACTIONS:  # what is computed from predictions is not in MLflow
+    # what is computed from predictions is not in MLflow
+    if measure not in RECORDED_FRACTIONS:
         split, measure = "test", RECORDED_FRACTIONS[0]
-    final = metric_name(measure, layout.protocol) if split == "test" else f"{split}/{measure}"
+
+    final = (
+        metric_name(measure, layout.protocol)
+        if split == "test"
+        else f"{split}/{measure}"
+    )
+
     metrics = dict.fromkeys([final, f"{split}/{measure}", "train/loss"])
     view = {
         "searchFilter": "tags.`pointsweep.kind` = 'trial'",
@@ -112,6 +127,7 @@ def experiment_tags(layout: Layout) -> dict[str, str]:
             "tags.`seed`",
         ],
     }
+
     return {
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
@@ -122,9 +138,8 @@ def runs_page(experiment: str) -> str:
     """Return the part of an address behind a server's name that opens the trials of an experiment
     with their metrics.
     """
-    return (
-        f"/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
-    )
+    query = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return f"/#/experiments/{experiment}/runs?{query}"
 
 
 def epoch_values(event: Event) -> dict[str, float]:
@@ -143,14 +158,19 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
     text = record.to_json()
     chunks = {}
+
     for i, at in enumerate(range(0, len(text), CHUNK)):
         chunks[f"pointsweep.record.{i}"] = text[at : at + CHUNK]
+
     values = {}
     for protocol, chosen in record.metrics.items():
         for measure in RECORDED_FRACTIONS:
             if f"test/{measure}" in chosen:
                 values[metric_name(measure, protocol)] = chosen[f"test/{measure}"]
-    values |= {f"parameters/{name}": float(count) for name, count in record.parameters.items()}
+
+    values |= {
+        f"parameters/{name}": float(count) for name, count in record.parameters.items()
+    }
     values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
     tags = {
         **chunks,
@@ -158,6 +178,7 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
         "marks": ", ".join(record.marks),
         "pointsweep.done": "1",
     }
+
     return values, tags
 
 
@@ -178,6 +199,7 @@ def layout_tags(text: str) -> dict[str, str]:
     tags = {}
     for number, start in enumerate(range(0, len(text), CHUNK)):
         tags[f"{LAYOUT_DIGEST}.{number}"] = text[start : start + CHUNK]
+
     digest = hashlib.sha256(text.encode()).hexdigest()
     return {**tags, LAYOUT_DIGEST: f"{len(tags)} {digest}"}
 
@@ -187,9 +209,13 @@ def layout_text(tags: Mapping[str, str]) -> str:
     count, _, digest = tags.get(LAYOUT_DIGEST, "").partition(" ")
     if not count.isdecimal():
         return ""
-    text = "".join(tags.get(f"{LAYOUT_DIGEST}.{number}", "") for number in range(int(count)))
+
+    text = "".join(
+        tags.get(f"{LAYOUT_DIGEST}.{number}", "") for number in range(int(count))
+    )
     if hashlib.sha256(text.encode()).hexdigest() == digest:
         return text
+
     return ""
 
 

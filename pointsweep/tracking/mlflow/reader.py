@@ -21,7 +21,9 @@ from pointsweep.utils.masking import masked
 from pointsweep.utils.sqlite_files import sqlite_path
 
 
-def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def read_table(
+    uri: str, sweep: str
+) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Layout, records and failures of a sweep from MLflow alone. Raises NotMirroredError if it is
     not there, TrackerUnavailableError.
     """
@@ -34,18 +36,25 @@ def read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[st
             raise NotMirroredError(
                 f"MLflow at {masked(uri)}: the file is empty; pointsweep sync STORE fills it"
             )
+
         require_usable(uri, writes=False)
         return _read_table(uri, sweep)
 
 
-def _read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+def _read_table(
+    uri: str, sweep: str
+) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
-        experiments = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
+        experiments = (
+            ", ".join(sorted(item.name for item in client.search_experiments()))
+            or "none"
+        )
         raise NotMirroredError(
             f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {experiments}"
         )
+
     require_active(experiment, uri)
     parents = client.search_runs(
         [experiment.experiment_id], "tags.`pointsweep.kind` = 'sweep'", max_results=1
@@ -54,9 +63,12 @@ def _read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[s
         raise NotMirroredError(
             f"MLflow experiment {sweep!r} holds no run of a sweep; pointsweep sync STORE makes it"
         )
+
     layout = layout_from_json(
-        layout_text(parents[0].data.tags) or _layout_artifact(client, parents[0].info.run_id, sweep)
+        layout_text(parents[0].data.tags)
+        or _layout_artifact(client, parents[0].info.run_id, sweep)
     )
+
     records, failures = {}, {}
     for run in trial_runs(uri, experiment.experiment_id):
         key = run.data.tags["pointsweep.key"]
@@ -65,6 +77,7 @@ def _read_table(uri: str, sweep: str) -> tuple[Layout, dict[str, Record], dict[s
             records[key] = from_json(text)
         elif "pointsweep.failure" in run.data.tags:
             failures[key] = run.data.tags["pointsweep.failure"]
+
     return layout, records, failures
 
 
@@ -74,7 +87,9 @@ def _layout_artifact(client: Any, run_id: str, sweep: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return Path(client.download_artifacts(run_id, "layout.json", folder)).read_text()
+            return Path(
+                client.download_artifacts(run_id, "layout.json", folder)
+            ).read_text()
         except Exception as error:  # each artifact store of MLflow raises its own
             raise NotMirroredError(
                 f"MLflow's run of sweep {sweep!r} does not say what the table looks like;"
@@ -90,9 +105,13 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
     experiment = client.get_experiment_by_name(sweep)
     runs = trial_runs(uri, experiment.experiment_id) if experiment is not None else []
     steps = []
+
     for run in runs:
         history = client.get_metric_history(run.info.run_id, STEPS)
-        steps.append((run.data.tags["pointsweep.key"], [metric.step for metric in history]))
+        steps.append(
+            (run.data.tags["pointsweep.key"], [metric.step for metric in history])
+        )
+
     return steps
 
 

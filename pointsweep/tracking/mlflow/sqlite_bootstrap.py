@@ -19,7 +19,9 @@ from pointsweep.tracking.target import TrackerUnavailableError
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
 
-LOCK_WAIT_S = 120.0  # for another process to let go: on a busy machine a new database takes long
+LOCK_WAIT_S = (
+    120.0  # for another process to let go: on a busy machine a new database takes long
+)
 LOCK_PAUSE_S = 0.05
 
 
@@ -30,6 +32,7 @@ def one_at_a_time(store: FileStore | None) -> Iterator[None]:
     """
     if store is not None:
         store.root.mkdir(parents=True, exist_ok=True)
+
     with locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
         yield
 
@@ -44,14 +47,17 @@ def ready_made(uri: str, make: Callable[[str], object]) -> None:
     path = sqlite_path(uri)
     if path is None or (path.exists() and path.stat().st_size):
         return
+
     try:
         data = _template(cache_folder() / "mlflow", make)
     except OSError:
         return
+
     # Not by mkstemp: others may share the store, and modes follow the umask.
     copied, file = create_beside(path)
     with file:
         file.write(data)
+
     copied.replace(path)
 
 
@@ -61,21 +67,27 @@ def _template(folder: Path, make: Callable[[str], object]) -> bytes:
     """
     version = importlib.metadata.version("mlflow")
     folder.mkdir(parents=True, exist_ok=True)
+
     for cached in sorted(folder.glob(f"{version}-*.db")):
         if not cached.is_file():
             continue
+
         data = cached.read_bytes()
         if cached.name == _template_name(version, data):
             return data
+
         cached.unlink()
+
     fresh = folder / f"{version}.{os.getpid()}.tmp"
     make(sqlite_uri(fresh))
     data = fresh.read_bytes()
     target = folder / _template_name(version, data)
+
     if target.is_dir():
         fresh.unlink()
     else:
         fresh.replace(target)
+
     return data
 
 
@@ -94,6 +106,7 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
     path = sqlite_path(uri)
     if path is None or not path.exists():
         return
+
     own_uri = folder.as_uri()
     with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
         location_columns = (
@@ -101,12 +114,17 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
             ("runs", "artifact_uri", "run_uuid"),
             ("logged_models", "artifact_location", "model_id"),
         )
+
         tables = set()
-        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+        for (name,) in database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+        ):
             tables.add(name)
+
         for table, column, key in location_columns:
             if table not in tables:  # MLflow before version 3 knows no logged models
                 continue
+
             rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
             for number, location in rows:
                 before, own, rest = str(location).rpartition("/mlartifacts")
@@ -119,10 +137,13 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
                 if moved:
                     statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
                     database.execute(statement, (f"{own_uri}{rest}", number))
+
         default = "experiment_id = 0 AND artifact_location LIKE '/%/mlruns/0'"
         database.execute(
-            f"UPDATE experiments SET artifact_location = ? WHERE {default}", (f"{own_uri}/0",)
+            f"UPDATE experiments SET artifact_location = ? WHERE {default}",
+            (f"{own_uri}/0",),
         )
+
         database.commit()
 
 
@@ -142,12 +163,16 @@ def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
                     raise TrackerUnavailableError(
                         f"{path} is held by another process that does not let go of it"
                     ) from None
+
                 time.sleep(LOCK_PAUSE_S)
+
         # Asked under the lock: who creates the file is not always the first one to hold it.
         first = os.fstat(file.fileno()).st_size == 0
         if first:
+            # a full disk: the next one would take itself for the first too
             try:
                 file.write(b"1")
-            except OSError:  # a full disk: the next one would take itself for the first too
+            except OSError:
                 first = False
+
         yield first

@@ -39,7 +39,9 @@ class MlflowTracker:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._file: tuple[int, int] | None = None  # the database that a launch began with
+        self._file: tuple[int, int] | None = (
+            None  # the database that a launch began with
+        )
 
     def mistake(self) -> str:
         """Return why the address can name no MLflow."""
@@ -54,6 +56,7 @@ class MlflowTracker:
         self._require_same_file()
         target = client.prepare(self.uri, store, layout)
         self._file = self._file or self._identity()
+
         return target
 
     def writer(self, target: Target) -> MlflowWriter:
@@ -76,7 +79,9 @@ class MlflowTracker:
         """Give runs of trials that are trained again another key."""
         client.set_runs_aside(self.uri, sweep, keys)
 
-    def read_table(self, sweep: str) -> tuple[Layout, dict[str, Record], dict[str, str]]:
+    def read_table(
+        self, sweep: str
+    ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
         """Return what the tags of a sweep's runs hold."""
         return reader.read_table(self.uri, sweep)
 
@@ -87,6 +92,7 @@ class MlflowTracker:
         path = sqlite_path(self.uri)
         if path is None:
             return True
+
         client.require_usable(self.uri, writes=False)
         return path.exists()
 
@@ -103,14 +109,17 @@ class MlflowTracker:
                 f"{PYTHON} -m mlflow ui --backend-store-uri {shown}",
                 f"opens at {UI_ADDRESS}{page}",
             ]
+
         if self._is_server():
             return [f"{masked(self.uri).rstrip('/')}{page}"]
+
         return [masked(self.uri)]
 
     def trial_page(self, experiment: str, key: str) -> str:
         """Return the address of the page that shows a trial's run."""
         if not experiment:
             return ""
+
         server = masked(self.uri).rstrip("/") if self._is_server() else UI_ADDRESS
         return f"{server}{payload.trial_page(experiment, key)}"
 
@@ -122,6 +131,7 @@ class MlflowTracker:
         path = sqlite_path(self.uri)
         if path is None or not path.exists():
             return None
+
         status = path.stat()
         return status.st_dev, status.st_ino
 

@@ -62,6 +62,7 @@ def take_step(optimizer: AdamW, trained: Sequence[Tensor], clip_norm: float) -> 
     """
     member: Member | None = getattr(_local, "member", None)
     step = Step(optimizer, trained, clip_norm)
+
     if member is not None and trained[0].device.type in JOINED_ON:
         member.ask(step)
     else:
@@ -92,17 +93,21 @@ class Member:
     ended: bool = False
 
     def start(self, threads: int) -> None:
-        threading.Thread(target=self._run, args=(threads,), daemon=True, name="pack-member").start()
+        threading.Thread(
+            target=self._run, args=(threads,), daemon=True, name="pack-member"
+        ).start()
 
     def _run(self, threads: int) -> None:
         self.turn.acquire()
         _local.member = self
         faults.waits.aside = self.aside
         torch.set_num_threads(threads)
+
         try:
             self.result = self.body()
         except BaseException as error:  # handed to the thread that runs the pack
             self.crash = error
+
         self.ended = True
         self.back.release()
 
@@ -113,8 +118,10 @@ class Member:
         self.turn.acquire()
         failure = self.failure
         self.failure = None
+
         if failure is not None:
             raise failure
+
         return self.answer
 
     @contextmanager
@@ -124,6 +131,7 @@ class Member:
         """
         self.request = wait = DiskWait()
         self.back.release()
+
         try:
             yield
         finally:
@@ -154,15 +162,19 @@ def run_together(bodies: Sequence[Callable[[], Any]], threads: int) -> list[Any]
     """
     _one_heap()
     members = [Member(body) for body in bodies]
+
     for member in members:
         member.start(threads)
         member.resume()
+
     while waiting := [member for member in members if not member.ended]:
         for member in _serve(waiting):
             member.resume()
+
     for member in members:
         if member.crash is not None:
             raise member.crash
+
     return [member.result for member in members]
 
 
@@ -170,14 +182,21 @@ def _serve(waiting: Sequence[Member]) -> Sequence[Member]:
     """Serve the requests that come first: a turn after the disk, a call, the earliest part, and
     gradients, steps or turns at last.
     """
-    aside = [(member, member.request) for member in waiting if isinstance(member.request, DiskWait)]
+    aside = [
+        (member, member.request)
+        for member in waiting
+        if isinstance(member.request, DiskWait)
+    ]
     for _, request in aside:
         request.over.wait()
+
     if aside:
         return [member for member, _ in aside]
+
     calls = [member for member in waiting if isinstance(member.request, Call)]
     if calls:
         return [_call(member) for member in calls]
+
     served = [
         member
         for member in waiting
@@ -185,11 +204,15 @@ def _serve(waiting: Sequence[Member]) -> Sequence[Member]:
     ]
     if served:
         return served
+
     pending_parts = [
-        member.request for member in waiting if isinstance(member.request, (Pass, BatchedCall))
+        member.request
+        for member in waiting
+        if isinstance(member.request, (Pass, BatchedCall))
     ]
     if not pending_parts:
         return _end_of_step(waiting)
+
     # Whoever is behind goes first, so that all come to the next part together.
     first = min(pending_parts, key=lambda request: request.place)
     group = [member for member in waiting if _same_kind(member.request, first)]
@@ -202,6 +225,7 @@ def _call(member: Member) -> Member:
         member.answer = member.request.work()
     except BaseException as error:  # the member's own, raised where it asked
         member.failure = error
+
     return member
 
 
@@ -212,6 +236,7 @@ def _same_kind(request: Any, first: Pass | BatchedCall) -> bool:
             first.modes,
             first.rows.shape[1:],
         )
+
     return (
         isinstance(request, BatchedCall)
         and isinstance(first, BatchedCall)
@@ -224,10 +249,12 @@ def _visit(group: Sequence[Member]) -> Sequence[Member]:
     passes.
     """
     group[0].answer = LeaderTurn(
-        group, [member.request for member in group if isinstance(member.request, BatchedCall)]
+        group,
+        [member.request for member in group if isinstance(member.request, BatchedCall)],
     )
     for member in group[1:]:
         member.request = FollowerResult()
+
     return group[:1]
 
 
@@ -241,16 +268,28 @@ def _pass(group: Sequence[Member]) -> Sequence[Member]:
         for member in group:
             member.failure = error
         return group
+
     for member, part in zip(group, parts, strict=True):
         member.answer = part
+
     return group
 
 
 def _end_of_step(waiting: Sequence[Member]) -> Sequence[Member]:
     """Gradients first, then the optimisers' steps."""
-    losses = [member.request.loss for member in waiting if isinstance(member.request, Backward)]
+    losses = [
+        member.request.loss
+        for member in waiting
+        if isinstance(member.request, Backward)
+    ]
+
     steps = [member.request for member in waiting if isinstance(member.request, Step)]
-    group = [member for member in waiting if not losses or not isinstance(member.request, Step)]
+    group = [
+        member
+        for member in waiting
+        if not losses or not isinstance(member.request, Step)
+    ]
+
     try:
         if losses:
             torch.autograd.backward(losses)
@@ -259,6 +298,7 @@ def _end_of_step(waiting: Sequence[Member]) -> Sequence[Member]:
     except Exception as error:  # likewise each hears of it
         for member in group:
             member.failure = error
+
     return group
 
 
@@ -277,16 +317,20 @@ def _modes(modes: tuple[Any, ...]) -> ExitStack:
     stack = ExitStack()
     stack.enter_context(torch.set_grad_enabled(grad))
     stack.enter_context(torch.autocast(device, dtype=dtype, enabled=cast))
+
     return stack
 
 
-def meet(place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+def meet(
+    place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor
+) -> Tensor:
     """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together
     with the other members' rows.
     """
     member: Member | None = getattr(_local, "member", None)
     if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
+
     # Those who run as one bring the rows of all.
     return folded(
         lambda member_rows: member.ask(
@@ -301,10 +345,21 @@ def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) ->
     of the same kind and shapes.
     """
     member: Member | None = getattr(_local, "member", None)
-    shapes = tuple((tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs))
+    shapes = tuple(
+        (tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs)
+    )
+
     if member is None or shapes[0][2] not in JOINED_ON:
         return part.forward(*inputs)
-    signature = (kind, part.shapes, part.module.training, shapes, _current_modes(shapes[0][2]))
+
+    signature = (
+        kind,
+        part.shapes,
+        part.module.training,
+        shapes,
+        _current_modes(shapes[0][2]),
+    )
+
     answer = member.ask(BatchedCall(place, part, inputs, signature))
     return _lead(answer) if isinstance(answer, LeaderTurn) else answer
 
@@ -324,8 +379,10 @@ def _lead(lead: LeaderTurn) -> Any:
     finally:
         for member in followers:
             member.request = FollowerResult(over=True)
+
     for member, result in zip(followers, results[1:], strict=True):
         member.answer = result
+
     return results[0]
 
 

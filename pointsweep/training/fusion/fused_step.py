@@ -39,13 +39,17 @@ def take_together(steps: Sequence[Step]) -> None:
     for step in steps:
         nn.utils.clip_grad_norm_(step.trained, step.clip_norm)
         for group in step.optimizer.param_groups:
-            settings = {name: value for name, value in group.items() if name != "params"}
-            groups.setdefault(tuple(settings.items()), {**settings, "params": []})["params"] += (
-                group["params"]
-            )
+            settings = {
+                name: value for name, value in group.items() if name != "params"
+            }
+            groups.setdefault(tuple(settings.items()), {**settings, "params": []})[
+                "params"
+            ] += group["params"]
+
     together = AdamW(list(groups.values()))
     for step in steps:
         together.moments |= step.optimizer.moments
+
     together.step()
     for step in steps:  # a first step has made them
         step.optimizer.moments |= {

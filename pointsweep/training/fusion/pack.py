@@ -27,7 +27,10 @@ from pointsweep.models.point_model import PointModel
 from pointsweep.ops.vmap import Part, current
 from pointsweep.training.fusion.coroutines import meet, visit
 
-BEFORE = (-2,), (-1,)  # places in front of the blocks: the tokenizer's, and that of all behind it
+BEFORE = (
+    (-2,),
+    (-1,),
+)  # places in front of the blocks: the tokenizer's, and that of all behind it
 # Values (B, N, K, C) of a tokenizer's stage: reading and writing as many takes a GPU about as long
 # as it takes to launch a kernel.
 LIGHT = 1 << 22
@@ -41,17 +44,21 @@ def packs_of(
     """
     open_packs: dict[tuple[str, int], list[TrialConfig]] = {}
     packs: list[list[TrialConfig]] = []
+
     for config in configs:
         shared = shared_part(config)
         max_size = size if isinstance(size, int) else size(config)
         if shared is None or max_size <= 1:
             packs.append([config])
             continue
+
         key = (shared, max_size)
         if key not in open_packs or len(open_packs[key]) == max_size:
             open_packs[key] = []
             packs.append(open_packs[key])
+
         open_packs[key].append(config)
+
     return packs
 
 
@@ -68,6 +75,7 @@ def shared_part(config: TrialConfig) -> str | None:
         or config.probes
     ):
         return None
+
     return canonical_json(config.backbone) + config.train.precision
 
 
@@ -87,20 +95,25 @@ class SharedBackbone:
         frozen weights.
         """
         # Of its own it keeps the structure and what may be thawed; the matrices are the pack's.
-        trial_backbone: Backbone = registry.load("backbones", self.config.name)(self.config)
+        trial_backbone: Backbone = registry.load("backbones", self.config.name)(
+            self.config
+        )
         _share(trial_backbone, self.whole)
         model = PointModel(config, num_classes, backbone=trial_backbone).to(self.device)
         model.weights_origin = self.origin
         model.change_per_block = self.change_per_block
+
         for index, (block, frozen) in enumerate(
             zip(model.backbone.blocks, self.whole.blocks, strict=True)
         ):
             if not isinstance(block, Block):
                 _own_what_trains(block, frozen)
                 continue
+
             assert isinstance(frozen, Block)
             for order, name in enumerate(("attn", "ffn")):
                 _join((index, order), block, name, getattr(frozen, name))
+
         # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics
         # and belongs to two parts, nor a library's layers, which do not know it.
         joins = (
@@ -108,8 +121,13 @@ class SharedBackbone:
             and config.method.joins
             and all(isinstance(block, Block) for block in self.whole.blocks)
         )
-        if joins and not config.train.compile and not official.program(config).trains_frozen_norms:
+        if (
+            joins
+            and not config.train.compile
+            and not official.program(config).trains_frozen_norms
+        ):
             _meet_in(model, config)
+
         return model
 
 
@@ -120,6 +138,7 @@ def _share(trial_backbone: Backbone, shared: Backbone) -> None:
     shared_modules = dict(shared.named_modules())
     trial_backbone.to(next(shared.parameters()).device)
     trial_backbone.load_state_dict(shared.state_dict())
+
     for name, module in trial_backbone.named_modules():
         if isinstance(module, nn.Linear) and name.startswith("blocks."):
             module.weight = shared_modules[name].weight  # type: ignore[assignment]
@@ -133,8 +152,11 @@ def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) ->
     if _untouched(part, frozen):
         setattr(block, name, Joined(place, frozen))
         return
+
     matrices = {
-        id(layer.weight): layer for layer in frozen.modules() if isinstance(layer, nn.Linear)
+        id(layer.weight): layer
+        for layer in frozen.modules()
+        if isinstance(layer, nn.Linear)
     }
     for number, layer in enumerate(
         module for module in part.modules() if isinstance(module, nn.Linear)
@@ -142,9 +164,11 @@ def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) ->
         shared = matrices.get(id(layer.weight))
         if shared is None:
             continue
+
         if layer.weight.requires_grad:  # thawed by the method: from here on its own
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             continue
+
         # On the instance, as in `_meet_in`: another module in its place would rename the bias in
         # the member's checkpoint.
         layer.forward = JoinedLinear((*place, number), layer, shared)  # type: ignore[method-assign,assignment]
@@ -154,7 +178,9 @@ def _own_what_trains(block: nn.Module, frozen: nn.Module) -> None:
     """Give a layer of a library, which members run one after the other, its own copy of a shared
     matrix that the method trains.
     """
-    shared = {id(layer.weight) for layer in frozen.modules() if isinstance(layer, nn.Linear)}
+    shared = {
+        id(layer.weight) for layer in frozen.modules() if isinstance(layer, nn.Linear)
+    }
     for layer in block.modules():
         if (
             isinstance(layer, nn.Linear)
@@ -165,13 +191,16 @@ def _own_what_trains(block: nn.Module, frozen: nn.Module) -> None:
 
 
 def _untouched(part: nn.Module, frozen: nn.Module) -> bool:
-    if any(p.requires_grad for p in part.parameters()) or [type(m) for m in part.modules()] != [
-        type(m) for m in frozen.modules()
-    ]:
+    if any(p.requires_grad for p in part.parameters()) or [
+        type(m) for m in part.modules()
+    ] != [type(m) for m in frozen.modules()]:
         return False
+
     # Dropout on the attention is a member's own noise, and the published attention across the batch
     # must not see other members.
-    return not isinstance(part, Attention) or (part.dropout.p == 0.0 and not part.across_batch)
+    return not isinstance(part, Attention) or (
+        part.dropout.p == 0.0 and not part.across_batch
+    )
 
 
 class Joined(nn.Module):
@@ -203,7 +232,14 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
         config.train.precision,
         model.backbone.widths[0],
     )
-    structure = (*tokenizer_kind, config.backbone, config.positions, config.method, config.head)
+
+    structure = (
+        *tokenizer_kind,
+        config.backbone,
+        config.positions,
+        config.method,
+        config.head,
+    )
 
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
         if current() is not None or not _light(remainder.module, points):
@@ -211,11 +247,18 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
         return visit(BEFORE[0], tokenizer, (points,), tokenizer_kind)  # type: ignore[no-any-return]
 
     def logits(
-        points: Tensor, category: Tensor | None = None, made: tuple[Tensor, Tensor] | None = None
+        points: Tensor,
+        category: Tensor | None = None,
+        made: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         if current() is not None:
             return remainder.forward(points, category, made)  # type: ignore[no-any-return]
-        return visit(BEFORE[1], remainder, (points, category, tokenizer.module(points)), structure)  # type: ignore[no-any-return]
+        return visit(
+            BEFORE[1],
+            remainder,
+            (points, category, tokenizer.module(points)),
+            structure,
+        )  # type: ignore[no-any-return]
 
     # On the instances: a module around them would give every tensor of a checkpoint another name,
     # and `Part` runs a member alone by its class, which must stay the plain one.
@@ -230,7 +273,10 @@ def _light(model: Any, points: Tensor) -> bool:
     does not let it keep.
     """
     config = model.tokenizer.config
-    values: int = len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
+    values: int = (
+        len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
+    )
+
     return values <= LIGHT and not getattr(model.tokenizer, "recomputed", False)
 
 
@@ -239,7 +285,9 @@ class JoinedLinear:
     trains.
     """
 
-    def __init__(self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear) -> None:
+    def __init__(
+        self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear
+    ) -> None:
         self.place = place
         self.layer = layer
         self.shared = shared
@@ -247,9 +295,9 @@ class JoinedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         part = self._product if self.own_bias else self._whole
-        rows = meet((*self.place, int(self.own_bias)), part, x.flatten(0, -2)).unflatten(
-            0, x.shape[:-1]
-        )
+        rows = meet(
+            (*self.place, int(self.own_bias)), part, x.flatten(0, -2)
+        ).unflatten(0, x.shape[:-1])
         return rows + self.layer.bias if self.own_bias else rows
 
     def _product(self, rows: Tensor) -> Tensor:
