@@ -54,11 +54,7 @@ def parse(
         if key not in KEYS:
             yield (key,), unknown("key", key, KEYS, "Allowed")
 
-    is_whole = {
-        key: isinstance(data.get(key), int) and not isinstance(data.get(key), bool)
-        for key in ("min", "max")
-    }
-    if not is_whole["min"] or data["min"] < 2:
+    if not _is_integer(data.get("min")) or data["min"] < 2:
         yield (
             ("min",),
             (
@@ -66,7 +62,9 @@ def parse(
                 f" {scalars.shown(data.get('min'))}"
             ),
         )
-    elif not is_whole["max"] or not data["min"] < data["max"] <= most_seeds:
+    elif (
+        not _is_integer(data.get("max")) or not data["min"] < data["max"] <= most_seeds
+    ):
         yield (
             ("max",),
             (
@@ -77,6 +75,10 @@ def parse(
 
     if data.get("until") != "decided":
         yield ("until",), unknown("end", data.get("until"), ["decided"], "Allowed")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def settle(
@@ -126,10 +128,13 @@ def _column(
     if reference is None:
         return []
 
-    arms = {cell.row: cell for cell in cells if cell.keys != reference.keys}
-    comparisons = [
-        Comparison(row, cell.column, rule.least) for row, cell in arms.items()
-    ]
+    arms = {}
+    comparisons = []
+    for cell in cells:
+        if cell.keys != reference.keys:
+            arms[cell.row] = cell
+            comparisons.append(Comparison(cell.row, cell.column, rule.least))
+
     for n in range(rule.least, rule.most + 1):
         p_values = []
         for comparison in comparisons:
@@ -187,21 +192,14 @@ def _update(
         differences.append(round(values[key] - values[other], DIGITS))
 
     comparison.differences = summary(differences)
-    comparison.evidence = min(
-        comparison.evidence, evidence(comparison.differences, rule.most)
-    )
+    strength = evidence(comparison.differences, rule.most)
+    comparison.evidence = min(comparison.evidence, strength)
 
 
 def _is_unlikely(comparison: Comparison, left: int, rule: Adaptive) -> bool:
     assert comparison.differences is not None
-    return (
-        chance(
-            comparison.differences,
-            rule.most,
-            last_level(ALPHA / left, rule.least, rule.most),
-        )
-        < UNLIKELY
-    )
+    level = last_level(ALPHA / left, rule.least, rule.most)
+    return chance(comparison.differences, rule.most, level) < UNLIKELY
 
 
 # What the table says
@@ -223,23 +221,19 @@ def reasons(
         "waiting": "waits for its seeds",
     }
 
-    decided = {}
-    for comparison in comparisons:
-        decided[(comparison.row, comparison.column)] = words[comparison.state]
-
-    plain = {}
+    result = {}
     for cell in layout.cells:
         if cell.keys:
-            plain[(cell.row, cell.column)] = "nothing to compare with"
+            result[cell.row, cell.column] = "nothing to compare with"
 
-    compared = {
-        (
-            layout.adaptive.against,
-            comparison.column,
-        ): "as many as its comparisons asked for"
-        for comparison in comparisons
-    }
-    return plain | compared | decided
+    reference = layout.adaptive.against
+    for comparison in comparisons:
+        result[reference, comparison.column] = "as many as its comparisons asked for"
+
+    for comparison in comparisons:
+        result[comparison.row, comparison.column] = words[comparison.state]
+
+    return result
 
 
 def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -259,17 +253,14 @@ def notes(layout: Layout, comparisons: Sequence[Comparison]) -> Iterator[str]:
     why = reasons(layout, comparisons)
 
     for column, title in enumerate(layout.columns):
-        parts = []
+        texts = []
         for comparison in comparisons:
             if comparison.column == column:
-                parts.append(
-                    _text(
-                        comparison, names[comparison.row], why[comparison.row, column]
-                    )
-                )
+                row = comparison.row
+                texts.append(_text(comparison, names[row], why[row, column]))
 
-        if parts:
-            yield f"{title}, against {names[rule.against]}: {'; '.join(parts)}"
+        if texts:
+            yield f"{title}, against {names[rule.against]}: {'; '.join(texts)}"
 
 
 def _text(comparison: Comparison, name: str, why: str) -> str:

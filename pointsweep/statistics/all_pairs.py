@@ -132,7 +132,7 @@ def compare(
     if len(order) < 2:
         return Family(title, tuple(order))
 
-    seeds = sorted({seed for name in order for seed in arms[name]})
+    seeds = sorted(set.union(*(set(arms[name]) for name in order)))
     values = np.full((len(order), len(seeds)), math.nan)  # (arms, seeds)
     for row, name in enumerate(order):
         values[row] = [arms[name].get(seed, math.nan) for seed in seeds]
@@ -160,11 +160,11 @@ def compare(
     return Family(
         title,
         tuple(order),
-        tuple(pairs),
-        tuple(set_aside),
-        sd,
-        errors.freedom,
-        detectable,
+        pairs=tuple(pairs),
+        set_aside=tuple(set_aside),
+        sd=sd,
+        freedom=errors.freedom,
+        detectable=detectable,
     )
 
 
@@ -212,9 +212,11 @@ def far_seeds(values: np.ndarray) -> list[tuple[int, int]]:
             continue
 
         median = statistics.median(known)
-        distances_of[arm] = [
-            0.0 if math.isnan(value) else abs(value - median) for value in row
-        ]
+        distances = []
+        for value in row:
+            distances.append(0.0 if math.isnan(value) else abs(value - median))
+
+        distances_of[arm] = distances
         counted += sorted(abs(value - median) for value in known)[1:]
 
     usual = statistics.median(counted) if counted else 0.0
@@ -241,19 +243,16 @@ class Errors:
         self.residuals, self.freedom = residuals(values)
         self.counts = np.isfinite(self.residuals).sum(axis=1)
         self.in_pool = int((self.counts > 1).sum())
-        self.variance = (
-            float(np.nansum(self.residuals**2)) / self.freedom
-            if self.freedom > 0
-            else 0.0
-        )
+        self.variance = 0.0
+        if self.freedom > 0:
+            self.variance = float(np.nansum(self.residuals**2)) / self.freedom
 
         # of each arm, without the part of the block that it does not share
         self.own = np.zeros(len(values))
 
         if self.in_pool > 3:
-            spread = np.nansum(self.residuals**2, axis=1) / np.maximum(
-                self.counts - 1, 1
-            )
+            squares = np.nansum(self.residuals**2, axis=1)
+            spread = squares / np.maximum(self.counts - 1, 1)
             self.own = (spread - self.variance / self.in_pool) / (1 - 2 / self.in_pool)
 
     def of_pair(
@@ -270,9 +269,8 @@ class Errors:
             return paired, least
 
         freedom = _own_freedom(self.own[first], self.own[second], least, most)
-        return max(float(self.own[first] + self.own[second]), paired / 4), float(
-            freedom
-        )
+        own = float(self.own[first] + self.own[second])
+        return max(own, paired / 4), float(freedom)
 
 
 def _freedom_gain(num_arms: int) -> float:
@@ -293,17 +291,12 @@ def _own_freedom(
     """
     first, second = np.maximum(first, 0.0), np.maximum(second, 0.0)
     total = first * first + second * second
-    freedom = (
-        np.where(
-            total > 0, (first + second) ** 2 / np.where(total > 0, total, 1.0), 1.0
-        )
-        * least
-    )
+    divisor = np.where(total > 0, total, 1.0)
+    freedom = np.where(total > 0, (first + second) ** 2 / divisor, 1.0) * least
 
     step = (most - least) / FREEDOM_STEPS
-    rounded: np.ndarray = least + step * np.floor(
-        (np.clip(freedom, least, most) - least) / step + 1e-9
-    )
+    above_least = np.clip(freedom, least, most) - least
+    rounded: np.ndarray = least + step * np.floor(above_least / step + 1e-9)
 
     return rounded
 
@@ -367,14 +360,19 @@ def _pair(
     if guard is not None:
         variance, freedom = errors.of_pair(*rows, differences)
         own = math.sqrt(variance / 2 / count)
-        own_half_width = own * range_quantile(
-            guard / families, errors.num_arms, freedom
-        )
-        half_width = max(half_width, own_half_width)
+        critical = range_quantile(guard / families, errors.num_arms, freedom)
+        half_width = max(half_width, own * critical)
         own_p = range_tail(abs(mean) / own, errors.num_arms, freedom)
         p = max(p, families * own_p * ALPHA / guard)
 
-    return Pair(*names, count, mean, mean - half_width, mean + half_width, min(1.0, p))
+    return Pair(
+        *names,
+        n=count,
+        mean=mean,
+        low=mean - half_width,
+        high=mean + half_width,
+        p=min(1.0, p),
+    )
 
 
 def half_widths(
@@ -410,19 +408,15 @@ def half_widths(
     if arms > 3:
         spread = (residual**2).sum(axis=2) / (seeds - 1)  # (T, A)
         per_arm = (spread - variance / arms) / (1 - 2 / arms)
-        first_variance, second_variance = (
-            per_arm[:, first],
-            per_arm[:, second],
-        )  # (T, P)
-
+        first_variance = per_arm[:, first]  # (T, P)
+        second_variance = per_arm[:, second]
         pair_variance = np.maximum(first_variance + second_variance, pair_variance / 4)
         freedoms = _own_freedom(first_variance, second_variance, least, most)
 
     critical = np.zeros(pair_variance.shape)
     for value in np.unique(freedoms):
-        critical[freedoms == value] = range_quantile(
-            guard / families, num_arms, float(value)
-        )
+        quantile = range_quantile(guard / families, num_arms, float(value))
+        critical[freedoms == value] = quantile
 
     return np.maximum(half_width, np.sqrt(pair_variance / 2 / seeds) * critical)
 
@@ -440,6 +434,8 @@ def detectable_gain(
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(DRAWN_TABLES, min(num_arms, MOST_ARMS), num_seeds))
     chance = (noise[:, 0] - noise[:, 1]).mean(axis=1)
-    half = half_widths(noise, np.array([0]), np.array([1]), num_arms, families)[:, 0]
+    first = np.array([0])
+    second = np.array([1])
+    half = half_widths(noise, first, second, num_arms=num_arms, families=families)[:, 0]
 
     return float(np.quantile(half - chance, power))

@@ -35,9 +35,8 @@ def unpacked(text: str, count: int) -> np.ndarray:
     """The inverse of `packed`, bool (count,). Raises ValueError if the text holds another number of
     objects.
     """
-    return np.unpackbits(
-        np.frombuffer(_bits(text, count), dtype=np.uint8), count=count
-    ).astype(bool)
+    data = np.frombuffer(_bits(text, count), dtype=np.uint8)
+    return np.unpackbits(data, count=count).astype(bool)
 
 
 def _bits(text: str, count: int) -> bytes:
@@ -58,9 +57,8 @@ def packed_groups(groups: np.ndarray) -> str:
     rank = np.empty(len(first), dtype=np.int32)
     rank[np.argsort(first)] = np.arange(len(first))
 
-    return base64.b64encode(
-        zlib.compress(rank[numbers].astype("<i4").tobytes(), 9)
-    ).decode()
+    data = rank[numbers].astype("<i4").tobytes()
+    return base64.b64encode(zlib.compress(data, 9)).decode()
 
 
 def groups_of(record: Record) -> np.ndarray | None:
@@ -147,14 +145,9 @@ def _binomial(number: int) -> np.ndarray:
     from scipy.special import gammaln
 
     hits = np.arange(number + 1)
-    logs = (
-        gammaln(number + 1)
-        - gammaln(hits + 1)
-        - gammaln(number - hits + 1)
-        - number * math.log(2)
-    )
-
-    chances: np.ndarray = np.exp(logs)
+    misses = number - hits
+    logs = gammaln(number + 1) - gammaln(hits + 1) - gammaln(misses + 1)
+    chances: np.ndarray = np.exp(logs - number * math.log(2))
 
     return chances
 
@@ -191,12 +184,14 @@ def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
     differing, less = gained + lost, np.minimum(gained, lost)
     below = np.where(less > 0, bdtr(less - 1.0, differing, 0.5), 0.0)
     at_most = bdtr(less.astype(np.float64), differing, 0.5)
-    values = np.where(
-        gained == lost, 1 - (at_most - below) / 2, at_most + below
-    ).tolist()
-    untold = (0.5**differing >= 1 - LEVEL).tolist()
+    values = np.where(gained == lost, 1 - (at_most - below) / 2, at_most + below)
+    is_reachable = 0.5**differing < 1 - LEVEL
 
-    return [None if none else value for none, value in zip(untold, values, strict=True)]
+    p_values: list[float | None] = values.tolist()
+    for pair in np.flatnonzero(~is_reachable).tolist():
+        p_values[pair] = None
+
+    return p_values
 
 
 @dataclass(frozen=True)
@@ -221,10 +216,8 @@ def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gained and lost (n,) of n pairs of models, whose correctness on the same objects is a bit
     each, uint64 (n, words).
     """
-    gained, lost = (
-        np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
-        for bits in (one & ~other, other & ~one)
-    )
+    gained = np.bitwise_count(one & ~other).sum(axis=1, dtype=np.int64)
+    lost = np.bitwise_count(other & ~one).sum(axis=1, dtype=np.int64)
     return gained, lost
 
 
@@ -243,16 +236,16 @@ def _matrix(records: Sequence[Record], protocol: str) -> np.ndarray:
     """Return which objects each trial got right, a bit each, uint64 (n, words); where one has fewer
     objects, zeros fill its row.
     """
-    rows = [
-        _bits(record.correct[protocol], int(record.dataset["num_test"]))
-        for record in records
-    ]
+    rows = []
+    for record in records:
+        num_test = int(record.dataset["num_test"])
+        rows.append(_bits(record.correct[protocol], num_test))
 
-    width = -(-max(map(len, rows), default=0) // 8) * 8
+    longest = max(map(len, rows), default=0)
+    width = -(-longest // 8) * 8  # bytes, whole words of 8
+    data = b"".join(row.ljust(width, b"\0") for row in rows)
 
-    return np.frombuffer(
-        b"".join(row.ljust(width, b"\0") for row in rows), dtype=np.uint64
-    ).reshape(len(rows), width // 8)
+    return np.frombuffer(data, dtype=np.uint64).reshape(len(rows), width // 8)
 
 
 def same_objects(one: Record, other: Record) -> bool:
@@ -263,10 +256,11 @@ def same_objects(one: Record, other: Record) -> bool:
     if one.dataset is other.dataset:
         return True
 
-    return all(
-        one.dataset.get(key) == other.dataset.get(key)
-        for key in ("digest", "num_test", "test_groups")
-    )
+    for key in ("digest", "num_test", "test_groups"):
+        if one.dataset.get(key) != other.dataset.get(key):
+            return False
+
+    return True
 
 
 def one_episode(record: Record) -> bool:
@@ -328,17 +322,18 @@ def model_tests(
 
     adjusted = holm(p_values)
     tests = []
-    for number, pair in enumerate(pairs):
-        tests.append(
-            ModelTest(
-                *pair,
-                int(gained[number]),
-                int(lost[number]),
-                p_values[number],
-                adjusted[number],
-                num_objects[number],
-            )
+    for number, (first, second, seed) in enumerate(pairs):
+        test = ModelTest(
+            first,
+            second,
+            seed=seed,
+            gained=int(gained[number]),
+            lost=int(lost[number]),
+            p=p_values[number],
+            adjusted=adjusted[number],
+            objects=num_objects[number],
         )
+        tests.append(test)
 
     return tuple(tests)
 
@@ -388,14 +383,14 @@ def bootstrap(
     from scipy.special import ndtri, stdtrit
 
     shared = sorted(first.keys() & second.keys())
-
     if not shared:
         raise ValueError("the arms share no seed")
 
-    # (S, n)
-    gain = np.stack(
-        [first[seed].astype(np.int8) - second[seed].astype(np.int8) for seed in shared]
-    ).astype(np.float64)
+    gains = []
+    for seed in shared:
+        gains.append(first[seed].astype(np.int8) - second[seed].astype(np.int8))
+
+    gain = np.stack(gains).astype(np.float64)  # (S, n)
     mean = float(gain.mean())
     sizes = np.ones(gain.shape[1])
 
@@ -407,14 +402,18 @@ def bootstrap(
     count, objects = gain.shape
     drawn = _replicates(gain, sizes, replicates)
     error = float(drawn.std(ddof=1))
-    quantile = (
-        float(ndtri(0.5 + LEVEL / 2))
-        if count == 1
-        else float(stdtrit(_freedom(gain, sizes), 0.5 + LEVEL / 2))
-    )
+    if count == 1:
+        quantile = float(ndtri(0.5 + LEVEL / 2))
+    else:
+        quantile = float(stdtrit(_freedom(gain, sizes), 0.5 + LEVEL / 2))
 
     return Bootstrap(
-        mean, error, mean - quantile * error, mean + quantile * error, count, objects
+        mean,
+        standard_error=error,
+        low=mean - quantile * error,
+        high=mean + quantile * error,
+        seeds=count,
+        objects=objects,
     )
 
 
@@ -429,18 +428,19 @@ def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
     """
     count, objects = gain.shape
     clouds = float(sizes.sum())
-    by_seed = (
-        float((gain.sum(axis=1) / clouds).var(ddof=1)) / count if count > 1 else 0.0
-    )
+    by_seed = 0.0
+    if count > 1:
+        by_seed = float((gain.sum(axis=1) / clouds).var(ddof=1)) / count
+
     residuals = gain.mean(axis=0) - gain.mean(axis=0).sum() / clouds * sizes
     by_object = float((residuals**2).sum()) / clouds**2
 
     if count == 2 or not by_seed + by_object:
         return count - 1
 
-    return (by_seed + by_object) ** 2 / (
-        by_seed**2 / (count - 1) + by_object**2 / max(objects - 1, 1)
-    )
+    seed_share = by_seed**2 / (count - 1)
+    object_share = by_object**2 / max(objects - 1, 1)
+    return (by_seed + by_object) ** 2 / (seed_share + object_share)
 
 
 def _replicates(gain: np.ndarray, sizes: np.ndarray, replicates: int) -> np.ndarray:
@@ -448,23 +448,22 @@ def _replicates(gain: np.ndarray, sizes: np.ndarray, replicates: int) -> np.ndar
     ones at every call.
     """
     count, objects = gain.shape
+    seed_chances = np.full(count, 1 / count)
+    object_chances = np.full(objects, 1 / objects)
     generator = np.random.default_rng(0)
     means = []
 
     for start in range(0, replicates, CHUNK):
         size = min(CHUNK, replicates - start)
-        # (R, n)
-        weights = (
-            generator.multinomial(objects, np.full(objects, 1 / objects), size=size)
-            / objects
-        )
-
+        draws = generator.multinomial(objects, object_chances, size=size)
+        weights = draws / objects  # (R, G)
         by_seed = weights @ gain.T / (weights @ sizes)[:, None]  # (R, S)
+
         middle = by_seed.mean(axis=1, keepdims=True)
         widened = middle + (by_seed - middle) * math.sqrt(count / max(count - 1, 1))
-        seeds = (
-            generator.multinomial(count, np.full(count, 1 / count), size=size) / count
-        )  # (R, S)
-        means.append((widened * seeds).sum(axis=1))
+
+        draws = generator.multinomial(count, seed_chances, size=size)
+        seed_weights = draws / count  # (R, S)
+        means.append((widened * seed_weights).sum(axis=1))
 
     return np.concatenate(means)

@@ -51,12 +51,8 @@ def power_of_models(gain: float, objects: int, discordant: float) -> float:
     if gain >= discordant:
         return 1.0 if discordant * objects >= z * z else 0.0
 
-    return float(
-        ndtr(
-            (gain * math.sqrt(objects) - z * math.sqrt(discordant))
-            / math.sqrt(discordant - gain * gain)
-        )
-    )
+    distance = gain * math.sqrt(objects) - z * math.sqrt(discordant)
+    return float(ndtr(distance / math.sqrt(discordant - gain * gain)))
 
 
 def smallest_gain(
@@ -69,7 +65,10 @@ def smallest_gain(
 
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle) >= target else (middle, high)
+        if power(middle) >= target:
+            high = middle
+        else:
+            low = middle
 
     return high
 

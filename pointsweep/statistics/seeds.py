@@ -70,11 +70,10 @@ def summary(values: Sequence[float]) -> Summary:
     if min(values) == max(values):
         return Summary(middle, 0.0, len(values), middle, middle)
 
-    sd = math.sqrt(
-        math.fsum([(value - middle) ** 2 for value in values]) / (len(values) - 1)
-    )
+    squares = math.fsum([(value - middle) ** 2 for value in values])
+    sd = math.sqrt(squares / (len(values) - 1))
     half = half_width(sd, len(values))
-    return Summary(middle, sd, len(values), middle - half, middle + half)
+    return Summary(middle, sd=sd, n=len(values), low=middle - half, high=middle + half)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -105,20 +104,14 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     """Return the difference of two arms, values by seed: paired over the seeds both have. Raises
     ValueError if they share none.
     """
-    result = _apart(first, second)
-    if result is None:
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
         raise ValueError("the arms share no seed")
 
-    return Difference(result.mean, result.n, result.low, result.high, t_test(result))
-
-
-def _apart(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
-    """Return the differences at the seeds that both have, if any."""
-    shared = sorted(first.keys() & second.keys())
-    if shared:
-        return summary([round(first[seed] - second[seed], DIGITS) for seed in shared])
-
-    return None
+    stats = summary([round(first[seed] - second[seed], DIGITS) for seed in shared])
+    return Difference(
+        stats.mean, n=stats.n, low=stats.low, high=stats.high, p=t_test(stats)
+    )
 
 
 def t_test(values: Summary) -> float | None:
@@ -130,9 +123,8 @@ def t_test(values: Summary) -> float | None:
     if not values.sd:
         return None
 
-    return float(
-        2 * stdtr(values.n - 1, -abs(values.mean) * math.sqrt(values.n) / values.sd)
-    )
+    t = -abs(values.mean) * math.sqrt(values.n) / values.sd
+    return float(2 * stdtr(values.n - 1, t))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -158,12 +150,10 @@ def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, f
 
     z = float(ndtri(0.5 + level / 2))
     share = correct / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = (
-        z
-        / (1 + z * z / total)
-        * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    )
+    divisor = 1 + z * z / total
+    middle = (share + z * z / (2 * total)) / divisor
+    variance = share * (1 - share) / total + z * z / (4 * total * total)
+    half = z / divisor * math.sqrt(variance)
 
     return max(0.0, middle - half), min(1.0, middle + half)
 
@@ -222,16 +212,24 @@ def verdict(values: Sequence[float], published: float, num_test: float) -> Verdi
     else:
         kind, reason = "undecided", "the interval reaches over the margin"
 
-    return Verdict(kind, margin, f"{reason} ({evidence})", difference, low, high, basis)
+    return Verdict(
+        kind,
+        margin,
+        f"{reason} ({evidence})",
+        difference=difference,
+        low=low,
+        high=high,
+        basis=basis,
+    )
 
 
 def by_mean(arms: Mapping[Arm, Mapping[int, float]]) -> list[Arm]:
     """Return the arms from the highest mean down, ties by name; those without values are left
     out.
     """
-    means = {
-        arm: round(mean(list(values.values())), DIGITS)
-        for arm, values in arms.items()
-        if values
-    }
+    means = {}
+    for arm, values in arms.items():
+        if values:
+            means[arm] = round(mean(list(values.values())), DIGITS)
+
     return sorted(means, key=lambda arm: (-means[arm], arm))

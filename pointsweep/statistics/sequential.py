@@ -25,9 +25,8 @@ from pointsweep.statistics.seeds import Summary, t_test
 
 PATHS = 200_000
 GROWTH = 2.0  # of the share of the level that a look may use, in the number of seeds
-UNLIKELY = (
-    0.1  # chance of a claim by the last seed below which no further seed is spent
-)
+# chance of a claim by the last seed below which no further seed is spent
+UNLIKELY = 0.1
 DRAWING = 0  # seed of the paths
 
 
@@ -46,13 +45,15 @@ def evidence(differences: Summary, most: int) -> float:
 def sequential_p(strongest: float, least: int, most: int) -> float:
     """The p-value of the strongest evidence up to now, for looks at `least` to `most` seeds."""
     drawn = null_evidence(least, most)
-    return float((1 + np.searchsorted(drawn, strongest, "right")) / (len(drawn) + 1))
+    num_as_strong = np.searchsorted(drawn, strongest, "right")
+    return float((1 + num_as_strong) / (len(drawn) + 1))
 
 
 def last_level(level: float, least: int, most: int) -> float:
     """The p-value of the paired t-test that is a claim at this level in the last look."""
     drawn = null_evidence(least, most)
-    return float(drawn[max(math.floor(level * (len(drawn) + 1)) - 1, 0)])
+    rank = math.floor(level * (len(drawn) + 1))
+    return float(drawn[max(rank - 1, 0)])
 
 
 @functools.cache
@@ -63,7 +64,9 @@ def null_evidence(least: int, most: int) -> np.ndarray:
     from scipy.special import stdtr
 
     generator = np.random.default_rng(DRAWING)
-    total, squares, strongest = (np.full(PATHS, start) for start in (0.0, 0.0, np.inf))
+    total = np.zeros(PATHS)
+    squares = np.zeros(PATHS)
+    strongest = np.full(PATHS, np.inf)
 
     for n in range(1, most + 1):
         values = generator.standard_normal(PATHS)

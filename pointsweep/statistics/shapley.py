@@ -34,14 +34,13 @@ def shares(
     result = {}
     for component in components:
         others = [name for name in components if name != component]
-        gains = [
-            math.factorial(size)
-            * math.factorial(total - size - 1)
-            * (values[with_it] - values[with_it - {component}])
-            for size in range(total)
-            for subset in itertools.combinations(others, size)
-            for with_it in [frozenset({*subset, component})]
-        ]
+        gains = []
+        for size in range(total):
+            num_orders = math.factorial(size) * math.factorial(total - size - 1)
+            for subset in itertools.combinations(others, size):
+                without_it = frozenset(subset)
+                with_it = without_it | {component}
+                gains.append(num_orders * (values[with_it] - values[without_it]))
 
         result[component] = math.fsum(gains) / math.factorial(total)
 

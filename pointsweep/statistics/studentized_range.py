@@ -39,20 +39,19 @@ def range_quantile(level: float, num_means: int, freedom: float) -> float:
     nearly a line.
     """
 
-    def apart(log_q: float) -> float:
-        return math.log(
-            max(range_tail(math.exp(log_q), num_means, freedom), 1e-300)
-        ) - math.log(level)
+    def excess(log_q: float) -> float:
+        tail = range_tail(math.exp(log_q), num_means, freedom)
+        return math.log(max(tail, 1e-300)) - math.log(level)
 
     low, high = -8.0, 1.0
-    while apart(high) > 0:
+    while excess(high) > 0:
         low, high = high, high + 1.0
 
-    above, below = apart(low), apart(high)
+    above, below = excess(low), excess(high)
     root = high
     for _ in range(MOST_STEPS):  # the Illinois variant of regula falsi
         root = high - below * (high - low) / (below - above)
-        value = apart(root)
+        value = excess(root)
         if abs(value) < PRECISION:
             break
 
@@ -79,7 +78,8 @@ def _normal_tail(widths: np.ndarray, num_means: int) -> np.ndarray:
     rise = tail[left + 1] - tail[left]
     bend = STEP * (slope[left] + slope[left + 1]) - 2 * rise
     turn = rise - STEP * slope[left] - bend
-    values: np.ndarray = tail[left] + x * (STEP * slope[left] + x * (turn + x * bend))
+    curve = turn + x * bend
+    values: np.ndarray = tail[left] + x * (STEP * slope[left] + x * curve)
 
     return values
 
@@ -96,11 +96,8 @@ def _normal_table(num_means: int) -> tuple[np.ndarray, np.ndarray]:
     above = 1 - ndtr(smallest)  # (Z,)
     largest = smallest + widths[:, None]
     within = ndtr(largest) - ndtr(smallest)  # (W, Z)
-    tail = (
-        num_means
-        * step
-        * ((above ** (num_means - 1) - within ** (num_means - 1)) @ density)
-    )
+    exceeding = above ** (num_means - 1) - within ** (num_means - 1)
+    tail = num_means * step * (exceeding @ density)
 
     growth = within ** (num_means - 2) * _density(largest)
     slope = -num_means * (num_means - 1) * step * (growth @ density)
@@ -125,13 +122,8 @@ def _spread(freedom: float) -> tuple[np.ndarray, np.ndarray]:
     logs = np.linspace(np.log(least), np.log(most), NUM_SPREAD_NODES)
     spread = np.exp(logs)
     half = freedom / 2
-    log_density = (
-        np.log(2)
-        + half * np.log(half)
-        - gammaln(half)
-        + freedom * logs
-        - half * spread * spread
-    )
+    log_constant = np.log(2) + half * np.log(half) - gammaln(half)
+    log_density = log_constant + freedom * logs - half * spread * spread
 
     weight = np.exp(log_density) * (logs[1] - logs[0])
 
