@@ -39,7 +39,7 @@ from pointsweep.sweep.resources import Resources
 from pointsweep.tracking.trackers import open_tracker
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.masking import masked, scrubbed
-from pointsweep.utils.provenance import origin, tree_digest
+from pointsweep.utils.provenance import bf16_unit, cpu_flags, origin, tree_digest
 
 SKEW_S = 2.0  # of a node's clock: MLflow and histories order by it
 FREE_BYTES = 10 * 2**30  # of a node's cache: converted data, weights, working copies
@@ -79,6 +79,7 @@ def look(question: NodeQuestion) -> list[Finding]:
     checks: tuple[Callable[[NodeQuestion], list[Finding]], ...] = (
         _versions,
         _gpus,
+        _bf16,
         _store,
         _tracking,
         _cache,
@@ -127,6 +128,11 @@ def _gpus(question: NodeQuestion) -> list[Finding]:
             mend = "install the CUDA build of torch on this node"
 
     return [Finding("GPU", f"torch's CUDA {build}, driver {driver}", mend)]
+
+
+def _bf16(question: NodeQuestion) -> list[Finding]:
+    unit = bf16_unit(cpu_flags()) or "no"
+    return [Finding("CPU bf16", f"by {unit}", short=unit)]
 
 
 def _store(question: NodeQuestion) -> list[Finding]:

@@ -21,6 +21,7 @@ from pointsweep.config.base import (
     Share,
     Whole,
 )
+from pointsweep.utils.provenance import bf16_unit, cpu_flags
 
 
 class PositionsConfig(Config):
@@ -158,7 +159,10 @@ class TrainConfig(Config):
     label_smoothing: Share = 0.0
     init: Literal["xavier", "trunc_normal"] = "xavier"
     """Of what is trained: ScanObjectNN's or ModelNet's program (spec 2.8)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """auto: bf16 where this machine's processor multiplies in it (AMX or AVX-512), else fp32. The
+    answer takes the place of the word: it is in the trial's key and record, on every machine.
+    """
     compile: Added[bool] = False
     """The layers with the most traffic compiled, on a GPU: other roundings, so another trial."""
 
@@ -177,6 +181,14 @@ class TrainConfig(Config):
             return {**data, "warmup_fraction": SHORT_WARMUP, "lag_epochs": 0}
 
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen_precision(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("precision") != "auto":
+            return data
+
+        return {**data, "precision": "bf16" if bf16_unit(cpu_flags()) else "fp32"}
 
     @property
     def period(self) -> int:

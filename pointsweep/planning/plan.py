@@ -37,7 +37,7 @@ from pointsweep.storage.stores import folder_of
 from pointsweep.sweep.parser import ReadableCell
 from pointsweep.sweep.published import mismatch
 from pointsweep.sweep.sweep import Sweep
-from pointsweep.utils.provenance import cpu_flags
+from pointsweep.utils.provenance import bf16_unit, cpu_flags
 
 Value = TypeVar("Value")
 WORTH_A_LISTING = (
@@ -391,9 +391,10 @@ def of_the_machine(
             " train.compile out",
         )
 
-    if any(train.precision == "bf16" for train in trains) and "amx_bf16" not in flags:
+    unit = bf16_unit(flags)
+    if unit != "AMX" and any(train.precision == "bf16" for train in trains):
         other = "no bf16: slower than fp32"
-        if "avx512_bf16" in flags:
+        if unit:
             other = "AVX-512's bf16 alone: faster than fp32, not as on AMX"
 
         yield Finding(

@@ -12,6 +12,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 PACKAGES = ("pointsweep", "torch", "numpy", "ray", "mlflow", "optuna", "peft")
@@ -67,6 +68,19 @@ def _git(root: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
+def bf16_unit(flags: AbstractSet[str]) -> str:
+    """Return the part of a processor that multiplies in bf16, by its flags; "" where there is none
+    and bf16 is slower than fp32.
+    """
+    if "amx_bf16" in flags:
+        return "AMX"
+    if "avx512_bf16" in flags:
+        return "AVX-512"
+
+    return ""
+
+
+@functools.cache
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Return what this machine's processor says that it can do, e.g. amx_bf16; empty where the
     system does not tell.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pointsweep.cli import doctor
@@ -91,5 +93,9 @@ def test_every_node_of_a_real_ray_is_looked_at(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     [header, node, *_] = out.splitlines()
     assert header.startswith("node") and node.split()[-2:] == ["0.0", "s"], out
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    unit = "AMX" if "amx_bf16" in flags else "AVX-512" if "avx512_bf16" in flags else "no"
+    assert node[header.index("CPU bf16") :].split()[0] == unit
     assert "\nversions           python 3." in out
     assert code == (0 if "all is well" in out else 1)

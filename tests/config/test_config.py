@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsweep.config import parts
 from pointsweep.config.base import Added, Config, canonical_json
 from pointsweep.config.parts import TrainConfig
 from pointsweep.config.validation import check_trial, trial_from_dict
@@ -95,6 +96,26 @@ def test_a_raised_revision_changes_the_key():
 def test_only_trials_in_bf16_have_the_key_of_their_new_places():
     assert '"revision"' not in canonical_json(TrainConfig(epochs=1))
     assert '"precision":"bf16","revision":2' in canonical_json(TrainConfig(epochs=1, precision="bf16"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ({"avx2", "amx_bf16", "avx512_bf16"}, "bf16"),
+        ({"avx2", "avx512_bf16"}, "bf16"),
+        ({"avx2", "avx512f"}, "fp32"),
+        (set(), "fp32"),
+    ],
+)
+def test_the_precision_that_the_processor_chooses_is_the_trials_own(flags, precision, monkeypatch):
+    monkeypatch.setattr(parts, "cpu_flags", lambda: frozenset(flags))
+    chosen = trial_from_dict(TRIAL | {"train": {"epochs": 2, "precision": "auto"}})
+    named = trial_from_dict(TRIAL | {"train": {"epochs": 2, "precision": precision}})
+    assert chosen.train.precision == precision
+    assert chosen.key() == named.key()
+    # A record says what was trained, so another machine reads the same trial.
+    monkeypatch.setattr(parts, "cpu_flags", lambda: frozenset({"avx2"}))
+    assert trial_from_dict(json.loads(json.dumps(chosen.to_dict()))).key() == named.key()
 
 
 @pytest.mark.parametrize(
