@@ -106,9 +106,11 @@ class Ablation:
                 self.complain((key,), unknown("key", key, KEYS, "Allowed"))
 
         self.components = self._components()
-        self.generators = {
-            key: self._named(key) for key in self.data if key in GENERATORS
-        }
+        self.generators: dict[str, list[str]] = {}
+        for key in self.data:
+            if key in GENERATORS:
+                self.generators[key] = self._component_names(key)
+
         if self.data and not self.generators:
             self.complain(
                 (),
@@ -125,10 +127,11 @@ class Ablation:
                 rows.setdefault(present, label)
 
         published = self._published(list(rows.values()))
-        return [
-            self._entry(present, label, published.get(label))
-            for present, label in rows.items()
-        ]
+        entries = []
+        for present, label in rows.items():
+            entries.append(self._entry(present, label, published.get(label)))
+
+        return entries
 
     # The section
 
@@ -158,14 +161,14 @@ class Ablation:
         return components
 
     def _sides(self, name: str, item: Any) -> dict[str, Mapping[str, Any]]:
-        sides = item if isinstance(item, Mapping) else {}
-        if not isinstance(sides.get("without"), Mapping) or not sides["without"]:
+        data = item if isinstance(item, Mapping) else {}
+        if not isinstance(data.get("without"), Mapping) or not data["without"]:
             self.complain(
                 ("components", name),
                 f"needs `without:`, the settings that switch it off, got {item!r}",
             )
 
-        for side, settings in sides.items():
+        for side, settings in data.items():
             if side not in SIDES:
                 self.complain(
                     ("components", name, side), unknown("key", side, SIDES, "Allowed")
@@ -182,30 +185,30 @@ class Ablation:
 
                 refuse_set_twice(self.document, path, settings)
 
-        return {
-            side: sides[side] for side in SIDES if isinstance(sides.get(side), Mapping)
-        }
+        sides: dict[str, Mapping[str, Any]] = {}
+        for side in SIDES:
+            if isinstance(data.get(side), Mapping):
+                sides[side] = data[side]
 
-    def _named(self, generator: str) -> list[str]:
+        return sides
+
+    def _component_names(self, generator: str) -> list[str]:
         """The components that a generator names."""
         value = self.data[generator]
         names = list(self.components) if value == "all" else value
 
-        if (
-            not isinstance(names, list)
-            or not names
-            or len(set(map(str, names))) < len(names)
-        ):
+        is_list = isinstance(names, list) and len(names) > 0
+        if not is_list or len(set(map(str, names))) < len(names):
             self.complain(
                 (generator,),
                 f"must be `all` or a list of different components, got {value!r}",
             )
             return []
 
-        for at, name in enumerate(names):
+        for index, name in enumerate(names):
             if name not in self.components:
                 self.complain(
-                    (generator, at),
+                    (generator, index),
                     unknown("component", name, self.components, "Components"),
                 )
 
@@ -218,9 +221,9 @@ class Ablation:
 
         return [name for name in names if name in self.components]
 
-    def _text(self, key: str, otherwise: str) -> str:
+    def _text(self, key: str, default: str) -> str:
         if key not in self.data:
-            return otherwise
+            return default
         return read_label(self.document, (*self.path, key), self.data[key])
 
     def _published(self, labels: Sequence[str]) -> Mapping[str, Any]:
@@ -249,13 +252,19 @@ class Ablation:
         in rows that take away, else not.
         """
         everything = frozenset(self.components)
+        subsets: list[Chosen]
         if generator == "leave_one_out":
-            without = [everything - {name} for name in names]
-            yield from self._labelled([everything, *without], "-")
+            subsets = [everything]
+            for name in names:
+                subsets.append(everything - {name})
+
+            yield from self._labelled(subsets, "-")
         elif generator == "add_one_in":
-            yield from self._labelled(
-                [frozenset(), *(frozenset({name}) for name in names)], "+"
-            )
+            subsets = [frozenset()]
+            for name in names:
+                subsets.append(frozenset({name}))
+
+            yield from self._labelled(subsets, "+")
         elif generator == "cumulative":
             yield from self._cumulative_rows(names, everything)
         else:
@@ -285,20 +294,21 @@ class Ablation:
             yield present, label
 
     def _labelled(
-        self, sets: Sequence[Chosen], sign: str
+        self, subsets: Sequence[Chosen], sign: str
     ) -> Iterator[tuple[Chosen, str]]:
-        for present in sets:
+        names_present = sign == "+"
+        for present in subsets:
             if len(present) == len(self.components):
                 label = self.whole_label
             elif not present:
                 label = self.bare_label
             else:
-                named = [
-                    name
-                    for name in self.components
-                    if (name in present) == (sign == "+")
-                ]
-                label = " ".join(f"{sign} {name}" for name in named)
+                words = []
+                for name in self.components:
+                    if (name in present) == names_present:
+                        words.append(f"{sign} {name}")
+
+                label = " ".join(words)
 
             yield present, label
 
@@ -313,10 +323,11 @@ class Ablation:
                 within[key] = (*self.path, "components", component.name, side)
 
         factors = None
-        if (names := self.generators.get("factorial")) and present >= frozenset(
-            self.components
-        ) - set(names):
-            factors = {name: name in present for name in names}
+        names = self.generators.get("factorial")
+        if names:
+            others = frozenset(self.components) - set(names)
+            if present >= others:
+                factors = {name: name in present for name in names}
 
         return Entry(
             label,

@@ -7,21 +7,24 @@ An axis is written as a list of mappings (each with a label), as one key with it
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pointsweep.config import scalars
-from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import Problem, unknown
 from pointsweep.sweep import conditions
 from pointsweep.sweep.overlay import Location, Settings, rank, set_twice
 from pointsweep.sweep.yaml_document import Document
 
-PARTS_OF_A_TRIAL = tuple(TrialConfig.model_fields)
 DIGITS = 12  # numbers of one axis that are equal when written with so many were meant to be one
 # What a row or column may say beside its settings.
 OWN_KEYS = ("label", "when", "published", "factors", "because")
+LABEL_HINT = (
+    "rows with a label each, or a zip with label:, give equal names of their own"
+)
 
 
 @dataclass(frozen=True)
@@ -64,23 +67,29 @@ def location_of(document: Document, path: tuple[Any, ...], key: str) -> Location
     """Return where `key` of the mapping at `path` stands; in a zip or a list of values, the value's
     own place.
     """
-    zipped = path[:-1] and path[-2:-1] == ("zip",)
-    if zipped:
+    parent = path[-2] if len(path) > 1 else None
+    if parent == "zip":
         inner = (*path[:-1], key, path[-1])
-    elif path and isinstance(path[-1], int) and len(path) > 1 and path[-2] == key:
+    elif parent == key and isinstance(path[-1], int):
         inner = path
     else:
         inner = (*path, key)
 
-    return Location(f"{document.shown}{document.where(*inner)}", document.line(inner))
+    shown = f"{document.shown}{document.where(*inner)}"
+    return Location(shown, document.line(inner))
 
 
 def read_axis(document: Document, path: tuple[Any, ...], value: Any) -> Axis:
     """One axis. What is wrong with it is added to the document's problems."""
     if isinstance(value, list):
-        entries = [_entry(document, (*path, i), item) for i, item in enumerate(value)]
-        axis = Axis("", tuple(entry for entry in entries if entry is not None))
-        refuse_twins(document, path, [entry.label for entry in axis.entries])
+        entries = []
+        for i, item in enumerate(value):
+            entry = _entry(document, (*path, i), item)
+            if entry is not None:
+                entries.append(entry)
+
+        axis = Axis("", tuple(entries))
+        refuse_twins(document, path, [entry.label for entry in entries])
         refuse_close(document, path, axis.entries)
     elif isinstance(value, Mapping) and len(value) == 1:
         key, values = next(iter(value.items()))
@@ -104,8 +113,10 @@ def refuse_twins(
     document: Document, path: tuple[Any, ...], labels: Sequence[str]
 ) -> None:
     """Refuse two rows of one label, which could not be told apart."""
-    for label in sorted({label for label in labels if labels.count(label) > 1}):
-        complain(document, path, f"the label {label!r} stands twice")
+    occurrences = Counter(labels)
+    for label in sorted(occurrences):
+        if occurrences[label] > 1:
+            complain(document, path, f"the label {label!r} stands twice")
 
 
 def refuse_equal(
@@ -123,21 +134,16 @@ def refuse_equal(
 
     for entry in entries:
         first = owners.setdefault(comparable(entry.settings), entry)
+        is_repeated = first is not entry
         if entry.label in labels:
-            hint = "; rows with a label each, or a zip with label:, give equal names of their own"
-            if labelled:
-                hint = ""
+            text = f"the label {entry.label!r} stands twice"
+            if not labelled and not is_repeated:
+                text += f"; {LABEL_HINT}"
 
-            equal = first is not entry
-            complain(
-                document,
-                path,
-                f"the label {entry.label!r} stands twice{'' if equal else hint}",
-            )
-        elif first is not entry:
-            complain(
-                document, path, f"{first.label} and {entry.label} are the same value"
-            )
+            complain(document, path, text)
+        elif is_repeated:
+            text = f"{first.label} and {entry.label} are the same value"
+            complain(document, path, text)
 
         labels.add(entry.label)
 
@@ -151,15 +157,10 @@ def refuse_close(
     owners: dict[Any, Entry] = {}
     for entry in entries:
         first = owners.setdefault(comparable(entry.settings, DIGITS), entry)
-        differing = [
-            key
-            for key, value in entry.settings.items()
-            if comparable(first.settings[key]) != comparable(value)
-        ]
-        if not differing:
+        key = _differing_key(first, entry)
+        if key is None:
             continue
 
-        key = differing[0]
         location, other_location = first.location(key), entry.location(key)
         line = f" (line {location.line})" if location.line else ""
         one = scalars.spelled(first.settings[key])
@@ -170,15 +171,25 @@ def refuse_close(
         )
 
 
+def _differing_key(first: Entry, second: Entry) -> str | None:
+    """Return the first key of which two entries of the same keys have different values; None if
+    there is none.
+    """
+    for key, value in second.settings.items():
+        if comparable(first.settings[key]) != comparable(value):
+            return key
+
+    return None
+
+
 def comparable(value: Any, digits: int | None = None) -> Any:
     """Return what is equal for equal values: 1, 1.0 and true are, and so are 0.0 and -0.0.
 
     With `digits`, floats that are equal when written with so many digits are equal too.
     """
     if isinstance(value, Mapping):
-        return tuple(
-            sorted((str(key), comparable(item, digits)) for key, item in value.items())
-        )
+        items = [(str(key), comparable(item, digits)) for key, item in value.items()]
+        return tuple(sorted(items))
     if isinstance(value, (list, tuple)):
         return ("list", *(comparable(item, digits) for item in value))
     if isinstance(value, float) and digits is not None:
@@ -211,8 +222,13 @@ def read_key(document: Document, path: tuple[Any, ...], key: str, values: Any) -
 
 def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     lists = values if isinstance(values, Mapping) else {}
-    lengths = {key: len(item) for key, item in lists.items() if isinstance(item, list)}
-    if not lists or len(lengths) < len(lists) or len(set(lengths.values())) != 1:
+    lengths = {}
+    for key, item in lists.items():
+        if isinstance(item, list):
+            lengths[key] = len(item)
+
+    is_rectangular = len(lengths) == len(lists) and len(set(lengths.values())) == 1
+    if not is_rectangular:
         complain(
             document, path, f"needs lists of one length, got {lengths or values!r}"
         )
@@ -228,10 +244,11 @@ def _read_zip(document: Document, path: tuple[Any, ...], values: Any) -> Axis:
     if unknown_keys:
         return Axis("", ())
 
-    refuse_set_twice(
-        document, path, {key: lists[key][0] for key in settings if lists[key]}
-    )
-    num_entries = len(next(iter(lists.values())))
+    (num_entries,) = set(lengths.values())
+    if num_entries:
+        first_values = {key: lists[key][0] for key in settings}
+        refuse_set_twice(document, path, first_values)
+
     entries = [_zip_entry(document, path, lists, i) for i in range(num_entries)]
 
     if "published" in lists or "when" in lists:
@@ -262,15 +279,17 @@ def _zip_entry(
     else:
         label = ", ".join(map(_label, settings.values()))
 
-    own_factors = {"factors": items["factors"]} if "factors" in items else {}
-    factors = _factors(document, path, own_factors)
-    when = None
-
-    if "when" in items:
-        when = read_when(document, (*path, "when", i), items["when"])
+    factors = _factors(document, path, items)
+    when = read_when(document, (*path, "when", i), items.get("when"))
 
     return Entry(
-        label, settings, document, (*path, i), when, items.get("published"), factors
+        label=label,
+        settings=settings,
+        document=document,
+        path=(*path, i),
+        when=when,
+        published=items.get("published"),
+        factors=factors,
     )
 
 
@@ -298,10 +317,15 @@ def _entry(document: Document, path: tuple[Any, ...], item: Any) -> Entry | None
             )
             complain(document, path, text)
 
-    factors = _factors(document, path, item)
-    published = item.get("published")
     return Entry(
-        label, settings, document, path, when, published, factors, because=because
+        label=label,
+        settings=settings,
+        document=document,
+        path=path,
+        when=when,
+        published=item.get("published"),
+        factors=_factors(document, path, item),
+        because=because,
     )
 
 
@@ -328,12 +352,13 @@ def lay_entries(settings: Settings, entries: Iterable[Entry]) -> None:
     """Lay the entries of a cell over settings: components that any of them names first, then the
     fields.
     """
-    listed = [
-        (entry, key, value)
-        for entry in entries
-        for key, value in entry.settings.items()
-    ]
-    for entry, key, value in sorted(listed, key=lambda item: rank(item[1], item[2])):
+    ranked = []
+    for entry in entries:
+        for key, value in entry.settings.items():
+            ranked.append((rank(key, value), key, value, entry))
+
+    ranked.sort(key=operator.itemgetter(0))  # stable: within a rank as they are listed
+    for _, key, value, entry in ranked:
         settings.set(key, value, entry.location(key))
 
 
@@ -397,11 +422,8 @@ def _factors(
     if factors is None:
         return None
 
-    if (
-        not isinstance(factors, Mapping)
-        or not factors
-        or not all(isinstance(value, bool) for value in factors.values())
-    ):
+    is_mapping = isinstance(factors, Mapping) and len(factors) > 0
+    if not is_mapping or not all(isinstance(v, bool) for v in factors.values()):
         complain(
             document,
             (*path, "factors"),
@@ -415,18 +437,21 @@ def _factors(
 def known(document: Document, path: tuple[Any, ...], key: str) -> bool:
     """Return whether a settings key begins with a part of a trial."""
     part = str(key).partition(".")[0]
-    if part in PARTS_OF_A_TRIAL and part != "seed":
+    if part in conditions.PARTS_OF_A_TRIAL:
         return True
 
-    allowed = [*(p for p in PARTS_OF_A_TRIAL if p != "seed"), *OWN_KEYS]
+    allowed = [*conditions.PARTS_OF_A_TRIAL, *OWN_KEYS]
     complain(document, path, unknown("key", part, allowed, "Allowed"))
     return False
 
 
 def _label(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return str(value.get("name", ", ".join(f"{k}={v}" for k, v in value.items())))
-    return scalars.spelled(value)
+    if not isinstance(value, Mapping):
+        return scalars.spelled(value)
+    if "name" in value:
+        return str(value["name"])
+
+    return ", ".join(f"{key}={item}" for key, item in value.items())
 
 
 def complain(document: Document, path: tuple[Any, ...], message: str) -> None:

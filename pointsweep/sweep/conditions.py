@@ -98,9 +98,9 @@ def opened(when: When) -> dict[str, Any]:
 
 def matches(data: Mapping[str, Any], when: When) -> bool:
     """Return whether every key has the value, or one of the values, that `when` lists."""
+    expected = opened(when)
     return all(
-        lookup(data, key) in alternatives(key, value)
-        for key, value in opened(when).items()
+        lookup(data, key) in alternatives(key, expected[key]) for key in expected
     )
 
 
@@ -109,11 +109,13 @@ def alternatives(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         return [value]
 
-    nested = any(isinstance(item, list) for item in value)
-    if not nested and any(
-        _is_list(owner, key.partition(".")[2]) for owner in owners(key, {})
-    ):
-        return [value]
+    if any(isinstance(item, list) for item in value):
+        return value
+
+    field = key.partition(".")[2]
+    for owner in owners(key, {}):
+        if _is_list(owner, field):
+            return [value]
 
     return value
 
@@ -134,19 +136,17 @@ def owners(key: str, when: When) -> list[Any]:
         return []
 
     kind = PARTS[part]
+    known_names = registry.names(kind)
     named = opened(when).get(part)
+
     if named is None:
-        names = registry.names(kind)
+        names = known_names
     elif isinstance(named, list):
         names = named
     else:
         names = [named]
 
-    return [
-        registry.config_class(kind, name)
-        for name in names
-        if name in registry.names(kind)
-    ]
+    return [registry.config_class(kind, name) for name in names if name in known_names]
 
 
 def key_problem(key: str, when: When) -> str | None:
@@ -169,24 +169,29 @@ def key_problem(key: str, when: When) -> str | None:
     if not candidates or any(_has(owner, rest) for owner in candidates):
         return None  # an unknown component is a problem of its own
 
-    fields = sorted(
-        {name for owner in candidates for name in field_names(owner) if name != "name"}
-    )
+    fields: set[str] = set()
+    for owner in candidates:
+        fields |= field_names(owner)
+
+    text = unknown("field", rest, sorted(fields - {"name"}), "Fields")
+    hint = text.removeprefix(f"unknown field '{rest}'.")
+
     named = opened(when).get(part)
     if named is None:
-        named = part
+        owner_name = part
+    elif isinstance(named, list):
+        owner_name = " or ".join(map(str, named))
+    else:
+        owner_name = str(named)
 
-    owner_name = " or ".join(map(str, named)) if isinstance(named, list) else str(named)
-    text = unknown("field", rest, fields, "Fields")
-    return f"{owner_name} has no field '{rest}'." + text.removeprefix(
-        f"unknown field '{rest}'."
-    )
+    return f"{owner_name} has no field '{rest}'.{hint}"
 
 
 def _has(owner: Any, field: str) -> bool:
-    return field in field_names(owner) or (
-        field == "modality" and hasattr(owner, "modality")
-    )
+    if field in field_names(owner):
+        return True
+
+    return field == "modality" and hasattr(owner, "modality")
 
 
 def value_problem(key: str, value: Any, when: When) -> str | None:
@@ -212,13 +217,15 @@ def value_problem(key: str, value: Any, when: When) -> str | None:
     else:
         candidates = [owner for owner in owners(key, when) if _has(owner, rest)]
 
-    problems_by_owner = [
-        field_problems(owner, rest or part, value) for owner in candidates
-    ]
-    if not problems_by_owner or not all(problems_by_owner):
-        return None
+    first_problem = None
+    for owner in candidates:
+        messages = field_problems(owner, rest or part, value)
+        if not messages:
+            return None  # a value that one component can have is no problem
 
-    return problems_by_owner[0][0]
+        first_problem = first_problem or messages[0]
+
+    return first_problem
 
 
 def problems(when: When) -> Iterator[tuple[str, str]]:
@@ -247,18 +254,23 @@ def setting_problems(
     """Yield (key, message) for settings that no trial can have, whether or not their condition
     holds anywhere.
     """
-    named = {
-        key.removesuffix(".name"): value
-        for key, value in flat(settings).items()
-        if key.endswith(".name")
-    }
-    for key, value in flat(settings).items():
-        narrowed = {**{k: v for k, v in opened(when).items() if k in PARTS}, **named}
+    flattened = flat(settings)
+    # The components that the trial will have: those of the condition, and those named here.
+    components: dict[str, Any] = {}
+    for key, value in opened(when).items():
+        if key in PARTS:
+            components[key] = value
+
+    for key, value in flattened.items():
+        if key.endswith(".name"):
+            components[key.removesuffix(".name")] = value
+
+    for key, value in flattened.items():
         key = key.removesuffix(".name")
         if value is None and key in PARTS_OF_A_TRIAL:
             continue
 
-        wrong = key_problem(key, narrowed) or value_problem(key, value, narrowed)
+        wrong = key_problem(key, components) or value_problem(key, value, components)
         if wrong is not None:
             yield key, wrong
 
@@ -274,19 +286,24 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inner(value: Any, path: str) -> Any:
-    for name in path.split(".") if path else ():
+    if not path:
+        return value
+
+    for name in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(name, value)
+
     return value
 
 
 def described(when: When) -> str:
     """Return a condition in words: "method lora, backbone clip_text or dinov2"."""
-    parts: list[str] = []
+    phrases: list[str] = []
     for key, value in opened(when).items():
-        parts.append(f"{key} {' or '.join(map(str, alternatives(key, value)))}")
+        values = " or ".join(map(str, alternatives(key, value)))
+        phrases.append(f"{key} {values}")
 
-    return ", ".join(parts)
+    return ", ".join(phrases)
 
 
 def kinds_of(key: str) -> set[type]:

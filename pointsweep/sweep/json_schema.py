@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -113,11 +114,12 @@ OF_OTHERS: Schema = {"type": "string", "pattern": f"^{IMPORT_PATH.pattern}$"}
 
 def _own(kind: str) -> dict[str, type[NamedConfig]]:
     """Return the configuration classes of pointsweep's own components of a kind, by name."""
-    return {
-        name: config
-        for name, config in registry.config_classes(kind).items()
-        if not registry.source_of(kind, name)
-    }
+    own: dict[str, type[NamedConfig]] = {}
+    for name, config in registry.config_classes(kind).items():
+        if not registry.source_of(kind, name):
+            own[name] = config
+
+    return own
 
 
 def _components() -> dict[str, Schema]:
@@ -173,14 +175,16 @@ def _docstrings(config: type[Config]) -> dict[str, str]:
 
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(tree, ast.ClassDef)
-        for field, text in zip(tree.body, tree.body[1:], strict=False):
-            if not isinstance(field, ast.AnnAssign) or not isinstance(
-                field.target, ast.Name
-            ):
+        for statement, text in itertools.pairwise(tree.body):
+            if not isinstance(statement, ast.AnnAssign):
                 continue
 
-            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                texts[field.target.id] = inspect.cleandoc(str(text.value.value))
+            field = statement.target
+            if not isinstance(field, ast.Name) or not isinstance(text, ast.Expr):
+                continue
+
+            if isinstance(text.value, ast.Constant):
+                texts[field.id] = inspect.cleandoc(str(text.value.value))
 
     return texts
 
@@ -190,25 +194,26 @@ def _docstrings(config: type[Config]) -> dict[str, str]:
 
 def _field_schemas() -> dict[str, Schema]:
     """Return the schema of every dotted key of a trial: over all components that have the field."""
-    found: dict[str, Schema] = {}
+    by_key: dict[str, Schema] = {}
     for part, kind in PARTS.items():
+        own = _own(kind)
         options: dict[str, list[Schema]] = {}
-        for config in _own(kind).values():
+        for config in own.values():
             for field, schema in model_schema(config)["properties"].items():
                 if field != "name":
                     options.setdefault(field, []).append(schema)
 
-        found[f"{part}.name"] = _any_of({"enum": list(_own(kind))}, OF_OTHERS)
+        by_key[f"{part}.name"] = _any_of({"enum": list(own)}, OF_OTHERS)
         for field, schemas in options.items():
-            found[f"{part}.{field}"] = _merged(schemas)
+            by_key[f"{part}.{field}"] = _merged(schemas)
 
     for part, unnamed in UNNAMED.items():
         for field, schema in model_schema(unnamed)["properties"].items():
-            found[f"{part}.{field}"] = {
-                k: v for k, v in schema.items() if k != "default"
-            }
+            without_default = dict(schema)
+            without_default.pop("default", None)
+            by_key[f"{part}.{field}"] = without_default
 
-    return found
+    return by_key
 
 
 def _merged(schemas: list[Schema]) -> Schema:
@@ -228,17 +233,20 @@ def _merged(schemas: list[Schema]) -> Schema:
         if "description" in schema:
             described["description"] = schema["description"]
 
-    merged = [*distinct.values()]
-    return {**(merged[0] if len(merged) == 1 else _any_of(*merged)), **described}
+    merged = _any_of(*distinct.values())
+    if len(distinct) == 1:
+        (merged,) = distinct.values()
+
+    return {**merged, **described}
 
 
 def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
     """Return the definitions of settings: parts, dotted keys, lists of values, and conditions."""
-    schemas: dict[str, Schema] = {
-        key: schema for key, schema in fields.items() if "." in key
-    }
-    # A component's own definition may have the name of a field of its part.
-    schemas = {f"field.{key}": schema for key, schema in schemas.items()}
+    schemas: dict[str, Schema] = {}
+    for key, schema in fields.items():
+        # A component's own definition may have the name of a field of its part.
+        schemas[f"field.{key}"] = schema
+
     keys: dict[str, Schema] = {}
 
     for part in (*PARTS, *UNNAMED):
@@ -250,18 +258,23 @@ def _settings(fields: Mapping[str, Schema]) -> dict[str, Schema]:
         "description": "fixed, or official: as the published program does it.",
     }
 
-    keys |= {key: _ref(f"field.{key}") for key in fields}
+    for key in fields:
+        keys[key] = _ref(f"field.{key}")
+
+    lists: dict[str, Schema] = {}
+    alternatives: dict[str, Schema] = {}
+    for key, schema in keys.items():
+        lists[key] = _list_of(schema)
+        alternatives[key] = _any_of(schema, _list_of(schema))
+
     schemas["key"] = {"enum": list(keys)}
     schemas["settings"] = {"type": "object", "properties": keys}
-    lists = {key: _list_of(schema) for key, schema in keys.items()}
     schemas["values"] = {"type": "object", "properties": lists}
     schemas["condition"] = {
         "type": "object",
         "minProperties": 1,
         "propertyNames": _any_of(_ref("key"), {"const": "backbone.modality"}),
-        "properties": {
-            key: _any_of(schema, _list_of(schema)) for key, schema in keys.items()
-        },
+        "properties": alternatives,
     }
 
     return schemas
@@ -278,24 +291,33 @@ def _part(part: str, fields: Mapping[str, Schema]) -> Schema:
             own[key.removeprefix(f"{part}.")] = _ref(f"field.{key}")
 
     own.pop("name")
+    components = [_ref(f"{part}.{name}") for name in names]
+    component_of_others = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": OF_OTHERS},
+    }
+
     return _any_of(
         {"enum": [*names, None]},
-        *(_ref(f"{part}.{name}") for name in names),
+        *components,
         OF_OTHERS,
-        {"type": "object", "required": ["name"], "properties": {"name": OF_OTHERS}},
+        component_of_others,
         _closed(own),  # settings of whichever component is named elsewhere
     )
 
 
 def _settings_and(own: Mapping[str, Schema], required: tuple[str, ...] = ()) -> Schema:
     """Return the schema of settings with some keys of another meaning beside them."""
+    names = _ref("key")
+    if own:
+        names = _any_of(names, {"enum": list(own)})
+
     schema: Schema = {
         "type": "object",
         "allOf": [_ref("settings")],
         "properties": dict(own),
-        "propertyNames": _any_of(_ref("key"), {"enum": list(own)})
-        if own
-        else _ref("key"),
+        "propertyNames": names,
     }
     if required:
         schema["required"] = list(required)
@@ -315,9 +337,10 @@ def _sections() -> dict[str, Schema]:
     }
 
     profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
-    own_metrics = [
-        name for name in table_metrics() if name.partition("/")[2] in BUILT_IN
-    ]
+    own_metrics = []
+    for name in table_metrics():
+        if name.partition("/")[2] in BUILT_IN:
+            own_metrics.append(name)
 
     return {
         "name": {
@@ -450,10 +473,13 @@ def _tables() -> dict[str, Schema]:
         },
     }
 
-    in_zips = ("label", "when", "published")
-    lists = {key: _list_of(entry[key]) for key in in_zips}
-    lists["when"] = _list_of(_any_of(_ref("condition"), {"type": "null"}))
-    lists["factors"] = _list_of(_any_of(factors, {"type": "null"}))
+    nothing: Schema = {"type": "null"}  # for an item of the zip that has none
+    lists = {
+        "label": _list_of(entry["label"]),
+        "when": _list_of(_any_of(_ref("condition"), nothing)),
+        "published": _list_of(entry["published"]),
+        "factors": _list_of(_any_of(factors, nothing)),
+    }
     # Not `anyOf`: an editor underlines what is wrong in the form that is meant.
     one_key = {
         "type": "object",
@@ -488,9 +514,8 @@ def _tables() -> dict[str, Schema]:
 
 def _ablate() -> Schema:
     sides = {side: _settings_and({}) for side in SIDES}
-    chosen = _any_of(
-        {"const": "all"}, {**_list_of(SCALAR), **ONE_OR_MORE, "uniqueItems": True}
-    )
+    names = {**_list_of(SCALAR), **ONE_OR_MORE, "uniqueItems": True}
+    chosen = _any_of({"const": "all"}, names)
     return _closed(
         {
             "components": {
@@ -518,38 +543,33 @@ def _ablate() -> Schema:
 
 
 def _searches() -> dict[str, Schema]:
+    choices: Schema = {"type": "array", **ONE_OR_MORE}
     parameter = _any_of(
-        {"type": "array", **ONE_OR_MORE},
+        choices,
         _range("float", "number"),
         _range("int", "integer"),
-        _closed(
-            {"choices": {"type": "array", **ONE_OR_MORE}, "when": _ref("condition")},
-            ("choices",),
-        ),
+        _closed({"choices": choices, "when": _ref("condition")}, ("choices",)),
     )
 
-    objectives: Schema = _closed(
-        {name: {"const": direction} for name, direction in OBJECTIVES.items()}
-    )
+    objectives = {name: {"const": direction} for name, direction in OBJECTIVES.items()}
     text_or_list = _any_of({"type": "string"}, _list_of({"type": "string"}))
     point = {"type": "object", "propertyNames": _ref("key")}
+
+    samplers: dict[str, dict[str, Schema]] = {}
+    for name, kinds in SAMPLERS.items():
+        samplers[name] = {key: {"type": TYPES[kind]} for key, kind in kinds.items()}
+
+    schedulers: dict[str, dict[str, Schema]] = {}
+    for name, options in SCHEDULERS.items():
+        schedulers[name] = {key: _whole(1) for key in options}
+
     # What the models of the sections leave open.
     read_apart: dict[str, Schema] = {
         "space": _mapping(_ref("key"), parameter, minProperties=1),
         "constraints": text_or_list,
-        "objectives": {**objectives, "minProperties": 1},
-        "sampler": _any_of(
-            *_choices({name: _options(kinds) for name, kinds in SAMPLERS.items()})
-        ),
-        "scheduler": _any_of(
-            {"type": "null"},
-            *_choices(
-                {
-                    name: {key: _whole(1) for key in options}
-                    for name, options in SCHEDULERS.items()
-                }
-            ),
-        ),
+        "objectives": {**_closed(objectives), "minProperties": 1},
+        "sampler": _any_of(*_choices(samplers)),
+        "scheduler": _any_of({"type": "null"}, *_choices(schedulers)),
         "enqueue": _any_of(point, _list_of(point)),
     }
 
@@ -588,10 +608,6 @@ def _range(kind: str, type_name: str) -> Schema:
         },
         (kind,),
     )
-
-
-def _options(kinds: Mapping[str, type]) -> dict[str, Schema]:
-    return {name: {"type": TYPES[kind]} for name, kind in kinds.items()}
 
 
 def _choices(named: Mapping[str, Mapping[str, Schema]]) -> Iterator[Schema]:

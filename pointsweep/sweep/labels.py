@@ -8,6 +8,7 @@ in some arms and stays in others.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ class LostSetting:
     """
 
     setting: Dropped
-    kept: list[str] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)  # in which it stayed
     # cell, component, value there
     differs: list[tuple[str, Any, Any]] = field(default_factory=list)
     # components that have no such field
@@ -60,9 +61,8 @@ class _CellNames:
     """
 
     def __init__(self) -> None:
-        self.locations: list[
-            tuple[str, dict[str, Location]]
-        ] = []  # a cell, and the place of every leaf
+        # a cell, and where each of its leaves was set
+        self.locations: list[tuple[str, dict[str, Location]]] = []
         self.with_dropped: list[tuple[str, Settings]] = []
         self._of_components: dict[tuple[Any, ...], Settings] = {}
 
@@ -115,8 +115,9 @@ class LabelAudit:
             self._against_command_line_and_profile(entry)
 
         searched = self._searched()
-        for i, one in enumerate(reversed(entries)):
-            for other in list(reversed(entries))[i + 1 :]:
+        inner_first = list(reversed(entries))
+        for i, one in enumerate(inner_first):
+            for other in inner_first[i + 1 :]:
                 self._pair(one, other, "a key belongs to one of rows, columns and axes")
             for parameter in searched:
                 self._pair(parameter, one, "it is searched; take one of the two away")
@@ -170,90 +171,81 @@ class LabelAudit:
     ) -> None:
         """Complain of a condition whose outcome a conditional setting below it turned round."""
         self.held(document, path)
-        changed = [
-            key
-            for key, value in conditions.opened(when).items()
-            if (
-                conditions.lookup(final.data, key)
-                in conditions.alternatives(key, value)
-            )
-            != holds
-        ]
-
-        for key in changed[:1]:
-            location = final.location(f"{key}.name" if key in PARTS else key)
+        for key, value in conditions.opened(when).items():
             value_now = conditions.lookup(final.data, key)
+            if (value_now in conditions.alternatives(key, value)) == holds:
+                continue
+
+            location = final.location(f"{key}.name" if key in PARTS else key)
             text = (
                 f"{_described(location)} sets {key} to {value_now} after this condition was looked"
                 " at; write it above this, or into base"
             )
 
-            self._complain(document, (*path, "when", key), text)
+            complain(document, (*path, "when", key), text)
+            return
 
     def compare(
         self, entries: Sequence[Entry], settings: Settings, config: TrialConfig
     ) -> None:
         """Compare what a cell's labels say with the trial that was made of it."""
-        stated = [
-            (entry, key, value)
-            for entry in entries
-            for key, value in conditions.flat(entry.settings).items()
-        ]
+        stated = []
+        parts = {"network"}
+        for entry in entries:
+            for key, value in conditions.flat(entry.settings).items():
+                stated.append((entry, key, value))
+                parts.add(key.partition(".")[0])
 
-        parts = {key.partition(".")[0] for _, key, _ in stated}
-        data = config.to_dict(only={"network", *parts})
-
+        data = config.to_dict(only=parts)
         for entry, key, value in stated:
             value_of_trial = conditions.lookup(data, key)
-            if value_of_trial == (list(value) if isinstance(value, tuple) else value):
+            if value_of_trial == _as_plain_data(value):
                 continue
 
             if self.reader.profile == "smoke":
                 self._replaced[key.removesuffix(".name")] = None
-            else:
-                location = entry.location(key)
-                if self._is_clash(location):
-                    continue
+                continue
 
+            location = entry.location(key)
+            if not self._is_clash(location):
                 text = f"says {value!r}, the trial would have {value_of_trial!r}"
-                self.reader.own.append(Problem(location.path, text, location.line))
+                self._report(location, text)
 
     # Keys that are set twice
 
     def _searched(self) -> list[Entry]:
         """The parameters of a search as entries, one for every choice."""
-        if self._space is None:
-            self._space = []
-            search = self.reader.search
-            path: Path = (
-                ("per_arm", "search", "space")
-                if search and search.then_seeds
-                else ("search", "space")
-            )
+        if self._space is not None:
+            return self._space
 
-            for parameter in search.space if search else ():
-                for choice in parameter.choices or (0,):
-                    self._space.append(
-                        Entry(
-                            parameter.key,
-                            {parameter.key: choice},
-                            self.reader.document,
-                            path,
-                            parameter.when,
-                        )
+        self._space = []
+        search = self.reader.search
+        if search is None:
+            return self._space
+
+        path: Path = ("search", "space")
+        if search.then_seeds:
+            path = ("per_arm", *path)
+
+        for parameter in search.space:
+            for choice in parameter.choices or (0,):
+                self._space.append(
+                    Entry(
+                        label=parameter.key,
+                        settings={parameter.key: choice},
+                        document=self.reader.document,
+                        path=path,
+                        when=parameter.when,
                     )
+                )
 
-            for entry in self._space:
-                self._against_command_line_and_profile(entry)
+        for entry in self._space:
+            self._against_command_line_and_profile(entry)
 
-            for i, one in enumerate(self._space):
-                for other in self._space[i + 1 :]:
-                    if (
-                        one.label != other.label
-                        and not _apart(one, other)
-                        and not _apart(other, one)
-                    ):
-                        self._pair(other, one, "a key is searched once")
+        for one, other in itertools.combinations(self._space, 2):
+            are_exclusive = _are_exclusive(one, other) or _are_exclusive(other, one)
+            if one.label != other.label and not are_exclusive:
+                self._pair(other, one, "a key is searched once")
 
         return self._space
 
@@ -263,45 +255,36 @@ class LabelAudit:
 
         self._compared.add((id(one), id(other)))
         for leaf, key, other_key in clashes(one.settings, other.settings):
-            parts = {text.partition(".")[0] for text in (key, other_key)}
-            network = "network" in parts and len(parts) > 1
-            description = (
-                "a network takes the place of that, so such columns or rows say nothing of it: give"
-                " it a table of its own"
-                if network
-                else advice
-            )
+            parts = {key.partition(".")[0], other_key.partition(".")[0]}
+            text = advice
+            if "network" in parts and len(parts) > 1:
+                text = (
+                    "a network takes the place of that, so such columns or rows say nothing of it:"
+                    " give it a table of its own"
+                )
 
-            self._clash(one.location(key), leaf, description, other.location(other_key))
+            self._clash(one.location(key), leaf, text, other.location(other_key))
 
     def _against_command_line_and_profile(self, entry: Entry) -> None:
-        searched = self._space is not None and any(
-            entry is other for other in self._space
-        )
+        is_searched = any(entry is other for other in self._space or ())
         for override in self.reader.late:
             overridden = {override.key: None if override.delete else override.value}
             for leaf, key, _ in clashes(entry.settings, overridden):
-                if searched:
-                    location = entry.location(key)
+                if is_searched:
                     text = "is searched, and set on the command line; take one of the two away"
-                    self.reader.own.append(Problem(location.path, text, location.line))
+                    self._report(entry.location(key), text)
                 else:
                     advice = "take the override away, or choose cells with --only"
-                    self._clash(
-                        Location(override.text, None), leaf, advice, entry.location(key)
-                    )
+                    location = Location(override.text, None)
+                    self._clash(location, leaf, advice, entry.location(key))
 
-        for document, profile_key, value in profiles.own_settings(
-            self.reader.profile, self.reader.documents
-        ):
-            location = profiles.location_of(document, self.reader.profile, profile_key)
+        profile = self.reader.profile
+        added = profiles.own_settings(profile, self.reader.documents)
+        for document, profile_key, value in added:
+            location = profiles.location_of(document, profile, profile_key)
             for leaf, key, _ in clashes(entry.settings, {profile_key: value}):
-                self._clash(
-                    location,
-                    leaf,
-                    "a profile may set what no label names",
-                    entry.location(key),
-                )
+                advice = "a profile may set what no label names"
+                self._clash(location, leaf, advice, entry.location(key))
 
     def _clash(
         self, location: Location, leaf: str, advice: str, other: Location
@@ -309,19 +292,17 @@ class LabelAudit:
         self._clashes.setdefault((location, leaf, advice), []).append(other)
 
     def _is_clash(self, location: Location) -> bool:
-        """Return whether it is known already that a place sets what another does."""
-        return any(
-            location.path.startswith(other.path) or other.path.startswith(location.path)
-            for other in self._clashing()
-        )
+        """Return whether a clash is known of what is set there, around it or below it."""
+        path = location.path
+        for (one, _, _), others in self._clashes.items():
+            for other in (one, *others):
+                if path.startswith(other.path) or other.path.startswith(path):
+                    return True
 
-    def _clashing(self) -> Iterator[Location]:
-        for (location, _, _), others in self._clashes.items():
-            yield location
-            yield from others
+        return False
 
-    def _complain(self, document: Document, path: Path, message: str) -> None:
-        complain(document, path, message)
+    def _report(self, location: Location, message: str) -> None:
+        self.reader.own.append(Problem(location.path, message, location.line))
 
     # When all cells were read
 
@@ -332,7 +313,7 @@ class LabelAudit:
                 f"sets {leaf}, which is set by {_listed(others)} as well: a label would stand over"
                 f" a value that never ran; {advice}"
             )
-            self.reader.own.append(Problem(location.path, text, location.line))
+            self._report(location, text)
 
         self._conditions_on_the_space()
         if self._cells.locations or not self.reader.problems:
@@ -349,9 +330,8 @@ class LabelAudit:
         notes = [f"profile={profile}: published numbers do not apply"]
 
         if self._replaced:
-            notes.append(
-                f"profile={profile}: stands in for what labels say of {', '.join(self._replaced)}"
-            )
+            keys = ", ".join(self._replaced)
+            notes.append(f"profile={profile}: stands in for what labels say of {keys}")
 
         return notes
 
@@ -359,61 +339,65 @@ class LabelAudit:
         """A cell is left out before anything is drawn: its condition cannot look at what is
         searched.
         """
-        searched = (
-            {parameter.key for parameter in self.reader.search.space}
-            if self.reader.search
-            else set()
-        )
+        if self.reader.search is None:
+            return
 
-        conditions_found: list[tuple[Document, Path, Mapping[str, Any]]] = []
+        searched = {parameter.key for parameter in self.reader.search.space}
+        of_cells: list[tuple[Document, Path, Mapping[str, Any]]] = []
 
         for i, item in enumerate(self.reader.data.get("exclude") or []):
-            if isinstance(item, Mapping) and isinstance(item.get("when"), Mapping):
-                conditions_found.append(
-                    (self.reader.document, ("exclude", i, "when"), item["when"])
-                )
+            when = item.get("when") if isinstance(item, Mapping) else None
+            if isinstance(when, Mapping):
+                of_cells.append((self.reader.document, ("exclude", i, "when"), when))
 
         for entry in self._entries.values():
             if entry.when is not None:
-                conditions_found.append(
-                    (entry.document, (*entry.path, "when"), entry.when)
-                )
+                of_cells.append((entry.document, (*entry.path, "when"), entry.when))
 
-        for document, path, when in conditions_found:
+        for document, path, when in of_cells:
             for key in searched.intersection(conditions.opened(when)):
-                self._complain(
-                    document,
-                    (*path, key),
-                    "is searched: cells are left out before it is chosen",
-                )
+                text = "is searched: cells are left out before it is chosen"
+                complain(document, (*path, key), text)
 
     def _vacuous(self) -> None:
         """A condition of the file that holds in no cell."""
+        document = self.reader.document
         reported = {problem.path for problem in self.reader.problems}
+
         for path, when, kind in self._conditions():
-            document = self.reader.document
             where = document.where(*path)
-            if (document.source, path) in self._held or any(
-                name.startswith(where) for name in reported
-            ):
+            if (document.source, path) in self._held:
+                continue
+            if any(reported_path.startswith(where) for reported_path in reported):
                 continue
 
             text = f"holds in no cell ({conditions.described(when)})"
-            components = {}
-            for key, value in conditions.opened(when).items():
-                if key in PARTS:
-                    components[key] = value
-
-            named = not components or any(
-                conditions.matches(settings.data, components)
-                for settings in self._cells.of_components
+            is_optional = kind == "settings" and (
+                self.reader.search is not None or not self._has_components(when)
             )
+
             if self.reader.notes:  # an override made it so
                 self.remarks.append(f"{where}: {text}")
-            elif kind == "settings" and (not named or self.reader.search is not None):
+            elif is_optional:
                 self.dropped.append(f"{where}: {text}")
             else:
-                self._complain(document, path, f"{text}; correct it or take it away")
+                complain(document, path, f"{text}; correct it or take it away")
+
+    def _has_components(self, when: Mapping[str, Any]) -> bool:
+        """Return whether some cell has all components that a condition names."""
+        components = {}
+        for key, value in conditions.opened(when).items():
+            if key in PARTS:
+                components[key] = value
+
+        if not components:
+            return True
+
+        for settings in self._cells.of_components:
+            if conditions.matches(settings.data, components):
+                return True
+
+        return False
 
     def _constraints(self) -> None:
         """Complain of constraints whose keys no suggestion has."""
@@ -432,7 +416,7 @@ class LabelAudit:
                     f"{constraint.text} applies to no point: none has all of its keys; correct it"
                     " or take it away"
                 )
-                self._complain(document, (*path, i), text)
+                complain(document, (*path, i), text)
 
     def _conditions(self) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
         """The conditions of the file itself; those of a file that it inherits from may be for
@@ -469,20 +453,15 @@ class LabelAudit:
 
                 if not any(rest in conditions.field_names(owner) for owner in owners):
                     lost.without.append(component)
-                elif value != (
-                    list(setting.value)
-                    if isinstance(setting.value, tuple)
-                    else setting.value
-                ):
+                elif value != _as_plain_data(setting.value):
                     lost.differs.append((name, component, value))
 
         for lost in lost_settings.values():
-            lost.kept = [
-                name
-                for name, locations in self._cells.locations
-                if locations.get(lost.setting.key) == lost.setting.location
-            ]
-            self._report(lost)
+            for name, locations in self._cells.locations:
+                if locations.get(lost.setting.key) == lost.setting.location:
+                    lost.cells.append(name)
+
+            self._report_lost(lost)
 
     def _outdone(self) -> None:
         """Say which conditional settings give way to a row, a column, a later condition, the
@@ -493,82 +472,76 @@ class LabelAudit:
                 continue
 
             setting = seen.setting
-            where = (
-                "in " + _some(seen.cells)
-                if seen.kept
-                else "wherever its condition holds"
-            )
+            where = "wherever its condition holds"
+            if seen.kept:
+                where = f"in {_some(seen.cells)}"
 
             text = f"{scalars.spelled(setting.value)} gives way to {_listed(seen.winners)} {where}"
             self.dropped.append(f"{_described(setting.location)}: {text}")
 
-    def _report(self, lost: LostSetting) -> None:
+    def _report_lost(self, lost: LostSetting) -> None:
         setting, location = lost.setting, lost.setting.location
         part, _, rest = setting.key.partition(".")
-        if lost.differs and lost.kept:
+        if lost.differs and lost.cells:
             cell, component, value = lost.differs[0]
             text = (
-                f"{setting.value} goes with {setting.owner}: {_some(lost.kept)} has it, {cell}"
+                f"{setting.value} goes with {setting.owner}: {_some(lost.cells)} has it, {cell}"
                 f" ({component}) would have {value}. Say it of every {part}: leave the name out of"
                 f" base ({part}: {{{rest}: {setting.value}}}) and name it in the rows, or set"
                 f" {setting.key} in each row"
             )
 
-            self.reader.own.append(Problem(location.path, text, location.line))
-
+            self._report(location, text)
             return
 
-        others = ", ".join(
-            dict.fromkeys(
-                map(
-                    str,
-                    [*lost.without, *(component for _, component, _ in lost.differs)],
-                )
-            )
-        )
+        components = [str(component) for component in lost.without]
+        for _, component, _ in lost.differs:
+            components.append(str(component))
 
-        where = (
-            "in no cell"
-            if not lost.kept
-            else f"with it alone, not where {part} is {others}"
-        )
+        others = ", ".join(dict.fromkeys(components))
+        where = "in no cell"
+        if lost.cells:
+            where = f"with it alone, not where {part} is {others}"
+
         if others:
-            self.dropped.append(
-                f"{location.path}: {setting.value} is a setting of {setting.owner}, used {where}"
-            )
+            text = f"{setting.value} is a setting of {setting.owner}, used {where}"
+            self.dropped.append(f"{location.path}: {text}")
 
     def _unused(self, base: Settings) -> None:
         """Return what is wrong with the base, also where every row puts something else in its
         place.
         """
-        problems = [
-            (key, message)
-            for key, message in conditions.setting_problems(base.data, {})
-        ]
+        problems = list(conditions.setting_problems(base.data, {}))
         for part in PARTS:
             name = base.name(part)
-            if name is not None and all(
-                settings.name(part) != name for settings in self._cells.of_components
-            ):
+            used_names = [settings.name(part) for settings in self._cells.of_components]
+            if name is not None and name not in used_names:
                 problems += component_problems(part, base.data[part])
 
         for key, message in problems:
-            location = base.location(key)
-            self.reader.own.append(Problem(location.path, message, location.line))
+            self._report(base.location(key), message)
 
 
-def _apart(one: Entry, other: Entry) -> bool:
+def _are_exclusive(choice: Entry, parameter: Entry) -> bool:
     """Return whether a parameter is chosen only with other components than a choice names."""
-    for key, value in conditions.flat(one.settings).items():
-        if key.endswith(".name"):
-            part = key.removesuffix(".name")
-            allowed = conditions.opened(other.when or {}).get(part)
-            if allowed is not None and value not in conditions.alternatives(
-                part, allowed
-            ):
-                return True
+    condition = conditions.opened(parameter.when or {})
+    for key, value in conditions.flat(choice.settings).items():
+        if not key.endswith(".name"):
+            continue
+
+        part = key.removesuffix(".name")
+        allowed = condition.get(part)
+        if allowed is None:
+            continue
+        if value not in conditions.alternatives(part, allowed):
+            return True
 
     return False
+
+
+def _as_plain_data(value: Any) -> Any:
+    """Return a value as a trial's plain data have it: lists in place of tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _described(location: Location) -> str:

@@ -94,11 +94,7 @@ class Settings:
         if not isinstance(current, dict):
             self.drop(part)
             current = {}
-        elif (
-            part in PARTS
-            and "name" in value
-            and current.get("name") not in (None, value["name"])
-        ):
+        elif part in PARTS and _names_another(value, current):
             self._remember(part, current)
             self.drop(part)
             current = {}
@@ -149,12 +145,18 @@ class Settings:
         """
         key = path
         while key:
-            if key in self.locations:
-                found = self.locations[key]
-                return Location(found.path + path.removeprefix(key), found.line)
+            location = self.locations.get(key)
+            if location is not None:
+                return Location(location.path + path.removeprefix(key), location.line)
+
             key = key.rpartition(".")[0]
 
         return Location(path, None)
+
+
+def _names_another(value: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Return whether a value names another component than the one that there is."""
+    return "name" in value and current.get("name") not in (None, value["name"])
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,10 +213,11 @@ def overlap(one: str, other: str) -> bool:
     if one == other or one.startswith(f"{other}.") or other.startswith(f"{one}."):
         return True
 
-    networks = {"network.name"} & {one, other}
-    return bool(networks) and any(
-        key.partition(".")[0] in MODEL_PARTS for key in (one, other)
-    )
+    if "network.name" not in (one, other):
+        return False
+
+    parts = {one.partition(".")[0], other.partition(".")[0]}
+    return not parts.isdisjoint(MODEL_PARTS)
 
 
 def clashes(
@@ -223,15 +226,18 @@ def clashes(
     """The keys that two mappings of settings both set: the key, and under which entry of either it
     stands.
     """
-    first = [(leaf, key) for key, value in ones.items() for leaf in keys_of(key, value)]
-    second = [
-        (leaf, key) for key, value in others.items() for leaf in keys_of(key, value)
-    ]
-
-    for leaf, key in first:
-        for other_leaf, other_key in second:
+    other_leaves = list(_leaves_by_key(others))
+    for leaf, key in _leaves_by_key(ones):
+        for other_leaf, other_key in other_leaves:
             if overlap(leaf, other_leaf):
                 yield max(leaf, other_leaf, key=len), key, other_key
+
+
+def _leaves_by_key(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every dotted key that settings set, with the entry that sets it."""
+    for key, value in settings.items():
+        for leaf in keys_of(key, value):
+            yield leaf, key
 
 
 def set_twice(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -239,18 +245,13 @@ def set_twice(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     entries.
     """
     seen: dict[str, str] = {}
-    for key, value in settings.items():
-        for leaf in keys_of(key, value):
-            for other, other_key in seen.items():
-                same = (
-                    leaf == other
-                    or leaf.startswith(f"{other}.")
-                    or other.startswith(f"{leaf}.")
-                )
-                if same:
-                    yield max(leaf, other, key=len), other_key, key
+    for leaf, key in _leaves_by_key(settings):
+        for other, other_key in seen.items():
+            is_below = leaf.startswith(f"{other}.") or other.startswith(f"{leaf}.")
+            if leaf == other or is_below:
+                yield max(leaf, other, key=len), other_key, key
 
-            seen[leaf] = key
+        seen[leaf] = key
 
 
 def leaves(value: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -254,9 +254,8 @@ def changes_the_table(text: str) -> bool:
     elsewhere.
     """
     key = _key(text)
-    return not any(
-        key == name or key.startswith(f"{name}.") for name in (*NEUTRAL, "seeds")
-    )
+    neutral = (*NEUTRAL, "seeds")
+    return not any(key == name or key.startswith(f"{name}.") for name in neutral)
 
 
 def changes_seeds(text: str) -> bool:

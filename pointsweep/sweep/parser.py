@@ -24,7 +24,6 @@ from pointsweep.sweep import search_arms as arms
 from pointsweep.sweep import search_section as search_file
 from pointsweep.sweep.ablation import read_rows
 from pointsweep.sweep.axes import (
-    PARTS_OF_A_TRIAL,
     Axis,
     Entry,
     complain,
@@ -35,6 +34,7 @@ from pointsweep.sweep.axes import (
     read_when,
     refuse_set_twice,
 )
+from pointsweep.sweep.conditions import PARTS_OF_A_TRIAL
 from pointsweep.sweep.overlay import Conditional, Location, Settings, keys_of, rank
 from pointsweep.sweep.plugin_section import read_plugins
 from pointsweep.sweep.published import BUILT_IN, COLUMNS, find, read_file
@@ -49,6 +49,7 @@ KEYS = (
     "resources", "profiles", "search", "per_arm", "plugins",
 )  # fmt: skip
 PROTOCOLS = ("last", "best_val", "best_test")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,80}")  # of a sweep: a folder's name
 
 
 def imported(source: Source) -> str:
@@ -98,24 +99,26 @@ def published_once(
     The number is one of the paper's: repeated, each setting of the axis would seem to have been
     printed, and would be judged by it.
     """
-    kept: list[Cell] = []
+    cells_with_own: list[Cell] = []
     seen: set[tuple[int, ...]] = set()
 
     for cell in cells:
-        row = rows[cell.row]
-        named = [
-            place for place, entry in enumerate(row) if entry.published is not None
-        ]
-        if cell.published is not None and named:
-            owner = (cell.column, *(id(entry) for entry in row[: named[-1] + 1]))
+        outer_ids: list[int] = []
+        owner: tuple[int, ...] | None = None
+        for entry in rows[cell.row]:
+            outer_ids.append(id(entry))
+            if entry.published is not None:
+                owner = (cell.column, *outer_ids)
+
+        if cell.published is not None and owner is not None:
             if owner in seen:
                 cell = replace(cell, published=None)
 
             seen.add(owner)
 
-        kept.append(cell)
+        cells_with_own.append(cell)
 
-    return kept
+    return cells_with_own
 
 
 WARMUP_PROBES = 20  # random points of an arm's space that its warm-up is looked for in
@@ -152,12 +155,13 @@ class Reader:
     @property
     def problems(self) -> list[Problem]:
         """Everything found so far; problems of a parent file name it."""
-        parents = []
-        for d in self.documents[:-1]:
-            for p in d.problems:
-                parents.append(replace(p, path=f"{Path(d.source).name}: {p.path}"))
+        of_parents = []
+        for parent in self.documents[:-1]:
+            file = Path(parent.source).name
+            for problem in parent.problems:
+                of_parents.append(replace(problem, path=f"{file}: {problem.path}"))
 
-        return [*parents, *self.document.problems, *self.own]
+        return [*of_parents, *self.document.problems, *self.own]
 
     def complain(self, path: tuple[Any, ...], message: str) -> None:
         self.own.append(
@@ -178,32 +182,27 @@ class Reader:
         file.
         """
         part = key.partition(".")[0]
-        if part in PARTS_OF_A_TRIAL and part != "seed":
+        if part in PARTS_OF_A_TRIAL:
             self.late.append(overrides.Override(text, key, value, delete))
         elif key == "profile":
             pass  # chosen before all other overrides
         elif part not in KEYS:
-            allowed = [*KEYS, "profile", *(p for p in PARTS_OF_A_TRIAL if p != "seed")]
+            allowed = [*KEYS, "profile", *PARTS_OF_A_TRIAL]
             self.own.append(Problem(text, unknown("key", part, allowed, "Allowed")))
         else:
             self._override_file(text, key, delete, value)
 
     def _override_file(self, text: str, key: str, delete: bool, value: Any) -> None:
         if key == "base.from":
-            self.own.append(
-                Problem(
-                    text,
-                    "what a file inherits from is read before overrides; change it in the file",
-                )
-            )
+            reason = "what a file inherits from is read before overrides; change it in the file"
+            self.own.append(Problem(text, reason))
             return
 
         try:
-            path = (
-                overrides.remove(self.data, key)
-                if delete
-                else overrides.assign(self.data, key, value)
-            )
+            if delete:
+                path = overrides.remove(self.data, key)
+            else:
+                path = overrides.assign(self.data, key, value)
         except ValueError as error:
             self.own.append(Problem(text, str(error)))
             return
@@ -235,13 +234,14 @@ class Reader:
         self._read_published_file()
         base = self._base()
         row_axes, column_axis = self._axes()
-        self.column_labels = tuple(entry.label for entry in column_axis.entries)
+        self.column_labels = labels_of(column_axis.entries)
         self.entries = []
 
         for axis in (*row_axes, column_axis):
             self.entries += axis.entries
 
-        name, seeds = self._name(), read_seeds(self.data, self.complain)
+        name = self._name()
+        seeds = read_seeds(self.data, self.complain)
         metric = self._choice("metric", table_metrics())
         protocol = self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
@@ -256,11 +256,10 @@ class Reader:
         rows = list(itertools.product(*(axis.entries for axis in row_axes)))
         cells = []
 
-        for i, j in itertools.product(
-            range(len(rows)), range(len(column_axis.entries))
+        for row, column in itertools.product(
+            enumerate(rows), enumerate(column_axis.entries)
         ):
-            column = column_axis.entries[j]
-            cells.append(self._cell(base, (i, rows[i]), (j, column), seeds, protocol))
+            cells.append(self._cell(base, row, column, seeds=seeds, protocol=protocol))
 
         cells = published_once(cells, rows)
         configs = [cell.trials[0] for cell in cells if cell.trials]
@@ -272,14 +271,14 @@ class Reader:
             name = f"{name}-{self.profile}"
             self.notes = [*self.audit.profile_notes(), *self.notes]
 
-        title, factors = self._title(name), factors_of(rows)
+        title = self._title(name)
         adaptive = None
         if not self.problems:
             adaptive = read_adaptive(self.document, self.data, rows, self.complain)
 
         search = self._after_warmup(cells)  # may add a note
-        choice_of_profile = f"override profile={self.profile}"
-        notes = [note for note in self.notes if note != choice_of_profile]
+        notes = dict.fromkeys(self.notes)
+        notes.pop(f"override profile={self.profile}", None)
 
         return {
             "name": name,
@@ -291,13 +290,13 @@ class Reader:
             "metric": metric,
             "protocol": protocol,
             "resources": resources,
-            "factors": factors,
+            "factors": factors_of(rows),
             "adaptive": adaptive,
             "search": search,
             "remarks": (*map(imported, self.plugins), *self.audit.remarks),
             "plugins": self.plugins,
             "dropped": tuple(self.audit.dropped),
-            "notes": tuple(dict.fromkeys(notes)),
+            "notes": tuple(notes),
         }
 
     def _refuse_unknown_profile(self) -> None:
@@ -316,9 +315,12 @@ class Reader:
             return search
 
         longest, epochs = 0, 0
-        for arm in [cell.arm for cell in cells if cell.arm is not None]:
-            for drawn in arm.probes(WARMUP_PROBES):
-                config = arm.config(drawn)
+        for cell in cells:
+            if cell.arm is None:
+                continue
+
+            for drawn in cell.arm.probes(WARMUP_PROBES):
+                config = cell.arm.config(drawn)
                 if config is not None:
                     longest = max(longest, config.train.full_rate_after)
                     epochs = max(epochs, config.train.epochs)
@@ -353,11 +355,7 @@ class Reader:
     def _base(self) -> Settings:
         settings = Settings()
         for document in self.documents:
-            base = (
-                self.data.get("base")
-                if document is self.document
-                else document.data.get("base")
-            )
+            base = self._data_of(document).get("base")
             if base is not None and not isinstance(base, Mapping):
                 self.complain(("base",), f"must be a mapping of settings, got {base!r}")
                 continue
@@ -368,13 +366,8 @@ class Reader:
                 if key == "from":
                     continue
 
-                if part not in PARTS_OF_A_TRIAL or part == "seed":
-                    text = unknown(
-                        "key",
-                        part,
-                        [p for p in PARTS_OF_A_TRIAL if p != "seed"] + ["from"],
-                        "Allowed",
-                    )
+                if part not in PARTS_OF_A_TRIAL:
+                    text = unknown("key", part, [*PARTS_OF_A_TRIAL, "from"], "Allowed")
                     complain(document, ("base", key), text)
                 else:
                     own[str(key)] = value
@@ -383,6 +376,10 @@ class Reader:
             settings.overlay(own, partial(location_of, document, ("base",)))
 
         return settings
+
+    def _data_of(self, document: Document) -> Mapping[str, Any]:
+        """Return the data of a document, of the sweep's own file those with the overrides."""
+        return self.data if document is self.document else document.data
 
     def _axes(self) -> tuple[list[Axis], Axis]:
         """The axes that are nested down the table, and the one across it."""
@@ -420,12 +417,9 @@ class Reader:
         if isinstance(name, (int, float)) and not isinstance(name, bool):
             name = self.document.text_of(("name",), name)
 
-        if not isinstance(name, str) or not re.fullmatch(
-            r"[a-z0-9][a-z0-9_-]{0,80}", name
-        ):
-            self.complain(
-                ("name",), f"must be lower-case letters, digits, _ and -, got {name!r}"
-            )
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            text = f"must be lower-case letters, digits, _ and -, got {name!r}"
+            self.complain(("name",), text)
 
         return str(name)
 
@@ -457,13 +451,11 @@ class Reader:
         column_number, column_entry = column
         labelled = [*row_entries, column_entry]
         entries = [column_entry, *reversed(row_entries)]
-        cannot_run = next(
-            (entry.because for entry in entries if entry.because is not None), None
-        )
 
-        if cannot_run is not None:
-            published = self._published_of_cell(labelled, row_entries)
-            return Cell(row_number, column_number, (), cannot_run, published)
+        for entry in entries:
+            if entry.because is not None:
+                published = self._published_of_cell(labelled, row_entries)
+                return Cell(row_number, column_number, (), entry.because, published)
 
         settings = self.settings(entries, base)
         because = self._excluded(settings, entries)
@@ -475,8 +467,10 @@ class Reader:
         published = self._published_of_cell(labelled, row_entries)
 
         if self.search is not None:
-            arm = arms.make_arm(self, self.search, base, entries, seeds)
-            return Cell(row_number, column_number, (), None, published, arm)
+            arm = arms.make_arm(
+                self, self.search, base=base, entries=entries, seeds=seeds
+            )
+            return Cell(row_number, column_number, (), published=published, arm=arm)
 
         composed = settings.copy()
         config, problems = self.compose(composed)
@@ -499,7 +493,7 @@ class Reader:
         self.audit.compare(entries, settings, config)
         self._refuse_unmeasured(config, protocol)
 
-        return Cell(row_number, column_number, trials, None, published)
+        return Cell(row_number, column_number, trials, published=published)
 
     def _published_of_cell(
         self, entries: Sequence[Entry], row: Sequence[Entry]
@@ -513,15 +507,14 @@ class Reader:
     def _refuse_unmeasured(self, config: TrialConfig, protocol: str) -> None:
         """Complain of a protocol or metric that the cell's data set cannot give."""
         metric = str(self.data.get("metric", DEFAULT))
+        dataset = config.dataset
         for key, value in (("protocol", protocol), ("metric", metric)):
-            if (
-                value.startswith(("best_val", "val/"))
-                and not config.dataset.has_validation
-            ):
+            needs_validation = value.startswith(("best_val", "val/"))
+            if needs_validation and not dataset.has_validation:
                 text = f"{value} needs a validation split: set dataset.val_fraction above 0"
                 self.complain((key,), text)
 
-        recorded = config.dataset.metrics
+        recorded = dataset.metrics
         known = of_dataset(recorded)
         if metric in table_metrics() and metric.partition("/")[2] not in known:
             available = f"of each split: {', '.join(recorded)}"
@@ -529,7 +522,7 @@ class Reader:
             if of_predictions:
                 available += f"; from predictions: {', '.join(of_predictions)}"
 
-            text = f"{config.dataset.name} has no {metric}; it has, {available}"
+            text = f"{dataset.name} has no {metric}; it has, {available}"
             self.complain(("metric",), text)
 
     def _refuse_unlisted(self, config: TrialConfig) -> None:
@@ -539,7 +532,10 @@ class Reader:
         listed = {source.name for source in self.plugins}
         for part, kind in PARTS.items():
             component = getattr(config, part)
-            source = plugin_of(kind, component.name) if component is not None else None
+            if component is None:
+                continue
+
+            source = plugin_of(kind, component.name)
             if source is not None and source.name not in listed:
                 text = (
                     f"{component.name} comes from the plug-in {source.shown}, which this file does"
@@ -555,24 +551,21 @@ class Reader:
             profiles.apply(self.profile, settings, self.documents)
 
         self._apply_overrides(settings)
-        config, problems = check_trial(settings.data, self.known_parts)
-        locations = [(settings.location(path), message) for path, message in problems]
+        config, messages = check_trial(settings.data, self.known_parts)
+        problems = []
+        for path, message in messages:
+            location = settings.location(path)
+            problems.append(Problem(location.path, message, location.line))
 
-        return config, [
-            Problem(location.path, message, location.line)
-            for location, message in locations
-        ]
+        return config, problems
 
     def _apply_overrides(self, settings: Settings) -> None:
         for override in self.late:
             if override.delete:
                 settings.drop(override.key)
             else:
-                settings.set(
-                    override.key,
-                    override.value,
-                    Location(f"override {override.text}", None),
-                )
+                location = Location(f"override {override.text}", None)
+                settings.set(override.key, override.value, location)
 
     def settings(self, entries: Iterable[Entry], base: Settings) -> Settings:
         """Return base < conditional settings < rows, columns and axes < overrides; a profile comes
@@ -595,10 +588,9 @@ class Reader:
                     settings,
                     rest,
                     final,
-                    partial(location_of, document, path),
-                    document.source,
+                    location=partial(location_of, document, path),
+                    source=document.source,
                 )
-
                 final = self._named(settings, entries)
 
         for document, path, when, holds in decided:
@@ -624,12 +616,7 @@ class Reader:
         set.
         """
         for document in self.documents:
-            listed = (
-                self.data.get("settings")
-                if document is self.document
-                else document.data.get("settings")
-            )
-            for i, item in enumerate(listed or []):
+            for i, item in enumerate(self._data_of(document).get("settings") or []):
                 when = item.get("when") if isinstance(item, Mapping) else None
                 if isinstance(when, Mapping):
                     rest = {key: value for key, value in item.items() if key != "when"}
@@ -640,20 +627,11 @@ class Reader:
         have.
         """
         for document in self.documents:
-            listed = (
-                self.data.get("settings")
-                if document is self.document
-                else document.data.get("settings")
-            )
-            for i, item in enumerate(listed or []):
-                if not isinstance(item, Mapping) or not isinstance(
-                    item.get("when"), Mapping
-                ):
-                    complain(
-                        document,
-                        ("settings", i),
-                        "needs `when:`, a mapping of keys to values",
-                    )
+            for i, item in enumerate(self._data_of(document).get("settings") or []):
+                when = item.get("when") if isinstance(item, Mapping) else None
+                if not isinstance(when, Mapping):
+                    text = "needs `when:`, a mapping of keys to values"
+                    complain(document, ("settings", i), text)
 
         for document, path, when, rest in self._conditional():
             read_when(document, (*path, "when"), when)
@@ -662,17 +640,13 @@ class Reader:
                 complain(document, (*path, key), message)
 
         for i, item in enumerate(self.data.get("exclude") or []):
-            if (
-                not isinstance(item, Mapping)
-                or not isinstance(item.get("when"), Mapping)
-                or not item.get("because")
-            ):
-                self.complain(
-                    ("exclude", i),
-                    "needs `when:`, a mapping of keys to values, and `because:`, the reason",
-                )
+            exclusion = item if isinstance(item, Mapping) else {}
+            when = exclusion.get("when")
+            if isinstance(when, Mapping) and exclusion.get("because"):
+                read_when(self.document, ("exclude", i, "when"), when)
             else:
-                read_when(self.document, ("exclude", i, "when"), item["when"])
+                text = "needs `when:`, a mapping of keys to values, and `because:`, the reason"
+                self.complain(("exclude", i), text)
 
     def _lay_conditional(
         self,
@@ -686,19 +660,19 @@ class Reader:
         they are laid.
         """
         for key in sorted(rest, key=lambda key: rank(key, rest[key])):
-            part = str(key).partition(".")[0]
-            if (
-                settings.name(part) != final.name(part)
-                and isinstance(final.data.get(part), dict)
-                and "name" in final.data[part]
-            ):
-                settings.set(part, final.data[part]["name"], final.location(part))
+            part = key.partition(".")[0]
+            component = final.data.get(part)
+            if isinstance(component, dict) and "name" in component:
+                name = component["name"]
+                if settings.name(part) != final.name(part):
+                    settings.set(part, name, final.location(part))
 
-            settings.set(str(key), rest[key], location(str(key)))
-            for leaf in keys_of(str(key), rest[key]):
+            settings.set(key, rest[key], location(key))
+            for leaf in keys_of(key, rest[key]):
                 value = conditions.lookup(settings.data, leaf)
+                leaf_location = settings.location(leaf)
                 settings.conditional.append(
-                    Conditional(leaf, value, settings.location(leaf), source)
+                    Conditional(leaf, value, leaf_location, source)
                 )
 
     def _excluded(self, settings: Settings, entries: Iterable[Entry]) -> str | None:
@@ -709,10 +683,9 @@ class Reader:
                 continue
             if conditions.matches(settings.data, entry.when):
                 self.audit.held(entry.document, (*entry.path, "when"))
-            else:
+            elif because is None:
                 because = (
-                    because
-                    or f"{entry.label} is for {conditions.described(entry.when)} only"
+                    f"{entry.label} is for {conditions.described(entry.when)} only"
                 )
 
         for i, item in enumerate(self.data.get("exclude") or []):
@@ -745,18 +718,20 @@ class Reader:
                         f"a published number is in percent, from 0 to 100, got {value}"
                     )
                     self.own.append(Problem(location.path, text, location.line))
-
                     return None
 
-                return Published(
-                    float(value), None, self.cite or Path(self.source).name
-                )
+                source = self.cite or Path(self.source).name
+                return Published(float(value), None, source)
 
-            if value is not None:
-                selectors |= (
-                    value if isinstance(value, Mapping) else {"row": str(value)}
-                )
-                is_requested = is_requested or entry in row
+            if value is None:
+                continue
+
+            if isinstance(value, Mapping):
+                selectors.update(value)
+            else:
+                selectors["row"] = str(value)
+
+            is_requested = is_requested or entry in row
 
         if not is_requested:
             return None
@@ -788,14 +763,11 @@ class Reader:
                 f"must be the name of a csv file beside this one, got {name!r}",
             )
 
+        allowed = [*COLUMNS, "file"]
         for key in section:
-            if key not in (*COLUMNS, "file"):
-                text = unknown(
-                    f"column of {self.published_file}",
-                    key,
-                    [*COLUMNS, "file"],
-                    "Columns",
-                )
+            if key not in allowed:
+                kind = f"column of {self.published_file}"
+                text = unknown(kind, key, allowed, "Columns")
                 self.complain(("published", key), text)
 
         cite = self.data.get("cite", "")
@@ -815,13 +787,9 @@ class Reader:
             labels = {label, scalars.respelled(label)}
             if labels.isdisjoint(self.column_labels):
                 location = entry.location("published")
-                text = unknown(
-                    "column",
-                    label,
-                    [*self.column_labels, *COLUMNS],
-                    "Columns of the table and of published.csv",
-                )
-
+                columns = [*self.column_labels, *COLUMNS]
+                heading = "Columns of the table and of published.csv"
+                text = unknown("column", label, columns, heading)
                 self.own.append(Problem(location.path, text, location.line))
 
             if column in labels:

@@ -121,18 +121,15 @@ def _listed(
                         f"must be the name of a file or folder of Python, got {entry!r}"
                     )
 
-                read = plugins.read_source(
-                    Path(document.source).parent / Path(entry).expanduser()
-                )
-                twin = next(
-                    (other for other, _ in sources if other.name == read.name), None
-                )
-                if twin is not None and twin != read:
-                    raise PluginError(
-                        f"two plug-ins are called {read.name}; rename one"
-                    )
+                folder = Path(document.source).parent
+                source = plugins.read_source(folder / Path(entry).expanduser())
+                for other, _ in sources:
+                    if other.name == source.name and other != source:
+                        raise PluginError(
+                            f"two plug-ins are called {source.name}; rename one"
+                        )
 
-                sources.append((read, place))
+                sources.append((source, place))
             except PluginError as error:
                 problems.append(replace(place, message=str(error)))
 
@@ -242,11 +239,11 @@ def _named_in(documents: Sequence[Document]) -> Iterator[Named]:
         metric = document.data.get("metric")
         if isinstance(metric, str):
             yield Named(
-                "metrics",
-                document.data,
-                "metric",
-                f"{document.shown}metric",
-                document.line(("metric",)),
+                kind="metrics",
+                holder=document.data,
+                key="metric",
+                place=f"{document.shown}metric",
+                line=document.line(("metric",)),
             )
 
 
@@ -280,11 +277,14 @@ def _walk(document: Document | None, node: Any, path: Path_) -> Iterator[Named]:
     """Yield every place below a node at which a component is named."""
     if isinstance(node, dict):
         for key, value in node.items():
+            inner = (*path, key)
             part, _, rest = str(key).partition(".")
             if part in PARTS and rest in ("", "name"):
-                yield from _names(document, PARTS[part], node, key, (*path, key))
-            elif not (str(key) in NO_SETTINGS and isinstance(value, (str, list, dict))):
-                yield from _walk(document, value, (*path, key))
+                yield from _names(
+                    document, PARTS[part], holder=node, key=key, path=inner
+                )
+            elif str(key) not in NO_SETTINGS:
+                yield from _walk(document, value, inner)
     elif isinstance(node, list):
         for number, value in enumerate(node):
             yield from _walk(document, value, (*path, number))
@@ -298,20 +298,20 @@ def _names(
     """
     value = holder[key]
     if isinstance(value, str):
-        if document is None:
-            yield Named(kind, holder, key, "")
-        else:
-            yield Named(
-                kind,
-                holder,
-                key,
-                f"{document.shown}{document.where(*path)}",
-                document.line(path),
-            )
-    elif isinstance(value, dict):
-        for inner in ("name", "choices"):
-            if inner in value:
-                yield from _names(document, kind, value, inner, (*path, inner))
+        place, line = "", None
+        if document is not None:
+            place = f"{document.shown}{document.where(*path)}"
+            line = document.line(path)
+
+        yield Named(kind, holder, key, place=place, line=line)
+        return
+
+    inner_keys: list[Any] = []
+    if isinstance(value, dict):
+        inner_keys = [name for name in ("name", "choices") if name in value]
     elif isinstance(value, list):
-        for number in range(len(value)):
-            yield from _names(document, kind, value, number, (*path, number))
+        inner_keys = list(range(len(value)))
+
+    for inner_key in inner_keys:
+        inner_path = (*path, inner_key)
+        yield from _names(document, kind, holder=value, key=inner_key, path=inner_path)

@@ -48,10 +48,11 @@ SMALL_TOKENS = {"num_tokens": 8, "neighbours": 8}
 
 def names(documents: Sequence[Document]) -> list[str]:
     """The profiles that a sweep knows."""
-    own = [
-        name for document in documents for name in document.data.get("profiles") or {}
-    ]
-    return sorted({"smoke", *own})
+    known = {"smoke"}
+    for document in documents:
+        known.update(document.data.get("profiles") or {})
+
+    return sorted(known)
 
 
 SEARCH_TRIALS, FRESH_SEEDS = 4, 2
@@ -64,17 +65,15 @@ def shrink(name: str, data: dict[str, Any]) -> None:
     if name != "smoke":
         return
 
-    for section in ("search", "per_arm"):
-        if isinstance(data.get(section), Mapping):
-            data[section] = {
-                **data[section],
-                "trials": _at_most(SEARCH_TRIALS, data[section].get("trials")),
-            }
+    for key in ("search", "per_arm"):
+        section = data.get(key)
+        if isinstance(section, Mapping):
+            trials = _at_most(SEARCH_TRIALS, section.get("trials"))
+            data[key] = {**section, "trials": trials}
 
-    if isinstance(data.get("per_arm"), Mapping):
-        data["per_arm"]["then_seeds"] = _at_most(
-            FRESH_SEEDS, data["per_arm"].get("then_seeds")
-        )
+    per_arm = data.get("per_arm")
+    if isinstance(per_arm, dict):
+        per_arm["then_seeds"] = _at_most(FRESH_SEEDS, per_arm.get("then_seeds"))
 
     data.pop("resources", None)
 
@@ -119,17 +118,20 @@ def only(name: str, documents: Sequence[Document]) -> list[str]:
     """The part of the table that a profile keeps, as patterns of --only; none: all of it. The
     youngest file that says so counts.
     """
+    path = ("profiles", name, "only")
     for document in reversed(documents):
-        patterns = ((document.data.get("profiles") or {}).get(name) or {}).get("only")
-        if patterns is not None:
-            path = ("profiles", name, "only")
-            if not isinstance(patterns, list):
-                return [document.text_of(path, patterns)]
+        profile = (document.data.get("profiles") or {}).get(name) or {}
+        listed = profile.get("only")
+        if listed is None:
+            continue
+        if not isinstance(listed, list):
+            return [document.text_of(path, listed)]
 
-            return [
-                document.text_of((*path, i), pattern)
-                for i, pattern in enumerate(patterns)
-            ]
+        patterns = []
+        for i, pattern in enumerate(listed):
+            patterns.append(document.text_of((*path, i), pattern))
+
+        return patterns
 
     return []
 
@@ -144,30 +146,27 @@ def _smoke(settings: Settings) -> None:
 
     dataset = data.get("dataset", {})
     held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
-    known = dataset.get("name") in registry.names("datasets")
-    kind: Any = (
-        registry.config_class("datasets", dataset["name"]) if known else DatasetConfig
-    )
-    put("dataset", {**SMALL[kind.stand_in], "val_fraction": 0.25 if held_out else 0.0})
+    dataset_class: Any = DatasetConfig
+    if dataset.get("name") in registry.names("datasets"):
+        dataset_class = registry.config_class("datasets", dataset["name"])
+
+    small_data = SMALL[dataset_class.stand_in]
+    put("dataset", {**small_data, "val_fraction": 0.25 if held_out else 0.0})
     settings.set("train", SMALL_TRAIN, location)
     network = data.get("network")
 
     if isinstance(network, dict):
-        if (
-            "neighbours"
-            in registry.config_class("networks", network["name"]).model_fields
-        ):
+        network_class = registry.config_class("networks", network["name"])
+        if "neighbours" in network_class.model_fields:
             settings.set("network.neighbours", 8, location)
 
         return
 
     backbone = data.get("backbone")
-    if (
-        isinstance(backbone, dict)
-        and backbone.get("name") in registry.names("backbones")
-        and backbone["name"] != "tiny"
-    ):
-        put("backbone", _stand_in(backbone))
+    if isinstance(backbone, dict):
+        name = backbone.get("name")
+        if name != "tiny" and name in registry.names("backbones"):
+            put("backbone", _stand_in(backbone))
 
     settings.set("tokenizer", SMALL_TOKENS, location)
 
@@ -176,25 +175,25 @@ def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """The tiny backbone for another one; a stand-in for drawn weights differs from that for the
     pretrained ones.
     """
-    named = registry.config_class("backbones", backbone["name"])
+    backbone_class = registry.config_class("backbones", backbone["name"])
     # A model by its name says what it is where the file does; of one that does not, a line is as
     # good as a plane.
-    modality = backbone.get("modality") or getattr(named, "modality", None) or "1d"
-    weights = backbone.get("weights")
-    kind = f"-{weights}" if weights in DRAWN_WEIGHTS else ""
-    model = "".join(
-        f" {field} {backbone[field]}"
-        for field in OF_A_MODEL
-        if backbone.get(field) not in (None, "")
+    modality = (
+        backbone.get("modality") or getattr(backbone_class, "modality", None) or "1d"
     )
+    like = str(backbone["name"])
+    for field in OF_A_MODEL:
+        value = backbone.get(field)
+        if value not in (None, ""):
+            like += f" {field} {value}"
 
-    stand_in = {
-        "name": "tiny",
-        "modality": modality,
-        "like": f"{backbone['name']}{model}{kind}",
-    }
+    weights = backbone.get("weights")
+    is_drawn = weights in DRAWN_WEIGHTS
+    if is_drawn:
+        like += f"-{weights}"
 
-    if kind and "weights_seed" in backbone:
+    stand_in = {"name": "tiny", "modality": modality, "like": like}
+    if is_drawn and "weights_seed" in backbone:
         stand_in["weights_seed"] = backbone["weights_seed"]
 
     if backbone.get("num_blocks") == 0:

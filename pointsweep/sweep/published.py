@@ -74,11 +74,11 @@ def read_file(path: Path) -> tuple[dict[str, str], ...]:
     names = [str(name).strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
 
+    allowed = (*COLUMNS, *NUMBERS)
     for name in names:
-        if name not in (*COLUMNS, *NUMBERS):
-            raise ValueError(
-                f"{path}, line 1: {unknown('column', name, (*COLUMNS, *NUMBERS), 'Columns')}"
-            )
+        if name not in allowed:
+            text = unknown("column", name, allowed, "Columns")
+            raise ValueError(f"{path}, line 1: {text}")
 
     absent = [name for name in NEEDED if name not in names]
     if absent:
@@ -86,23 +86,24 @@ def read_file(path: Path) -> tuple[dict[str, str], ...]:
             f"{path}, line 1: no column {', '.join(absent)}; columns: {', '.join(names) or 'none'}"
         )
 
-    read = []
+    entries = []
     for line in reader:
         if None in line or None in line.values():
             raise ValueError(
                 f"{path}, line {reader.line_num}: not {len(names)} fields, as line 1 has names"
             )
 
-        entry = dict.fromkeys((*COLUMNS, *NUMBERS), "") | {
-            name: value.strip() for name, value in line.items()
-        }
-        _require_numbers(entry, f"{path}, line {reader.line_num}")
-        read.append(entry)
+        entry = dict.fromkeys(allowed, "")
+        for name, value in line.items():
+            entry[name] = value.strip()
 
-    if not read:
+        _require_numbers(entry, f"{path}, line {reader.line_num}")
+        entries.append(entry)
+
+    if not entries:
         raise ValueError(f"{path}: holds no line below the names of its columns")
 
-    return tuple(read)
+    return tuple(entries)
 
 
 def _require_numbers(line: Mapping[str, str], where: str) -> None:
@@ -162,12 +163,17 @@ def find(
     line = candidates[0]
     sources = [text for text in (line["paper"], line["table"]) if text]
     return Published(
-        float(line["value"]) if line["value"] else None,
-        float(line["params_m"]) if line["params_m"] else None,
-        ", ".join(sources) or cite or file,
-        line["dataset"],
-        line["split"],
+        value=_number(line["value"]),
+        params_m=_number(line["params_m"]),
+        source=", ".join(sources) or cite or file,
+        dataset=line["dataset"],
+        split=line["split"],
     )
+
+
+def _number(text: str) -> float | None:
+    """Return the number of a field; None of an empty one."""
+    return float(text) if text else None
 
 
 def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
@@ -177,13 +183,11 @@ def about(dataset: Mapping[str, Any]) -> tuple[str, str]:
     name = str(dataset.get("name"))
     variant = str(dataset.get("variant", "")).upper()
     corruption = f"{dataset.get('corruption')} {dataset.get('severity')}"
+    episode = f"{dataset.get('way')}way{dataset.get('shot')}shot"
     known = {
         "modelnet40": ("ModelNet40", "test"),
         "modelnet40_c": ("ModelNet40-C", corruption),
-        "modelnet40_fewshot": (
-            "ModelNet40-fewshot",
-            f"{dataset.get('way')}way{dataset.get('shot')}shot",
-        ),
+        "modelnet40_fewshot": ("ModelNet40-fewshot", episode),
         "scanobjectnn": ("ScanObjectNN", variant),
         "scanobjectnn_c": ("ScanObjectNN-C", corruption),
     }

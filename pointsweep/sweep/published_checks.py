@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 Line = Mapping[str, str]
+Fields = tuple[str, ...]  # some of a line
 # Test objects by data set and split (spec 6.1); a value that is a mean of several runs has another
 # metric.
 NUM_TEST = {
@@ -60,17 +61,11 @@ def setting(line: Line) -> dict[str, str]:
         # tokens without the virtual projection's encodings: Any2Point's Table 3 beside its Table 4
         given["pe"] = "none"
 
-    full = (
-        {"voting": "false", "aug": "default"}
-        | USUAL.get(given.get("method", ""), {})
-        | given
-    )
+    usual = USUAL.get(given.get("method", ""), {})
+    full = {"voting": "false", "aug": "default", **usual, **given}
     if full.get("guided_adapter") == "false":  # what is inside the adapter is not there
-        full = {
-            key: value
-            for key, value in full.items()
-            if key not in ("local_aggregation", "ensemble")
-        }
+        full.pop("local_aggregation", None)
+        full.pop("ensemble", None)
 
     return full
 
@@ -81,9 +76,11 @@ def same_setting(line: Line) -> tuple[str, ...]:
     """
     settings = setting(line)
     name = line["row"] if settings.get("method") in (COMPARISON, None) else ""
-    cell = [line[key] for key in ("backbone", "dataset", "split", "metric")]
+    shared = [name, line["backbone"], line["dataset"], line["split"], line["metric"]]
+    for key in sorted(settings):
+        shared.append(f"{key}={settings[key]}")
 
-    return (name, *cell, *(f"{key}={settings[key]}" for key in sorted(settings)))
+    return tuple(shared)
 
 
 def check(
@@ -93,18 +90,15 @@ def check(
     with it).
     """
     numbered = list(enumerate(lines, start=2))
-    checks = (
-        _values(numbered),
-        _agreement(numbered),
-        _twins(numbered),
-        _gains(numbered),
-        _counts(numbered, counts or {}),
-    )
+    faults = [
+        *_values(numbered),
+        *_agreement(numbered),
+        *_twins(numbered),
+        *_gains(numbered),
+        *_counts(numbered, counts or {}),
+    ]
 
-    return sorted(
-        (fault for faults in checks for fault in faults),
-        key=lambda fault: (fault.kind, fault.lines),
-    )
+    return sorted(faults, key=lambda fault: (fault.kind, fault.lines))
 
 
 def places(number: str) -> int:
@@ -140,21 +134,22 @@ def printable(value: str, objects: int) -> bool:
 
 def _values(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     for number, line in lines:
+        value = line["value"]
         objects = NUM_TEST.get((line["dataset"], line["split"]))
-        if line["metric"] == "OA" and objects and not printable(line["value"], objects):
-            near = round(float(line["value"]) * objects / 100)
-            shares = ", ".join(
-                f"{k}/{objects} = {100 * k / objects:.3f}"
-                for k in (near - 1, near, near + 1)
-                if 0 <= k <= objects
-            )
+        if line["metric"] != "OA" or not objects or printable(value, objects):
+            continue
 
-            yield Fault(
-                "value",
-                f"{_named(number, line)}: no share of {objects} objects is printed {line['value']}"
-                f" ({shares})",
-                (number,),
-            )
+        near = round(float(value) * objects / 100)
+        shares = []
+        for k in (near - 1, near, near + 1):
+            if 0 <= k <= objects:
+                shares.append(f"{k}/{objects} = {100 * k / objects:.3f}")
+
+        text = (
+            f"{_named(number, line)}: no share of {objects} objects is printed {value}"
+            f" ({', '.join(shares)})"
+        )
+        yield Fault("value", text, (number,))
 
 
 def _agreement(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
@@ -176,56 +171,68 @@ def _clash(
         if line[key]:
             first.setdefault(line[key], (number, line))
 
-    if any(not agree(one, other) for one, other in itertools.combinations(first, 2)):
-        shown = "; ".join(
-            f"{_named(number, line)} {line[key]}{'M' * (key == 'params_m')}"
-            for number, line in first.values()
-        )
-        yield Fault(
-            kind,
-            f"one setting, another {what}: {shown}",
-            tuple(number for number, _ in first.values()),
-        )
+    pairs = itertools.combinations(first, 2)
+    if all(agree(one, other) for one, other in pairs):
+        return
+
+    unit = "M" if key == "params_m" else ""
+    numbers, shown = [], []
+    for number, line in first.values():
+        numbers.append(number)
+        shown.append(f"{_named(number, line)} {line[key]}{unit}")
+
+    text = f"one setting, another {what}: {'; '.join(shown)}"
+    yield Fault(kind, text, tuple(numbers))
 
 
 def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
     """Rows of one paper whose settings differ and whose numbers are the same on every backbone they
     share: one model, printed twice.
     """
-    rows: dict[tuple[str, str, str], dict[tuple[str, ...], tuple[int, Line]]] = {}
+    rows: dict[Fields, dict[Fields, tuple[int, Line]]] = {}
     for number, line in lines:
-        if setting(line).get("method") != COMPARISON:
-            row = line["paper"], line["table"], line["row"]
-            cell = tuple(
-                line[key] for key in ("backbone", "dataset", "split", "metric")
-            )
-            rows.setdefault(row, {})[cell] = (number, line)
+        if setting(line).get("method") == COMPARISON:
+            continue
+
+        row = line["paper"], line["table"], line["row"]
+        cell: Fields = (
+            line["backbone"],
+            line["dataset"],
+            line["split"],
+            line["metric"],
+        )
+        rows.setdefault(row, {})[cell] = (number, line)
 
     for (one_row, one), (other_row, other) in itertools.combinations(rows.items(), 2):
-        same_paper = one_row[0] == other_row[0]
-        pairs = [(one[cell], other[cell]) for cell in one if cell in other]
-        if not same_paper or len(pairs) < 2:
-            continue
-        if not all(_twin(first, second) for (_, first), (_, second) in pairs):
+        one_paper, other_paper = one_row[0], other_row[0]
+        shared_cells = [cell for cell in one if cell in other]
+        if one_paper != other_paper or len(shared_cells) < 2:
             continue
 
-        values = ", ".join(line["value"] for (_, line), _ in pairs)
-        numbers = [number for pair in pairs for number, _ in pair]
-        (first_number, first), (second_number, second) = pairs[0]
+        if not all(_are_twins(one[cell][1], other[cell][1]) for cell in shared_cells):
+            continue
+
+        numbers: list[int] = []
+        values: list[str] = []
+        for cell in shared_cells:
+            number, line = one[cell]
+            other_number, _ = other[cell]
+            numbers += (number, other_number)
+            values.append(line["value"])
+
+        first = shared_cells[0]
         text = (
-            f"{_named(first_number, first)} and {_named(second_number, second)}: other settings,"
-            f" the same values ({values}) and size"
+            f"{_named(*one[first])} and {_named(*other[first])}: other settings,"
+            f" the same values ({', '.join(values)}) and size"
         )
-
         yield Fault("other setting", text, tuple(numbers))
 
 
-def _twin(one: Line, other: Line) -> bool:
-    return (
-        same_setting(one) != same_setting(other)
-        and one["value"] == other["value"]
-        and _same_count(one, other)
-    )
+def _are_twins(one: Line, other: Line) -> bool:
+    if same_setting(one) == same_setting(other) or one["value"] != other["value"]:
+        return False
+
+    return _same_count(one, other)
 
 
 def _same_count(one: Line, other: Line) -> bool:
@@ -292,18 +299,15 @@ def _counts(
 ) -> Iterator[Fault]:
     """Printed counts that are neither that of the built model without its head nor with it."""
     for number, line in lines:
-        if (
-            number in counts
-            and line["params_m"]
-            and not any(_counts_as(line["params_m"], count) for count in counts[number])
-        ):
-            shown = " or ".join(f"{count:,}" for count in counts[number])
-            yield Fault(
-                "count",
-                f"{_named(number, line)}: {line['params_m']}M printed, the built model trains"
-                f" {shown}",
-                (number,),
-            )
+        printed = line["params_m"]
+        if number not in counts or not printed:
+            continue
+        if any(_counts_as(printed, count) for count in counts[number]):
+            continue
+
+        shown = " or ".join(f"{count:,}" for count in counts[number])
+        text = f"{_named(number, line)}: {printed}M printed, the built model trains {shown}"
+        yield Fault("count", text, (number,))
 
 
 def _counts_as(printed: str, count: int) -> bool:
@@ -322,13 +326,11 @@ def counts_of(lines: Sequence[Line], table: str) -> dict[int, list[int]]:
         if not published or not built:
             continue
 
+        expected = (published["source"], published["value"], published["params_m"])
         for number, line in enumerate(lines, start=2):
-            same = f"{line['paper']}, {line['table']}" == published["source"]
-            if (
-                same
-                and _number(line["value"]) == published["value"]
-                and _number(line["params_m"]) == published["params_m"]
-            ):
+            source = f"{line['paper']}, {line['table']}"
+            value, params_m = _number(line["value"]), _number(line["params_m"])
+            if (source, value, params_m) == expected:
                 counts[number] = [built["trainable_without_head"], built["trainable"]]
 
     return counts

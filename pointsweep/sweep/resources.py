@@ -40,12 +40,13 @@ class Budget(Config):
 
     def limit_hours(self) -> float:
         """The hours after which no further pack starts."""
-        bought = (
-            self.money / self.per_hour
-            if self.money is not None and self.per_hour
-            else math.inf
-        )
-        return min(bought, math.inf if self.hours is None else self.hours)
+        bought = allowed = math.inf
+        if self.money is not None and self.per_hour:
+            bought = self.money / self.per_hour
+        if self.hours is not None:
+            allowed = self.hours
+
+        return min(bought, allowed)
 
 
 class Resources(Config):
@@ -131,22 +132,27 @@ def misfits(
         )
 
     if resources.processes > 1:
-        for text in dict.fromkeys(
-            text
-            for config in configs
-            for text in _unshared(config, resources.processes)
-        ):
+        texts: dict[str, None] = {}  # each once, in the order of the trials
+        for config in configs:
+            texts |= dict.fromkeys(_unshared(config, resources.processes))
+
+        for text in texts:
             yield "processes", text
 
 
 def _unshared(config: TrialConfig, processes: int) -> Iterator[str]:
     """Yield why a trial cannot be computed by so many processes."""
-    part = config.network or config.method
-    assert part is not None
+    if config.network is not None:
+        name = config.network.name
+        trains_whole = config.network.trainable
+    else:
+        assert config.method is not None
+        name = config.method.name
+        trains_whole = name == "full"
 
-    if not (config.network.trainable if config.network else part.name == "full"):
+    if not trains_whole:
         yield (
-            f"{processes} are for what trains whole, a network or the method full; {part.name} does"
+            f"{processes} are for what trains whole, a network or the method full; {name} does"
             " not: train it in packs"
         )
 

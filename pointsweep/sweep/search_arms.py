@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pointsweep.config import scalars
+from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import Problem, unknown
 from pointsweep.sweep.axes import Entry
 from pointsweep.sweep.overlay import Settings
@@ -37,12 +38,17 @@ def make_arm(
     parameters = {parameter.key: parameter for parameter in search.space}
 
     def settings_of(drawn: Mapping[str, Any]) -> Settings:
-        chosen = {key: parameters[key].value(value) for key, value in drawn.items()}
-        space = Entry("", chosen, reader.document, (*path, "space"))
-        return reader.settings([*entries, space], base)
+        values = {key: parameters[key].value(item) for key, item in drawn.items()}
+        suggested = Entry("", values, reader.document, (*path, "space"))
+        return reader.settings([*entries, suggested], base)
 
     arm = Arm(
-        search.space, search.constraints, (), tuple(seeds), settings_of, reader.compose
+        parameters=search.space,
+        constraints=search.constraints,
+        enqueue=(),
+        seeds=tuple(seeds),
+        settings_of=settings_of,
+        compose=reader.compose,
     )
     reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
     points = list(_points(arm, search, reader, path))
@@ -64,6 +70,7 @@ def _problems(
         return
 
     seen: dict[tuple[str, Any], list[Problem] | None] = {}
+    parameters = {parameter.key: parameter for parameter in arm.parameters}
     extremes = {parameter.key: parameter.ends() for parameter in arm.parameters}
     feasible = applied = False
 
@@ -73,52 +80,30 @@ def _problems(
         composed = settings.copy()
         config, problems = arm.compose(composed)
         reader.audit.observe_conditional(_named(entries, {}) or "the search", composed)
-        good = config is not None and not problems
+        is_valid = config is not None and not problems
 
         if config is not None and not problems:
-            values = {
-                parameter.key: parameter.value(drawn[parameter.key])
-                for parameter in search.space
-                if parameter.key in drawn
-            }
-
+            values = {key: parameters[key].value(item) for key, item in drawn.items()}
             suggested = Entry("", values, reader.document, (*path, "space"))
             reader.audit.compare([*entries, suggested], settings, config)
             reader.audit.observe_constraints((*path, "constraints"), config)
 
         applied = applied or bool(drawn)
         feasible = feasible or arm.config(drawn) is not None
-        if config is not None and not config.dataset.has_validation:
-            where = reader.document.where(*path)
-            yield Problem(
-                where,
-                "a search needs a validation split: set dataset.val_fraction above 0",
-                line(path),
-            )
-            return
+        if config is not None:
+            message = _validation_problem(config, search)
+            if message is not None:
+                yield Problem(reader.document.where(*path), message, line(path))
+                return
 
-        if (
-            config is not None
-            and not config.dataset.val_fraction
-            and search.then_on == "train_and_val"
-        ):
-            where = reader.document.where(*path)
-            message = (
-                "per_arm.then_on: train_and_val needs dataset.val_fraction; dataset.val is a split"
-                " of its own; allowed: train"
-            )
+        for key, value in drawn.items():
+            is_new = (key, value) not in seen
+            if value in extremes[key] and (is_valid or is_new):
+                seen[key, value] = None if is_valid else problems
 
-            yield Problem(where, message, line(path))
+    for problems_of_value in seen.values():
+        yield from problems_of_value or ()
 
-            return
-
-        for item in drawn.items():
-            if item[1] in extremes[item[0]] and (good or item not in seen):
-                seen[item] = None if good else problems
-
-    yield from (
-        problem for problems in seen.values() if problems for problem in problems
-    )
     if any(seen.values()):
         return
 
@@ -157,6 +142,20 @@ def _problems(
         yield from _twin_problems(arm, reader, (*path, "space"))
 
 
+def _validation_problem(config: TrialConfig, search: Search) -> str | None:
+    """Return what the data set of an arm's trial lacks for a search; None if nothing."""
+    if not config.dataset.has_validation:
+        return "a search needs a validation split: set dataset.val_fraction above 0"
+
+    if search.then_on == "train_and_val" and not config.dataset.val_fraction:
+        return (
+            "per_arm.then_on: train_and_val needs dataset.val_fraction; dataset.val is a split of"
+            " its own; allowed: train"
+        )
+
+    return None
+
+
 def _grid_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
     total = 1
     for parameter in arm.parameters:
@@ -186,19 +185,15 @@ def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
 
     for parameter in arm.parameters:
         key_path = (*path, parameter.key)
+        where = reader.document.where(*key_path)
         start = next((point for point in points if parameter.key in point), None)
-        if (
-            parameter.kind != "choice"
-            or not start
-            or reader.document.where(*key_path) in faulty
-        ):
+        if parameter.kind != "choice" or start is None or where in faulty:
             continue
 
         first_choice: dict[Any, str] = {}  # by the trial that it gives
         for label in parameter.labels:
-            config, problems = arm.compose(
-                arm.settings_of({**start, parameter.key: label})
-            )
+            settings = arm.settings_of({**start, parameter.key: label})
+            config, problems = arm.compose(settings)
             if config is None or problems:
                 continue
 
@@ -206,35 +201,36 @@ def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
             first = first_choice.setdefault(config, choice)
             if first != choice:
                 text = f"the choices {first} and {choice} give the same trial"
-                where = reader.document.where(*key_path)
                 yield Problem(where, text, reader.document.line(key_path))
 
 
 def _named(entries: Sequence[Entry], drawn: Mapping[str, Any]) -> str:
     """An arm by its labels, and a point of it by what was drawn."""
-    labels = [entry.label for entry in reversed(entries) if entry.label != "all"]
-    return " / ".join([*labels, *(f"{key}={value}" for key, value in drawn.items())])
+    words = [entry.label for entry in reversed(entries) if entry.label != "all"]
+    for key, value in drawn.items():
+        words.append(f"{key}={value}")
+
+    return " / ".join(words)
 
 
 def _points(
     arm: Arm, search: Search, reader: Reader, path: Path
 ) -> Iterator[dict[str, Any]]:
     """The start points as drawn values."""
+    parameters = {parameter.key: parameter for parameter in arm.parameters}
     for index, point in enumerate(search.enqueue):
         where = (*path, "enqueue", index)
         drawn: dict[str, Any] = {}
-        by_key = {parameter.key: parameter for parameter in arm.parameters}
 
         for key, value in point.items():
-            if key not in by_key:
-                reader.complain(
-                    (*where, key), unknown("key", key, by_key, "In the space")
-                )
+            if key not in parameters:
+                text = unknown("key", key, parameters, "In the space")
+                reader.complain((*where, key), text)
                 continue
 
             try:
-                drawn[key] = by_key[key].drawn(value)
+                drawn[key] = parameters[key].drawn(value)
             except ValueError as error:
                 reader.complain((*where, key), str(error))
 
-        yield {key: drawn[key] for key in by_key if key in drawn}
+        yield {key: drawn[key] for key in parameters if key in drawn}

@@ -19,7 +19,8 @@ from pointsweep.config.base import MOST_WHOLE, Config
 from pointsweep.config.validation import problems_of
 from pointsweep.errors import unknown
 from pointsweep.results.metrics import DEFAULT
-from pointsweep.sweep.axes import DIGITS, PARTS_OF_A_TRIAL, comparable, read_when
+from pointsweep.sweep.axes import DIGITS, comparable, read_when
+from pointsweep.sweep.conditions import PARTS_OF_A_TRIAL
 from pointsweep.sweep.search_space import (
     OBJECTIVES,
     ONE_OBJECTIVE,
@@ -64,21 +65,23 @@ def whole_from(least: int) -> Any:
 
 
 def _check_hours(value: Any) -> Any:
-    if value is not None and (
-        type(value) not in (int, float) or not 0 < value < math.inf
-    ):
+    if value is None:
+        return value
+    if type(value) not in (int, float) or not 0 < value < math.inf:
         raise _refused("must be a number above 0", value)
 
     return value
 
 
 def _check_address(value: Any) -> Any:
-    if value is not None and (not isinstance(value, str) or "://" not in value):
+    if value is None:
+        return value
+    if not isinstance(value, str) or "://" not in value:
         raise _refused(
             "must be the URL of a database, e.g. postgresql://host/name", value
         )
 
-    user = (value or "").partition("://")[2].rpartition("@")[0]
+    user, _, _ = value.partition("://")[2].rpartition("@")
     if ":" in user:
         # Not repeated in the message: the file is kept in the store, and a log is read by many.
         raise PydanticCustomError(
@@ -207,16 +210,17 @@ class SearchReader:
 
         sampler, options = self._sampler(study.sampler, study.objectives)
         scheduler, schedule = self._scheduler(study.scheduler, study.objectives)
-        hours_alone = (
-            budget.hours is not None and "trials" not in budget.model_fields_set
-        )
+        trials = budget.trials
+        if budget.hours is not None and "trials" not in budget.model_fields_set:
+            trials = MOST_TRIALS
+
         search = Search(
             space=self._space(study.space),
             constraints=tuple(self._constraints(study.constraints)),
             sampler=sampler,
             options=options,
             seed=study.seed,
-            trials=MOST_TRIALS if hours_alone else budget.trials,
+            trials=trials,
             hours=budget.hours,
             batch=study.batch,
             objectives=self._objectives(study.objectives),
@@ -290,18 +294,14 @@ class SearchReader:
         self, path: Path, data: Mapping[str, Any], key: str, default: int, least: int
     ) -> int:
         value = data.get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not least <= value <= MOST_WHOLE
-        ):
-            self.complain(
-                (*path, key),
-                f"must be a whole number from {least} on, got {scalars.shown(value)}",
-            )
-            return default
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if is_whole and least <= value <= MOST_WHOLE:
+            return int(value)
 
-        return value
+        shown = scalars.shown(value)
+        text = f"must be a whole number from {least} on, got {shown}"
+        self.complain((*path, key), text)
+        return default
 
     def _sampler(self, value: Any, objectives: Any) -> tuple[str, Mapping[str, Any]]:
         path = (*self.path, "sampler")
@@ -315,24 +315,16 @@ class SearchReader:
         for key, option in options.items():
             kind = SAMPLERS[name].get(key)
             if kind is None:
-                self.complain(
-                    (*path, key),
-                    unknown(f"option of {name}", key, SAMPLERS[name], "It has"),
-                )
+                text = unknown(f"option of {name}", key, SAMPLERS[name], "It has")
+                self.complain((*path, key), text)
             elif not _is_option(option, kind):
-                self.complain(
-                    (*path, key), f"must be {KINDS[kind]}, got {scalars.shown(option)}"
-                )
+                text = f"must be {KINDS[kind]}, got {scalars.shown(option)}"
+                self.complain((*path, key), text)
 
-        if (
-            name in ONE_OBJECTIVE
-            and isinstance(objectives, Mapping)
-            and len(objectives) > 1
-        ):
-            self.complain(
-                path,
-                f"{name} aims at one objective, got {', '.join(map(str, objectives))}",
-            )
+        has_several = isinstance(objectives, Mapping) and len(objectives) > 1
+        if name in ONE_OBJECTIVE and has_several:
+            listed = ", ".join(map(str, objectives))
+            self.complain(path, f"{name} aims at one objective, got {listed}")
 
         needed = PACKAGES.get(name)
         if needed and importlib.util.find_spec(needed) is None:
@@ -367,19 +359,20 @@ class SearchReader:
 
         for key in options:
             if key not in SCHEDULERS[name]:
-                self.complain(
-                    (*path, key),
-                    unknown(f"option of {name}", key, SCHEDULERS[name], "It has"),
-                )
+                text = unknown(f"option of {name}", key, SCHEDULERS[name], "It has")
+                self.complain((*path, key), text)
 
         if objectives != {"val/accuracy": "maximize"}:
             self.complain(path, "a scheduler needs val/accuracy as the one objective")
 
-        least = {"reduction": 2}
-        return name, {
-            key: self._whole(path, options, key, default, least.get(key, 1))
-            for key, default in SCHEDULERS[name].items()
-        }
+        schedule = {}
+        for key, default in SCHEDULERS[name].items():
+            least = 2 if key == "reduction" else 1
+            schedule[key] = self._whole(
+                path, options, key=key, default=default, least=least
+            )
+
+        return name, schedule
 
     def _objectives(self, value: Any) -> Mapping[str, str]:
         path = (*self.path, "objectives")
@@ -425,32 +418,28 @@ class SearchReader:
             )
             return ()
 
-        allowed = [part for part in PARTS_OF_A_TRIAL if part not in ("seed", "dataset")]
+        allowed = [part for part in PARTS_OF_A_TRIAL if part != "dataset"]
         for key in value:
-            if key.partition(".")[0] not in allowed:
-                self.complain(
-                    (*path, key),
-                    unknown("key", key.partition(".")[0], allowed, "Allowed"),
-                )
+            part = key.partition(".")[0]
+            if part not in allowed:
+                self.complain((*path, key), unknown("key", part, allowed, "Allowed"))
 
-        parameters = [
-            self._parameter((*path, key), key, item) for key, item in value.items()
-        ]
+        parameters = []
+        for key, item in value.items():
+            parameter = self._parameter((*path, key), key, item)
+            if parameter is not None:
+                parameters.append(parameter)
+
         # A component is chosen before its fields, wherever it stands.
-        ordered = sorted(
-            (parameter for parameter in parameters if parameter is not None),
-            key=lambda parameter: "." in parameter.key,
-        )
-        for index, parameter in enumerate(ordered):
-            later = {other.key for other in ordered[index:]}
+        parameters.sort(key=lambda parameter: "." in parameter.key)
+        for index, parameter in enumerate(parameters):
+            later = {other.key for other in parameters[index:]}
             for key in parameter.when:
                 if key in later:
-                    self.complain(
-                        (*path, parameter.key, "when", key),
-                        "is chosen later; put it before this key",
-                    )
+                    text = "is chosen later; put it before this key"
+                    self.complain((*path, parameter.key, "when", key), text)
 
-        return tuple(ordered)
+        return tuple(parameters)
 
     def _parameter(self, path: Path, key: str, value: Any) -> Parameter | None:
         value = {"choices": value} if isinstance(value, list) else value
@@ -475,7 +464,7 @@ class SearchReader:
         if kinds[0] == "choices":
             return self._choice(path, key, value["choices"], when)
 
-        return self._range(path, key, kinds[0], value, when)
+        return self._range(path, key, kind=kinds[0], value=value, when=when)
 
     def _choice(
         self, path: Path, key: str, choices: Any, when: Mapping[str, Any]
@@ -488,24 +477,22 @@ class SearchReader:
             return None
 
         parameter = Parameter(key, "choice", choices=tuple(choices), when=when)
-        for first, second in itertools.combinations(range(len(choices)), 2):
-            one, other = parameter.labels[first], parameter.labels[second]
-            if one == other and scalars.spelled(one) == scalars.spelled(other):
-                self.complain(path, f"the choice {scalars.spelled(one)} stands twice")
-            elif one == other or choices[first] == choices[second]:
+        labelled = list(zip(choices, parameter.labels, strict=True))
+        for (one, one_label), (other, other_label) in itertools.combinations(
+            labelled, 2
+        ):
+            spelled, other_spelled = (
+                scalars.spelled(one_label),
+                scalars.spelled(other_label),
+            )
+            both = f"the choices {spelled} and {other_spelled} are"
+            if one_label == other_label and spelled == other_spelled:
+                self.complain(path, f"the choice {spelled} stands twice")
+            elif one_label == other_label or one == other:
                 # true equals 1, and [1, 2] equals [1.0, 2.0]
-                self.complain(
-                    path,
-                    f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are equal",
-                )
-            elif comparable(choices[first], DIGITS) == comparable(
-                choices[second], DIGITS
-            ):
-                text = (
-                    f"the choices {scalars.spelled(one)} and {scalars.spelled(other)} are one"
-                    " number but for rounding"
-                )
-                self.complain(path, text)
+                self.complain(path, f"{both} equal")
+            elif comparable(one, DIGITS) == comparable(other, DIGITS):
+                self.complain(path, f"{both} one number but for rounding")
 
         return parameter
 
@@ -525,28 +512,24 @@ class SearchReader:
             numbers = "two whole numbers" if kind == "int" else "two numbers"
             hint = ""
             if isinstance(limits, list):
-                wrong = [
-                    end for end in limits if not isinstance(end, NUMBER_TYPES[kind])
-                ]
+                wrong = [e for e in limits if not isinstance(e, NUMBER_TYPES[kind])]
                 hint = scalars.hint(wrong[0]) if wrong else ""
 
-            self.complain(
-                (*path, kind), f"must be [low, high], {numbers}, got {limits!r}{hint}"
-            )
+            text = f"must be [low, high], {numbers}, got {limits!r}{hint}"
+            self.complain((*path, kind), text)
             return None
 
-        problem = _range_problem(kind, limits, log) or _step_problem(
-            kind, limits, log, step
-        )
+        problem = _range_problem(kind, limits, log)
+        if not problem:
+            problem = _step_problem(kind, limits, log=log, step=step)
+
         if problem:
             self.complain(path, problem)
             return None
 
-        low, high = limits
-        if kind == "int":
-            return Parameter(key, kind, int(low), int(high), log, step, when=when)
-
-        return Parameter(key, kind, float(low), float(high), log, step, when=when)
+        number = int if kind == "int" else float
+        low, high = map(number, limits)
+        return Parameter(key, kind, low=low, high=high, log=log, step=step, when=when)
 
     def _constraints(self, value: Any) -> Iterator[Constraint]:
         for index, text in enumerate(_listed(value)):

@@ -8,7 +8,6 @@ the setting of a trial.
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import operator
 import random
@@ -112,12 +111,9 @@ class Parameter:
                     return label(choice)
             raise ValueError(f"{value!r} lies outside of {self.text()}")
 
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if (
-            not number
-            or not self.low <= value <= self.high
-            or (self.kind == "int" and value != int(value))
-        ):
+        if not _is_number(value) or not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} lies outside of {self.text()}")
+        if self.kind == "int" and value != int(value):
             raise ValueError(f"{value!r} lies outside of {self.text()}")
 
         if self.size() is None:
@@ -276,9 +272,8 @@ class Constraint:
         return self._value(config) is not None
 
     def _value(self, config: Mapping[str, Any]) -> Any:
-        return evaluate(
-            ast.parse(self.text, mode="eval").body, lambda key: lookup(config, key)
-        )
+        tree = ast.parse(self.text, mode="eval").body
+        return evaluate(tree, lambda key: lookup(config, key))
 
 
 OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -334,9 +329,7 @@ def _evaluate_comparison(node: ast.Compare, find: Callable[[str], Any]) -> bool 
     if any(value is None for value in values):
         return None
 
-    for comparator, (left, right) in zip(
-        node.ops, itertools.pairwise(values), strict=True
-    ):
+    for comparator, left, right in zip(node.ops, values, values[1:], strict=False):
         if not OPERATORS[type(comparator)](left, right):
             return False
 
@@ -349,9 +342,9 @@ def constraint_problems(text: str) -> list[str]:
 
     Raises ValueError or SyntaxError for what is no constraint.
     """
-    nodes: list[str] = []
+    keys: list[str] = []
     tree = ast.parse(text, mode="eval").body
-    evaluate(tree, nodes.append)  # every key, and every kind of node
+    evaluate(tree, keys.append)  # every key, and every kind of node
 
     if not isinstance(tree, (ast.Compare, ast.BoolOp)):
         raise ValueError(
@@ -359,14 +352,16 @@ def constraint_problems(text: str) -> list[str]:
         )
 
     problems = []
-    for key in dict.fromkeys(nodes):
+    for key in dict.fromkeys(keys):
         wrong = key_problem(key, {})
         if wrong is not None:
             problems.append(wrong)
 
-    return problems or [
-        problem for node in ast.walk(tree) for problem in _misused(node)
-    ]
+    if not problems:  # the values of an unknown key have no kind
+        for node in ast.walk(tree):
+            problems += _misused(node)
+
+    return problems
 
 
 def _misused(node: ast.AST) -> Iterator[str]:
@@ -383,24 +378,28 @@ def _misused(node: ast.AST) -> Iterator[str]:
             yield from _no_numbers((left, right))
             continue
         for key, constant in ((left, right), (right, left)):
-            if isinstance(key, (ast.Name, ast.Attribute)) and isinstance(
-                constant, ast.Constant
-            ):
-                problem = value_problem(ast.unparse(key), constant.value, {})
-                if problem is not None:
-                    yield f"{ast.unparse(node)} never holds: {ast.unparse(key)} {problem}"
+            if not isinstance(key, (ast.Name, ast.Attribute)):
+                continue
+            if not isinstance(constant, ast.Constant):
+                continue
+
+            key_text = ast.unparse(key)
+            problem = value_problem(key_text, constant.value, {})
+            if problem is not None:
+                yield f"{ast.unparse(node)} never holds: {key_text} {problem}"
 
 
 def _no_numbers(operands: tuple[ast.expr, ...]) -> Iterator[str]:
     for operand in operands:
         text = ast.unparse(operand)
-        if isinstance(operand, ast.Constant) and not _is_number(operand.value):
-            yield f"{text} is no number, and numbers are compared or calculated with here"
+        if isinstance(operand, ast.Constant):
+            is_number = _is_number(operand.value)
+        elif isinstance(operand, (ast.Name, ast.Attribute)):
+            is_number = not kinds_of(text).isdisjoint((int, float))
+        else:
+            continue  # an operation, whose operands are looked at by themselves
 
-        if isinstance(operand, (ast.Name, ast.Attribute)) and not kinds_of(text) & {
-            int,
-            float,
-        }:
+        if not is_number:
             yield f"{text} is no number, and numbers are compared or calculated with here"
 
 
@@ -443,12 +442,12 @@ class Arm:
     def config(self, drawn: Drawn) -> TrialConfig | None:
         """The trial of drawn values; None if it is no valid one or breaks a constraint."""
         config, problems = self.compose(self.settings_of(drawn))
-        if (
-            config is None
-            or problems
-            or not all(rule.holds(config.to_dict()) for rule in self.constraints)
-        ):
+        if config is None or problems:
             return None
+
+        for constraint in self.constraints:
+            if not constraint.holds(config.to_dict()):
+                return None
 
         return config
 
@@ -456,11 +455,12 @@ class Arm:
         """Return drawn values with those in steps as decimals, as studies of earlier versions do
         not keep them.
         """
-        by_key = {parameter.key: parameter for parameter in self.parameters}
-        return {
-            key: by_key[key].nearest(value) if key in by_key else value
-            for key, value in drawn.items()
-        }
+        settled = dict(drawn)
+        for parameter in self.parameters:
+            if parameter.key in drawn:
+                settled[parameter.key] = parameter.nearest(drawn[parameter.key])
+
+        return settled
 
     def trials(self, config: TrialConfig) -> list[TrialConfig]:
         """A suggestion's trials, one a seed."""
@@ -491,28 +491,28 @@ class Arm:
         then random ones.
         """
         order = random.Random(0)
-        rounds = max(
-            (len(parameter.ends()) for parameter in self.parameters), default=0
-        )
+        extremes = {parameter.key: parameter.ends() for parameter in self.parameters}
+        rounds = max(map(len, extremes.values()), default=0)
 
         for index in range(rounds + extra):
             drawn: dict[str, Any] = {}
             for parameter in self.parameters:
-                if self.applies(parameter, drawn):
-                    extremes = parameter.ends()
-                    drawn[parameter.key] = (
-                        extremes[index % len(extremes)]
-                        if index < rounds
-                        else parameter.any(order)
-                    )
+                if not self.applies(parameter, drawn):
+                    continue
+
+                if index < rounds:
+                    ends = extremes[parameter.key]
+                    drawn[parameter.key] = ends[index % len(ends)]
+                else:
+                    drawn[parameter.key] = parameter.any(order)
 
             yield drawn
 
     def points(self) -> Iterator[dict[str, Any]]:
         """All points of a grid in the order of the file, conditions and constraints kept."""
-        yield from (
-            point for point in self._points({}, 0) if self.config(point) is not None
-        )
+        for point in self._points({}, 0):
+            if self.config(point) is not None:
+                yield point
 
     def _points(self, drawn: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
         if index == len(self.parameters):
@@ -525,9 +525,8 @@ class Arm:
             return
 
         for number in range(parameter.size() or 0):
-            yield from self._points(
-                {**drawn, parameter.key: parameter.at(number)}, index + 1
-            )
+            point = {**drawn, parameter.key: parameter.at(number)}
+            yield from self._points(point, index + 1)
 
 
 @dataclass(frozen=True)

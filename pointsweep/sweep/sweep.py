@@ -119,19 +119,33 @@ class Sweep:
         for cell in self.cells:
             keys = tuple((config.seed, config.key()) for config in cell.trials)
             cells.append(
-                CellLayout(cell.row, cell.column, keys, cell.published, cell.excluded)
+                CellLayout(
+                    cell.row,
+                    cell.column,
+                    keys,
+                    published=cell.published,
+                    excluded=cell.excluded,
+                )
             )
 
-        notes = (
-            *self.notes,
-            *(f"the same trials: {names}" for names in self.identical_cells()),
-        )
+        notes = list(self.notes)
+        for names in self.identical_cells():
+            notes.append(f"the same trials: {names}")
+
         return Layout(
-            self.name, self.title, self.row_headers, self.rows, self.columns, tuple(cells),
-            self.metric,
-            self.protocol, notes,
-            self.factors, self.adaptive, self.resources.budget.per_hour,
-        )  # fmt: skip
+            name=self.name,
+            title=self.title,
+            row_headers=self.row_headers,
+            rows=self.rows,
+            columns=self.columns,
+            cells=tuple(cells),
+            metric=self.metric,
+            protocol=self.protocol,
+            notes=tuple(notes),
+            factors=self.factors,
+            adaptive=self.adaptive,
+            per_hour=self.resources.budget.per_hour,
+        )
 
     def row_column_seed(self, trial: Trial) -> tuple[str, str, int]:
         """Return the names of a trial's row and column, and its seed."""
@@ -172,9 +186,8 @@ class Sweep:
                     settings[name] = value
 
             seeds = [config.seed for config in cell.trials]
-            documents.append(
-                f"{head}, seeds {seeds}\n{yaml.safe_dump(settings, sort_keys=False)}"
-            )
+            text = yaml.safe_dump(settings, sort_keys=False)
+            documents.append(f"{head}, seeds {seeds}\n{text}")
 
         return "---\n".join(documents)
 
@@ -218,7 +231,7 @@ def load(
             full_sweep=full_sweep,
         )
 
-    further = [*(f"only={pattern}" for pattern in only), *seeds]
+    further = [f"only={pattern}" for pattern in only] + seeds
     if overrides.names_the_sweep(override) or not further:
         return selected
 
@@ -270,9 +283,9 @@ def _without_seeds(
     file: str | Path, override: Sequence[str], allow_plugins: bool
 ) -> Sweep | None:
     """The table that the file's own seeds fill; None if these are wrong."""
-    kept = [text for text in override if not overrides.changes_seeds(text)]
+    others = [text for text in override if not overrides.changes_seeds(text)]
     try:
-        sweep, _ = _read(file, kept, allow_plugins)
+        sweep, _ = _read(file, others, allow_plugins)
     except ConfigError:
         return None
 
@@ -340,45 +353,50 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
     """The part of a sweep that --only names; patterns of one kind add up, kinds narrow one
     another.
     """
-    seeds = {str(config.seed) for cell in sweep.cells for config in cell.trials}
-    labels = {
-        "row": [" / ".join(row) for row in sweep.rows],
-        "column": list(sweep.columns),
-        "seed": sorted(seeds),
-    }
+    seeds: set[str] = set()
+    for cell in sweep.cells:
+        seeds.update(str(config.seed) for config in cell.trials)
 
+    row_labels = [" / ".join(row) for row in sweep.rows]
+    labels = {"row": row_labels, "column": sweep.columns, "seed": sorted(seeds)}
     selected = _selected_labels(labels, only, source)
-    rows = [i for i, name in enumerate(labels["row"]) if name in selected["row"]]
-    columns = [
-        j for j, name in enumerate(labels["column"]) if name in selected["column"]
-    ]
+
+    # the number of every row and column that stays -> the one that it gets
+    rows = _renumbered(row_labels, selected["row"])
+    columns = _renumbered(sweep.columns, selected["column"])
     cells = []
 
     for cell in sweep.cells:
         if cell.row not in rows or cell.column not in columns:
             continue
 
-        trials = [
-            config for config in cell.trials if str(config.seed) in selected["seed"]
-        ]
-        row, column = rows.index(cell.row), columns.index(cell.column)
+        trials = []
+        for config in cell.trials:
+            if str(config.seed) in selected["seed"]:
+                trials.append(config)
+
+        row, column = rows[cell.row], columns[cell.column]
         cells.append(replace(cell, row=row, column=column, trials=tuple(trials)))
 
     adaptive = sweep.adaptive
-    if any(_kind_of(pattern, labels["row"])[0] == "seed" for pattern in only):
+    if any(_kind_of(pattern, row_labels)[0] == "seed" for pattern in only):
         adaptive = None
 
     if adaptive is not None:
         if adaptive.against not in rows:
             text = (
-                f"leaves out {labels['row'][adaptive.against]}, with which adaptive seeds compare"
+                f"leaves out {row_labels[adaptive.against]}, with which adaptive seeds compare"
                 " every row"
             )
             raise ConfigError(
                 source, [Problem(f"--only {' --only '.join(only)}", text)]
             )
 
-        adaptive = replace(adaptive, against=rows.index(adaptive.against))
+        adaptive = replace(adaptive, against=rows[adaptive.against])
+
+    factors = sweep.factors
+    if factors:
+        factors = tuple(factors[i] for i in rows)
 
     return replace(
         sweep,
@@ -386,9 +404,19 @@ def _select(sweep: Sweep, only: Sequence[str], source: str) -> Sweep:
         columns=tuple(sweep.columns[j] for j in columns),
         cells=tuple(cells),
         notes=(*sweep.notes, f"only {', '.join(only)}"),
-        factors=tuple(sweep.factors[i] for i in rows) if sweep.factors else (),
+        factors=factors,
         adaptive=adaptive,
     )
+
+
+def _renumbered(labels: Sequence[str], selected: set[str]) -> dict[int, int]:
+    """Return the new number of every selected label by its old one, in order."""
+    numbers: dict[int, int] = {}
+    for number, label in enumerate(labels):
+        if label in selected:
+            numbers[number] = len(numbers)
+
+    return numbers
 
 
 def _selected_labels(
@@ -407,9 +435,11 @@ def _selected_labels(
 
         if not matched:
             text = unknown(kind, value, labels[kind], "Known")
-            others = [
-                f"{other}={value}" for other in labels if _named(labels[other], value)
-            ]
+            others = []
+            for other_kind, other_labels in labels.items():
+                if _named(other_labels, value):
+                    others.append(f"{other_kind}={value}")
+
             if others:
                 text += f". It is {' and '.join(others)}"
 

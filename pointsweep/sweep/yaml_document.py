@@ -91,18 +91,18 @@ class Document:
     def override(self, path: tuple[Hashable, ...]) -> None:
         """Forget how the file writes what the command line has set."""
         self.overridden.add(path)
-        below = len(path)
-        self.texts = {at: text for at, text in self.texts.items() if at[:below] != path}
-        self.lines = {at: line for at, line in self.lines.items() if at[:below] != path}
+        for by_path in (self.texts, self.lines):
+            for below in [p for p in by_path if p[: len(path)] == path]:
+                del by_path[below]
 
     def line(self, path: tuple[Hashable, ...]) -> int | None:
         """The line of a path, or of the nearest thing around it; None for what the command line has
         set.
         """
         if path and path not in self.lines:
-            for at in self.overridden:
-                common = min(len(at), len(path))
-                if at[:common] == path[:common]:
+            for overridden in self.overridden:
+                common = min(len(overridden), len(path))
+                if overridden[:common] == path[:common]:
                     return None
 
         while path and path not in self.lines:
@@ -203,14 +203,13 @@ def drop_misshapen(data: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     """Take out the parts of a file that are no list or mapping where one belongs; return what to
     say of each, by its path.
     """
-    wrong = []
-    for key, (kind, _) in SHAPES.items():
-        if data.get(key) is not None and not isinstance(data[key], kind):
-            wrong.append(key)
+    problems: list[tuple[tuple[str, ...], str]] = []
+    for key, (kind, shape) in SHAPES.items():
+        value = data.get(key)
+        if value is not None and not isinstance(value, kind):
+            problems.append(((key,), f"must be {shape}, got {value!r}"))
+            del data[key]
 
-    problems: list[tuple[tuple[str, ...], str]] = [
-        ((key,), f"must be {SHAPES[key][1]}, got {data.pop(key)!r}") for key in wrong
-    ]
     profiles = data.get("profiles") or {}
     for name, settings in list(profiles.items()):
         path = ("profiles", str(name))
@@ -374,27 +373,22 @@ def found_file(name: str) -> str:
             if path.suffix in (".yaml", ".yml") and path.is_file():
                 return str(path)
 
-    stem = (
-        Path(name).with_suffix("") if name.endswith((".yaml", ".yml")) else Path(name)
-    )
-    known = {
-        path.stem
-        for folder in folders
-        for path in [*folder.glob("*.yaml"), *folder.glob("*.yml")]
-    }
+    stem = Path(name).name
+    if name.endswith((".yaml", ".yml")):
+        stem = Path(name).stem
 
-    folders_text = ", ".join(str(folder) for folder in folders)
-    near = difflib.get_close_matches(stem.name, sorted(known), n=1, cutoff=0.5)
+    known: set[str] = set()
+    for folder in folders:
+        for pattern in ("*.yaml", "*.yml"):
+            known.update(path.stem for path in folder.glob(pattern))
+
+    near = difflib.get_close_matches(stem, sorted(known), n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise ConfigError(
-        name,
-        [
-            Problem(
-                "",
-                f"cannot be read: there is no such sweep file.{hint} Looked in: {folders_text}",
-            )
-        ],
+    folders_text = ", ".join(map(str, folders))
+    text = (
+        f"cannot be read: there is no such sweep file.{hint} Looked in: {folders_text}"
     )
+    raise ConfigError(name, [Problem("", text)])
 
 
 def is_file_name(text: str) -> bool:
@@ -404,11 +398,12 @@ def is_file_name(text: str) -> bool:
     if text.endswith((".yaml", ".yml")):
         return True
 
-    return any(
-        (folder / f"{text}{ending}").is_file()
-        for folder in _folders()
-        for ending in (".yaml", ".yml")
-    )
+    for folder in _folders():
+        for ending in (".yaml", ".yml"):
+            if (folder / f"{text}{ending}").is_file():
+                return True
+
+    return False
 
 
 def _folders() -> list[Path]:
@@ -435,17 +430,10 @@ def family(path: Path) -> list[Document]:
 
     while current is not None:
         if current.resolve() in seen:
-            circle = " -> ".join(p.name for p in [*seen, current])
-            raise ConfigError(
-                str(path),
-                [
-                    Problem(
-                        "base.from",
-                        f"the files inherit in a circle: {circle}",
-                        documents[-1].line(("base", "from")),
-                    )
-                ],
-            )
+            circle = " -> ".join(file.name for file in [*seen, current])
+            text = f"the files inherit in a circle: {circle}"
+            line = documents[-1].line(("base", "from"))
+            raise ConfigError(str(path), [Problem("base.from", text, line)])
 
         seen.append(current.resolve())
         documents.append(_read_parent(current, documents))
