@@ -44,27 +44,31 @@ def best_mean(table: Table) -> TableCell | None:
     finished.
     """
     filled = [cell for cell in table.cells if cell.mean is not None]
-    return ordered(table, filled)[0] if filled else None
+    if not filled:
+        return None
+
+    return ordered(table, filled)[0]
 
 
 def legend(
     table: Table, mark: str, bold: str = "bold", underlined: str = "underlined"
 ) -> str:
     """Return the sentence that says what the marks mean; empty where nothing is marked."""
-    shown = set(standings(table, mark).values())
-    if not shown:
+    ranks = set(standings(table, mark).values())
+    if not ranks:
         return ""
 
+    second = ""
     if mark == "mean":
+        if "second" in ranks:
+            second = f", {underlined}: the one after it"
+
         word = "highest" if higher_is_better(table.metric) else "lowest"
-        second = f", {underlined}: the one after it" if "second" in shown else ""
         return f"{bold}: the {word} mean of its column{second}; no test"
 
-    second = (
-        f", {underlined}: the second, from every row below it"
-        if "second" in shown
-        else ""
-    )
+    if "second" in ranks:
+        second = f", {underlined}: the second, from every row below it"
+
     return (
         f"{bold}: the best of its column, told apart from every other row by the table's"
         f" tests{second}"
@@ -77,11 +81,14 @@ def _by_tests(family: Family) -> dict[str, str]:
     marked: dict[str, str] = {}
 
     for position, rank in enumerate(("best", "second")):
-        arms = family.arms[position:]
-        if len(arms) < 2 or not all((arms[0], other) in resolved for other in arms[1:]):
+        if len(family.arms) < position + 2:
             break
 
-        marked[arms[0]] = rank
+        arm, *below = family.arms[position:]
+        if not all((arm, other) in resolved for other in below):
+            break
+
+        marked[arm] = rank
 
     return marked
 
@@ -90,27 +97,27 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
     """Return the best mean of a column and the one after it, by the row's name; equal ones share
     their place.
     """
-    filled = ordered(
-        table,
-        [
-            cell
-            for cell in table.cells
-            if cell.column == column and cell.mean is not None
-        ],
-    )
+    filled = []
+    for cell in table.cells:
+        if cell.column == column and cell.mean is not None:
+            filled.append(cell)
 
     marked: dict[str, str] = {}
-
     if len(filled) < 2:
         return marked
 
+    filled = ordered(table, filled)
     means = [round(cell.mean or 0.0, DIGITS) for cell in filled]
-    ranked = list(dict.fromkeys(means))
+    distinct_means = list(dict.fromkeys(means))
+    best = distinct_means[0]
+    # Of two cells the second is the last, which is nothing to mark.
+    has_second = means.count(best) == 1 and len(filled) > 2
+
     for cell, mean in zip(filled, means, strict=True):
         name = " / ".join(table.rows[cell.row])
-        if mean == ranked[0]:
+        if mean == best:
             marked[name] = "best"
-        elif mean == ranked[1] and means.count(ranked[0]) == 1 and len(filled) > 2:
+        elif has_second and mean == distinct_means[1]:
             marked[name] = "second"
 
     return marked

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -93,17 +93,25 @@ def build(
 
     for cell_layout in layout.cells:
         cell = _cell(
-            layout, cell_layout, present, failures, parameters or {}, other_trees
+            layout=layout,
+            cell=cell_layout,
+            records=present,
+            failures=failures,
+            parameters=parameters or {},
+            other_trees=other_trees,
         )
-        stopped = stop_reasons.get((cell.row, cell.column), "")
-        cells.append(replace(cell, stopped=stopped) if stopped else cell)
+        stopped = stop_reasons.get((cell.row, cell.column))
+        if stopped:
+            cell = replace(cell, stopped=stopped)
+
+        cells.append(cell)
 
     notes = [*adaptive.notes(layout, compared), *layout.notes]
     if len(trees) > 1:
-        versions = ", ".join(
-            f"tree {name} ({num_trials[name]} trials)" for name in trees
+        versions = [f"tree {name} ({num_trials[name]} trials)" for name in trees]
+        notes.append(
+            f"made by {len(trees)} versions of the code: {', '.join(versions)}"
         )
-        notes.append(f"made by {len(trees)} versions of the code: {versions}")
 
     notes += _mixed_data(present)
     notes += _without_checksum(present)
@@ -125,17 +133,21 @@ def build(
     )
 
 
+def trial_keys(layout: Layout) -> list[str]:
+    """Return the keys of the layout's trials in its order, each once."""
+    keys: dict[str, None] = {}
+    for cell in layout.cells:
+        for _, key in cell.keys:
+            keys[key] = None
+
+    return list(keys)
+
+
 def _records_of_table(
     layout: Layout, records: Mapping[str, Record]
 ) -> dict[str, Record]:
     """Return the records of the layout's trials, in its order."""
-    present = {}
-    for cell in layout.cells:
-        for _, key in cell.keys:
-            if key in records:
-                present[key] = records[key]
-
-    return present
+    return {key: records[key] for key in trial_keys(layout) if key in records}
 
 
 def _row_names(layout: Layout) -> list[str]:
@@ -194,11 +206,12 @@ def comparisons(
             collapsed.add(outlier.arm)
 
     arms += _columns(layout, cells, records, collapsed)
-    num_families = sum(len(rows) > 1 for _, rows in arms)
+    # The tests of all families hold at once; one without a pair tests nothing.
+    num_families = max(sum(len(rows) > 1 for _, rows in arms), 1)
     families = []
 
     for title, rows in arms:
-        families.append(compare(title, rows, max(num_families, 1), better))
+        families.append(compare(title, rows, num_families, better))
 
     return tuple(families)
 
@@ -220,9 +233,8 @@ def _columns(
     for columns in _columns_by_data(layout, cells, records):
         rows = []
         for row, name in enumerate(names):
-            if name not in collapsed and all(
-                values.get((row, column)) for column in columns
-            ):
+            is_complete = all(values.get((row, column)) for column in columns)
+            if is_complete and name not in collapsed:
                 rows.append(row)
 
         if len(columns) < 2 or not rows:
@@ -230,11 +242,7 @@ def _columns(
 
         means: dict[str, dict[int, float]] = {}
         for column in columns:
-            common_seeds = set.intersection(*(set(values[row, column]) for row in rows))
-            mean_by_seed = {}
-            for seed in sorted(common_seeds):
-                mean_by_seed[seed] = mean([values[row, column][seed] for row in rows])
-
+            mean_by_seed = _mean_by_seed([values[row, column] for row in rows])
             if mean_by_seed:
                 means[layout.columns[column]] = mean_by_seed
 
@@ -242,20 +250,33 @@ def _columns(
         yield f"columns, {over}", means
 
 
+def _mean_by_seed(rows: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean over rows for each seed that all of them have."""
+    first, *others = rows
+    common_seeds = set(first).intersection(*others)
+    means = {}
+    for seed in sorted(common_seeds):
+        means[seed] = mean([value_of[seed] for value_of in rows])
+
+    return means
+
+
 def _columns_by_data(
     layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]
 ) -> list[list[int]]:
     """Return the columns in groups that were tested on the same clouds."""
-    facts_of: list[set[str]] = [set() for _ in layout.columns]
+    facts_of: dict[int, set[str]] = defaultdict(set)
     for cell in cells:
         for record in records_by_seed(cell.keys, records).values():
             facts = [record.dataset.get(fact) for fact in TEST_FACTS]
             facts_of[cell.column].add(json.dumps(facts))
 
-    groups: dict[str, list[int]] = {}
-    for column, facts_of_column in enumerate(facts_of):
-        if len(facts_of_column) == 1:
-            groups.setdefault(facts_of_column.pop(), []).append(column)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for column in range(len(layout.columns)):
+        # A column with several test sets, or without a record, is comparable with none.
+        if len(facts_of[column]) == 1:
+            (test_data,) = facts_of[column]
+            groups[test_data].append(column)
 
     return list(groups.values())
 
@@ -283,10 +304,11 @@ def _mixed_data(records: Mapping[str, Record]) -> list[str]:
     for record in records.values():
         distinct[id(record.config.get("dataset")), id(record.dataset)] = record
 
-    digests_of: dict[str, set[str]] = {}
+    digests_of: dict[str, set[str]] = defaultdict(set)
     for record in distinct.values():
         config = json.dumps(record.config.get("dataset"), sort_keys=True)
-        digests_of.setdefault(config, set()).add(str(record.dataset.get("digest"))[:16])
+        digest = str(record.dataset.get("digest"))
+        digests_of[config].add(digest[:16])
 
     notes = []
     for config, digests in digests_of.items():
@@ -323,7 +345,7 @@ def _cell(
 
     failed = []
     counts = [record.parameters for record in trials]
-    marks = {mark for record in trials for mark in record.marks}
+    marks = _marks(trials)
 
     for seed, key in cell.keys:
         if key in failures and key not in records:
@@ -358,6 +380,15 @@ def _cell(
         verdict=verdict,
         unjudged=unjudged,
     )
+
+
+def _marks(trials: Sequence[Record]) -> set[str]:
+    """Return the marks that any of the trials has."""
+    marks: set[str] = set()
+    for record in trials:
+        marks.update(record.marks)
+
+    return marks
 
 
 def _interval(
@@ -402,20 +433,20 @@ def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
     if metric != PER_OBJECT:
         return f"the table shows {metric}"
 
-    marks = {mark for record in trials for mark in record.marks}
-    foreign = marks - {"official program", COPIES_UNKNOWN}
+    foreign = _marks(trials) - {"official program", COPIES_UNKNOWN}
     if foreign:
         return ", ".join(sorted(foreign))
 
-    mismatches = {
-        mismatch(cell.published, record.config.get("dataset", {})) for record in trials
-    }
-    if mismatches != {""}:
-        return min(mismatches - {""})
+    mismatches = set()
+    shortfalls = set()
+    for record in trials:
+        mismatches.add(mismatch(cell.published, record.config.get("dataset", {})))
+        shortfalls.add(fewer_epochs(cell.published, record))
 
-    shortfalls = {fewer_epochs(cell.published, record) for record in trials}
-    if shortfalls != {""}:
-        return min(shortfalls - {""})
+    # An empty reason is none. Of several the first in the alphabet stands for all.
+    for reasons in (mismatches - {""}, shortfalls - {""}):
+        if reasons:
+            return min(reasons)
 
     num_val = max(record.dataset.get("num_val") or 0 for record in trials)
     if num_val:
@@ -437,12 +468,9 @@ def fewer_epochs(published: Published, record: Record) -> str:
     epochs = record.config.get("train", {}).get("epochs")
     published_epochs = paper_epochs(published)
 
-    if (
-        not epochs
-        or not record.parameters.get("trainable")
-        or not published_epochs
-        or epochs >= published_epochs
-    ):
+    if not epochs or not published_epochs or not record.parameters.get("trainable"):
+        return ""
+    if epochs >= published_epochs:
         return ""
 
     return f"trained for {epochs} epochs, the paper's for {published_epochs}"
@@ -504,13 +532,16 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
     if metric not in CHOSEN_BY:
         return None
 
+    if not records:
+        return None
+
     try:
         best = [record.metrics["best_test"][metric] for record in records]
         last = [record.metrics["last"][metric] for record in records]
     except KeyError:
         return None
 
-    return mean(best) - mean(last) if records else None
+    return mean(best) - mean(last)
 
 
 @uncollected()
@@ -536,7 +567,7 @@ def filled(
     store: Store, layout: Layout
 ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """A layout, and the records and failures that the store has of its trials."""
-    keys = list(dict.fromkeys(key for cell in layout.cells for _, key in cell.keys))
+    keys = trial_keys(layout)
     records, damaged = sound_records(store, layout.name, keys)
     failures: dict[str, str] = {}
 
@@ -572,16 +603,16 @@ def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None
     """Write the table in every format, and the report; what its cells cost beside it, as no two
     runs take the same time.
     """
+    folder = f"sweeps/{table.name}"
     for name, data in every_format(table).items():
-        store.write(f"sweeps/{table.name}/{name}", data)
+        store.write(f"{folder}/{name}", data)
 
-    store.write(
-        f"sweeps/{table.name}/cost.json",
-        (json.dumps(costs(table, records), indent=1) + "\n").encode(),
-    )
+    cost_json = json.dumps(costs(table, records), indent=1) + "\n"
+    store.write(f"{folder}/cost.json", cost_json.encode())
 
-    report = page(table, records, curves(store, table), gather(store, table, records))
-    store.write(f"sweeps/{table.name}/report.html", report.encode())
+    evidence = gather(store, table, records)
+    report = page(table, records, curves(store, table), evidence)
+    store.write(f"{folder}/report.html", report.encode())
 
 
 def files_of(store: Store, name: str) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from pointsweep.reporting.build import trial_keys
 from pointsweep.reporting.html.evidence import gather
 from pointsweep.reporting.table import Table
 from pointsweep.results.agreement import (
@@ -80,10 +81,10 @@ def pack(members: Mapping[str, bytes]) -> bytes:
     """The members as one file, the same bytes for the same members. Raises BundleError for a name
     or a size that it cannot hold.
     """
-    buffer = io.BytesIO()
     if sum(map(len, members.values())) > MOST_BYTES:
         raise BundleError(f"more than {MOST_BYTES:,} bytes; bundle a part of the sweep")
 
+    buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(members):
             if not NAME.fullmatch(name):
@@ -93,8 +94,9 @@ def pack(members: Mapping[str, bytes]) -> bytes:
                 )
 
             info = zipfile.ZipInfo(name, DATE)
-            # the same on every system
-            info.create_system, info.external_attr = 3, 0o100644 << 16
+            # The same on every system: made by Unix, an ordinary file that its owner may write.
+            info.create_system = 3
+            info.external_attr = 0o100644 << 16
             file.writestr(info, members[name])
 
     return buffer.getvalue()
@@ -189,12 +191,10 @@ def bundle(
         # a table that was not run from a file: its layout says all that matters
         members["sweep.yaml"] = store.read(f"sweeps/{layout.name}/sweep.yaml")
 
-    keys = sorted(
-        {key for cell in layout.cells for _, key in cell.keys} & records.keys()
-    )
+    keys = sorted(records.keys() & trial_keys(layout))
     sources = kept_plugins(store, layout.name)
     members |= as_members(sources)
-    members["failures.json"] = _json({key: failures[key] for key in sorted(failures)})
+    members["failures.json"] = _json(dict(failures))
     members[MANIFEST] = _json(
         {
             "format": FORMAT,
@@ -231,9 +231,8 @@ def bundle(
             problems.append(f"{name}: holds an address with a password")
 
     if problems:
-        raise BundleError(
-            "\n  ".join([f"{layout.name}: no bundle can be made", *problems[:20]])
-        )
+        lines = [f"{layout.name}: no bundle can be made", *problems[:20]]
+        raise BundleError("\n  ".join(lines))
 
     return sealed(members)
 
@@ -262,12 +261,13 @@ def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
     """A trial's record and epochs, without the machine's name, and without the paths and processes
     that its history holds.
     """
-    origin = {name: value for name, value in record.origin.items() if name != "host"}
+    origin = dict(record.origin)
+    origin.pop("host", None)
     anonymous = without_computed(replace(record, origin=origin))
-    yield "record.json", (anonymous.to_json() + "\n").encode()
+    yield "record.json", f"{anonymous.to_json()}\n".encode()
 
+    # A trial that was cut off repeats epochs: the last attempt's count.
     metrics = {}
-
     for event in read_events(store, record.key):
         if event["type"] == "epoch":
             metrics[event["epoch"]] = event["metrics"]
@@ -290,10 +290,10 @@ def _with_labels(data: bytes, labels: np.ndarray | None) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return (
-        json.dumps(value, sort_keys=True, indent=0, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    ).encode()
+    text = json.dumps(
+        value, sort_keys=True, indent=0, ensure_ascii=False, allow_nan=False
+    )
+    return f"{text}\n".encode()
 
 
 # What its predictions say
@@ -328,18 +328,18 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
                 " objects"
             )
 
-        found = _from_predictions(recorded, arrays, predicted, metric)
+        computed_values = _from_predictions(recorded, arrays, predicted, metric)
         if predicted.ndim == 1 and of_objects:
             correct[protocol] = packed(predicted == _labels(arrays, predicted))
 
         for name, number in recorded.items():
-            if found[name] != number:
+            if computed_values[name] != number:
                 raise BundleError(
-                    f"{protocol}: {name} is {found[name]!r} by its predictions, the"
+                    f"{protocol}: {name} is {computed_values[name]!r} by its predictions, the"
                     f" record says {number!r}"
                 )
 
-        values[protocol] = found
+        values[protocol] = computed_values
 
     if record.correct and correct and record.correct != correct:
         raise BundleError("which objects it got right is not what its record says")
@@ -350,8 +350,9 @@ def recomputed(record: Record, arrays: Mapping[str, np.ndarray], metric: str) ->
 def _shape(record: Record, recorded: Mapping[str, float]) -> tuple[int, ...]:
     """Return the shape that a protocol's predictions must have."""
     num_test: int = record.dataset["num_test"]
-    if "test/miou" in recorded:
-        return (num_test, record.dataset["num_classes"], record.dataset["num_classes"])
+    if "test/miou" in recorded:  # a confusion matrix for each object
+        num_classes: int = record.dataset["num_classes"]
+        return (num_test, num_classes, num_classes)
 
     return (num_test,)
 
@@ -372,7 +373,11 @@ def _from_predictions(
         except ValueError as error:
             raise BundleError(str(error)) from error
 
-        return {**recorded, **{f"test/{name}": score for name, score in scores.items()}}
+        values = dict(recorded)
+        for name, score in scores.items():
+            values[f"test/{name}"] = score
+
+        return values
 
     if metric == PER_OBJECT or added is not None:
         labels = _labels(arrays, predicted)
@@ -388,15 +393,16 @@ def _from_predictions(
         confirmed = abs(mean - recorded[metric]) < IOU_DIGITS
         return {**recorded, metric: recorded[metric] if confirmed else mean}
 
-    known = [
+    computable = [
         "test/accuracy",
         "test/instance_miou",
         "test/miou",
         "test/mean_class_accuracy",
     ]
-
-    can = ", ".join([*known, *(f"test/{name}" for name in computed_names())])
-    raise BundleError(f"{metric} cannot be computed from predictions; that can {can}")
+    computable += [f"test/{name}" for name in computed_names()]
+    raise BundleError(
+        f"{metric} cannot be computed from predictions; that can {', '.join(computable)}"
+    )
 
 
 def _labels(arrays: Mapping[str, np.ndarray], predicted: np.ndarray) -> np.ndarray:

@@ -26,9 +26,9 @@ def cell_metrics(table: Table) -> dict[str, float]:
         if cell.mean is None:
             continue
 
-        name = f"{_plain(' '.join(table.rows[cell.row]))}/{_plain(table.columns[cell.column])}"[
-            :LONGEST
-        ]
+        row = _plain(" ".join(table.rows[cell.row]))
+        column = _plain(table.columns[cell.column])
+        name = f"{row}/{column}"[:LONGEST]
         number = 1
         while f"mean/{name}" in metrics:
             number += 1

@@ -166,7 +166,8 @@ def symbols(table: Table) -> dict[str, str]:
     if not marks:
         return {}
 
-    partial = sorted(marks[0].union(*marks) - marks[0].intersection(*marks))
+    everywhere = set.intersection(*marks)
+    partial = sorted(set.union(*marks) - everywhere)
     symbol_of = {}
     for i, mark in enumerate(partial):
         repeats = 1 + i // len(SYMBOLS)
@@ -220,20 +221,24 @@ def _notes(table: Table) -> Iterator[str]:
     for mark, symbol in symbol_of.items():
         yield f"{symbol} {mark}"
 
-    filled = [cell for cell in table.cells if cell.values]
-    marks = {mark for cell in filled for mark in cell.marks}
-    everywhere = sorted(marks - symbol_of.keys())
+    marks: set[str] = set()
+    optimism = []
+    for cell in table.cells:
+        if cell.values:
+            marks.update(cell.marks)
+            if cell.optimism is not None:
+                optimism.append(cell.optimism)
 
+    everywhere = sorted(marks - symbol_of.keys())
     if everywhere:
         yield f"all cells: {', '.join(everywhere)}"
 
     yield from comparison_notes(table)
     yield from object_notes(table)
 
-    optimism = [cell.optimism for cell in filled if cell.optimism is not None]
-
     if optimism:
         verb = "adds" if table.protocol == "best_test" else "would add"
+        # Sorted: the sum of floats depends on their order, the note must not on the cells'.
         mean = percent(sum(sorted(optimism)) / len(optimism), signed=True)
         yield (
             f"choosing the epoch on the test set {verb} {mean} over the last epoch, in the mean of"
@@ -278,7 +283,6 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
     """
     symbol_of = symbols(table)
     units = []
-
     for column in range(len(table.columns)):
         units.append(unit([cell for cell in table.cells if cell.column == column]))
 
@@ -294,7 +298,7 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
     if any(params for _, params in printed):
         sub_columns.append(("paper params", lambda cell: paper(cell)[1]))
 
-    return [heading for heading in sub_columns if heading[0] not in without]
+    return [(title, show) for title, show in sub_columns if title not in without]
 
 
 def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:

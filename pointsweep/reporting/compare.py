@@ -35,9 +35,8 @@ from pointsweep.statistics.seeds import Difference, difference
 from pointsweep.storage.base import Store
 from pointsweep.utils.numbers import percent
 
-Arms = tuple[
-    Mapping[int, Record], Mapping[int, Record]
-]  # of the first and the second row, by seed
+# of the first and the second row, by seed
+Arms = tuple[Mapping[int, Record], Mapping[int, Record]]
 NOTHING = "—"  # a key that one of two arms has not
 TRACE_LINES = 6
 
@@ -46,25 +45,27 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
     """Configuration, sizes and results of two rows, column by column. Raises ValueError naming the
     rows there are.
     """
-    rows = row_number(table, first), row_number(table, second)
+    first_row = row_number(table, first)
+    second_row = row_number(table, second)
     cells_of = []
     arms_of = []
     settings_of = []
+    comparable = []  # the settings of columns in which both rows have a trial
 
     for column in range(len(table.columns)):
-        cells = table.cell(rows[0], column), table.cell(rows[1], column)
+        cells = table.cell(first_row, column), table.cell(second_row, column)
         arms = (
             records_by_seed(cells[0].keys, records),
             records_by_seed(cells[1].keys, records),
         )
+        column_settings = settings(arms)
 
         cells_of.append(cells)
         arms_of.append(arms)
-        settings_of.append(settings(arms))
+        settings_of.append(column_settings)
+        if all(arms):
+            comparable.append(column_settings)
 
-    comparable = [
-        lines for arms, lines in zip(arms_of, settings_of, strict=True) if all(arms)
-    ]
     common = _common_lines(comparable)
     lines = [
         f"{first} against {second}, {table.metric} in %, protocol {table.protocol}"
@@ -78,7 +79,7 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
         own = [line for line in settings_of[column] if line not in common]
         results = _column((first, second), cells_of[column], arms_of[column], table)
         lines += ["", title]
-        lines += [f"  {line}" for line in (*own, *results)]
+        lines += [f"  {line}" for line in [*own, *results]]
 
     return "\n".join(lines) + "\n"
 
@@ -103,6 +104,7 @@ def settings(arms: Arms) -> list[str]:
     if not all(arms):
         return []
 
+    # The trials of an arm differ in their seeds alone, so any of them has its configuration.
     first, second = (next(iter(arm.values())).config for arm in arms)
     return [f"{key}: {one} | {other}" for key, one, other in differing(first, second)]
 
@@ -132,13 +134,15 @@ def _column(
         yield f"nothing to compare: {' and '.join(empty)} without a finished trial"
         return
 
+    counts = cells[0].parameters or {}, cells[1].parameters or {}
     for kind in ("trainable", "trainable_without_head", "total"):
-        first, second = ((cell.parameters or {}).get(kind) for cell in cells)
-        difference_text = (
-            "equal" if first == second else f"{(first or 0) - (second or 0):+,}"
-        )
+        first, second = counts[0].get(kind), counts[1].get(kind)
+        excess = "equal"
+        if first != second:
+            excess = f"{(first or 0) - (second or 0):+,}"
+
         title = kind.replace("_", " ")
-        yield f"parameters, {title}: {count(first)} | {count(second)} ({difference_text})"
+        yield f"parameters, {title}: {count(first)} | {count(second)} ({excess})"
 
     yield f"result: {accuracy(cells[0])} | {accuracy(cells[1])}"
     values = dict(cells[0].values), dict(cells[1].values)
@@ -180,28 +184,25 @@ def _shown(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
 
-    fields = ", ".join(
-        f"{key}={field}" for key, field in value.items() if key != "name"
-    )
-    return f"{value.get('name', '')}({fields})"
+    fields = [f"{key}={field}" for key, field in value.items() if key != "name"]
+    return f"{value.get('name', '')}({', '.join(fields)})"
 
 
-def over_seeds(found: Difference) -> str:
+def over_seeds(paired: Difference) -> str:
     """ "+2.1 (-0.4 to +4.6), 3 seeds, paired t-test p = 0.069", or in words why there is no
     test.
     """
-    mean = percent(found.mean, signed=True)
-    if found.low is None or found.high is None:
+    mean = percent(paired.mean, signed=True)
+    if paired.low is None or paired.high is None:
         return f"{mean}; one seed in common carries neither an interval nor a p-value"
-    if found.p is None:
+    if paired.p is None:
         return (
-            f"{mean} with each of {found.n} seeds; without spread there is no p-value"
+            f"{mean} with each of {paired.n} seeds; without spread there is no p-value"
         )
 
-    interval = (
-        f"{percent(found.low, signed=True)} to {percent(found.high, signed=True)}"
-    )
-    return f"{mean} ({interval}), {found.n} seeds, paired t-test {p_value(found.p)}"
+    low, high = percent(paired.low, signed=True), percent(paired.high, signed=True)
+    p = p_value(paired.p)
+    return f"{mean} ({low} to {high}), {paired.n} seeds, paired t-test {p}"
 
 
 def p_value(p: float) -> str:
@@ -214,20 +215,21 @@ def over_objects(names: tuple[str, str], arms: Arms, protocol: str) -> Iterator[
     seed's models gain and lose.
     """
     seeds = sorted(arms[0].keys() & arms[1].keys())
-    pairs = [(arms[0][seed], arms[1][seed]) for seed in seeds]
+    firsts = [arms[0][seed] for seed in seeds]
+    seconds = [arms[1][seed] for seed in seeds]
 
-    if any(correctness(record, protocol) is None for pair in pairs for record in pair):
+    if any(correctness(record, protocol) is None for record in [*firsts, *seconds]):
         yield (
             "object by object: these trials are older than the record of it, and their data are not"
             " at hand"
         )
         return
 
-    if not all(same_objects(*pair) for pair in pairs):
+    if not all(map(same_objects, firsts, seconds)):
         yield "object by object: the arms were tested on other clouds"
         return
 
-    if _share_test_clouds([one for one, _ in pairs]):
+    if _share_test_clouds(firsts):
         yield _bootstrap_sentence(arms, seeds, protocol)
     else:
         yield (
@@ -254,16 +256,15 @@ def _bootstrap_sentence(arms: Arms, seeds: Sequence[int], protocol: str) -> str:
     second_correct = {seed: _correct(arms[1][seed], protocol) for seed in seeds}
     groups = groups_of(arms[0][seeds[0]])
     drawn = bootstrap(first_correct, second_correct, groups=groups)
-    over = "objects and seeds"
 
+    over = "objects and seeds"
     if drawn.seeds == 1:
         over = "objects alone, of one seed: it knows nothing of other seeds"
 
-    interval = (
-        f"{percent(drawn.low, signed=True)} to {percent(drawn.high, signed=True)}"
-    )
+    mean = percent(drawn.mean, signed=True)
+    low, high = percent(drawn.low, signed=True), percent(drawn.high, signed=True)
     return (
-        f"bootstrap over {over}: {percent(drawn.mean, signed=True)} ({interval}),"
+        f"bootstrap over {over}: {mean} ({low} to {high}),"
         f" {drawn.objects:,} objects{of_clouds(groups)}"
     )
 
@@ -387,8 +388,8 @@ def _seed(store: Store, seed: int, key: str, value: float | None) -> Iterator[st
         return
 
     folder = read_folder(store, key)
-    status = trial_status(store, key)
     events = folder.events()
+    status = trial_status(store, key)
 
     if status == "damaged":
         yield (

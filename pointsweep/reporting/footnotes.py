@@ -4,6 +4,7 @@ verdicts.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from pointsweep.reporting.table import Table, TableCell
@@ -46,21 +47,27 @@ def models(tests: Sequence[ModelTest]) -> str:
     """ "full against adapter 2 of 3 seeds, adapter against prompt 0 of 3 seeds (too few objects
     differ for a test in 1)".
     """
-    tests_of: dict[tuple[str, str], list[ModelTest]] = {}
+    tests_of: dict[tuple[str, str], list[ModelTest]] = defaultdict(list)
     for test in tests:
-        tests_of.setdefault((test.first, test.second), []).append(test)
+        tests_of[test.first, test.second].append(test)
 
     sentences = []
-    for (first, second), of_pair in tests_of.items():
-        differ = sum(
-            test.adjusted is not None and test.adjusted < 1 - LEVEL for test in of_pair
-        )
-        untested = sum(test.p is None for test in of_pair)
-        seeds = "seed" if len(of_pair) == 1 else "seeds"
-        sentence = f"{first} against {second} {differ} of {len(of_pair)} {seeds}"
+    for (first, second), tests_of_pair in tests_of.items():
+        num_different = 0
+        num_untested = 0
+        for test in tests_of_pair:
+            if test.p is None:
+                num_untested += 1
 
-        if untested:
-            sentence += f" (too few objects differ for a test in {untested})"
+            if test.adjusted is not None and test.adjusted < 1 - LEVEL:
+                num_different += 1
+
+        num_tests = len(tests_of_pair)
+        seeds = "seed" if num_tests == 1 else "seeds"
+        sentence = f"{first} against {second} {num_different} of {num_tests} {seeds}"
+
+        if num_untested:
+            sentence += f" (too few objects differ for a test in {num_untested})"
 
         sentences.append(sentence)
 
@@ -113,10 +120,10 @@ def against_the_paper(cell: TableCell, verdict: Verdict) -> str:
 
 def no_verdict_notes(table: Table) -> Iterator[str]:
     """The cells whose trials are no attempt at the paper's number, by the reason."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for cell in table.cells:
         if cell.unjudged:
-            by_reason.setdefault(cell.unjudged, []).append(table.cell_name(cell))
+            by_reason[cell.unjudged].append(table.cell_name(cell))
 
     num_filled = sum(bool(cell.values) for cell in table.cells)
     for reason, names in by_reason.items():
@@ -139,16 +146,14 @@ def comparison_notes(table: Table) -> Iterator[str]:
     """Yield which rows and columns the seeds separate: a legend, then a paragraph for each
     column.
     """
-    tested = [
-        pair
-        for family in table.comparisons
-        for pair in family.pairs
-        if pair.low is not None
-    ]
-    if tested:
+    num_tests = 0
+    for family in table.comparisons:
+        num_tests += sum(pair.low is not None for pair in family.pairs)
+
+    if num_tests:
         yield (
             "compared by Tukey's test of all pairs, paired by seed; the intervals and p of all"
-            f" comparisons of the table ({len(tested)}) hold at once, 5 % in all; what is not"
+            f" comparisons of the table ({num_tests}) hold at once, 5 % in all; what is not"
             " separable may differ all the same"
         )
 
@@ -199,21 +204,20 @@ def comparison(family: Family) -> str:
 
 def _other_pairs(family: Family) -> Iterator[str]:
     """Yield the sentence of the resolved pairs without the first arm, if there are any."""
-    others = [
-        pair for pair in family.pairs if pair.first != family.arms[0] and pair.resolved
-    ]
+    top = family.arms[0]
+    others = [pair for pair in family.pairs if pair.resolved and pair.first != top]
     if not others:
         return
 
-    named = []
+    sentences = []
     for pair in others[:MOST_PAIRS]:
-        named.append(f"{pair.second} below {pair.first} {_reversed(pair)}")
+        sentences.append(f"{pair.second} below {pair.first} {_reversed(pair)}")
 
     more = ""
     if len(others) > MOST_PAIRS:
         more = f" and {len(others) - MOST_PAIRS} more pairs (table.json)"
 
-    yield f"Also: {', '.join(named)}{more}."
+    yield f"Also: {', '.join(sentences)}{more}."
 
 
 def _without_test(family: Family) -> Iterator[str]:
@@ -225,20 +229,18 @@ def _without_test(family: Family) -> Iterator[str]:
             f" {percent(arm.usual)}), so no test about it is made."
         )
 
-    by_reason: dict[str, list[Pair]] = {}
+    by_reason: dict[str, list[Pair]] = defaultdict(list)
     for pair in family.pairs:
         if pair.reason and pair.reason != "set aside":
-            by_reason.setdefault(pair.reason, []).append(pair)
+            by_reason[pair.reason].append(pair)
 
     for reason, pairs in by_reason.items():
-        shown = [_untested(pair) for pair in pairs[:MOST_PAIRS]]
-        more = (
-            f" and {len(pairs) - MOST_PAIRS} more pairs"
-            if len(pairs) > MOST_PAIRS
-            else ""
-        )
+        more = ""
+        if len(pairs) > MOST_PAIRS:
+            more = f" and {len(pairs) - MOST_PAIRS} more pairs"
 
-        yield f"{'; '.join(shown)}{more}: {WITHOUT_TEST[reason]}."
+        names = "; ".join(_untested(pair) for pair in pairs[:MOST_PAIRS])
+        yield f"{names}{more}: {WITHOUT_TEST[reason]}."
 
 
 WITHOUT_TEST = {
@@ -262,7 +264,8 @@ def _reversed(pair: Pair) -> str:
     assert pair.high is not None
     assert pair.p is not None
 
-    return f"{points(-pair.mean)} ({points(-pair.high)} to {points(-pair.low)}, {p_short(pair.p)})"
+    mean, low, high = points(-pair.mean), points(-pair.high), points(-pair.low)
+    return f"{mean} ({low} to {high}, {p_short(pair.p)})"
 
 
 def points(value: float) -> str:

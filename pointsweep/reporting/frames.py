@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,12 @@ def table_frame(table: Table) -> pandas.DataFrame:
     """
     import pandas
 
+    label_names = label_columns(table.row_headers)
     lines: list[dict[str, Any]] = []
 
     for cell in table.cells:
-        line: dict[str, Any] = dict(
-            zip(label_columns(table.row_headers), table.rows[cell.row], strict=True)
-        )
+        labels = table.rows[cell.row]
+        line: dict[str, Any] = dict(zip(label_names, labels, strict=True))
         line |= {
             "column": table.columns[cell.column],
             "metric": table.metric,
@@ -56,14 +56,14 @@ def table_frame(table: Table) -> pandas.DataFrame:
             "high": cell.high,
         }
 
-        line |= {name: (cell.parameters or {}).get(name) for name in COUNTS}
+        counts = cell.parameters or {}
+        line |= {name: counts.get(name) for name in COUNTS}
         line |= {
             "published": cell.published.value if cell.published else None,
             "source": cell.published.source if cell.published else None,
             "status": cell.status,
             "marks": "; ".join(cell.marks),
         }
-
         lines.append(line)
 
     return pandas.DataFrame(lines)
@@ -80,21 +80,16 @@ def record_frame(
     """
     import pandas
 
+    label_names = label_columns(layout.row_headers)
     lines: list[dict[str, Any]] = []
 
     for cell in layout.cells:
+        labels = layout.rows[cell.row]
         for seed, key in cell.keys:
-            line: dict[str, Any] = dict(
-                zip(
-                    label_columns(layout.row_headers),
-                    layout.rows[cell.row],
-                    strict=True,
-                )
-            )
-
+            line: dict[str, Any] = dict(zip(label_names, labels, strict=True))
             line |= {"column": layout.columns[cell.column], "seed": seed, "key": key}
-            record = records.get(key)
 
+            record = records.get(key)
             if record is not None:
                 line |= {"status": "finished", "reason": "", **_numbers(record)}
             elif key in failures:
@@ -120,25 +115,28 @@ def _numbers(record: Record) -> dict[str, Any]:
 
 def notebook_html(table: Table) -> str:
     """Return a table as HTML without a style of its own: what a notebook shows of it."""
-    sub_columns = len(headings(table))
-    lines = grid(table)
-    labels = len(table.row_headers)
-    over = [f"<th colspan='{labels}'></th>"]
-    over += [
-        f"<th colspan='{sub_columns}'>{escape(column)}</th>" for column in table.columns
-    ]
-    head = "".join(f"<th>{escape(text)}</th>" for text in lines[0])
+    titles, *rows = grid(table)
+    num_labels = len(table.row_headers)
+    num_sub_columns = len(headings(table))
 
-    body = []
+    column_names = f"<th colspan='{num_labels}'></th>"
+    for column in table.columns:
+        column_names += f"<th colspan='{num_sub_columns}'>{escape(column)}</th>"
 
-    for line in lines[1:]:
-        cells = [f"<th>{escape(text)}</th>" for text in line[:labels]]
-        cells += [f"<td>{escape(text)}</td>" for text in line[labels:]]
-        body.append(f"<tr>{''.join(cells)}</tr>")
+    body = ""
+    for row in rows:
+        labels = _elements("th", row[:num_labels])
+        values = _elements("td", row[num_labels:])
+        body += f"<tr>{labels}{values}</tr>"
 
-    notes = "".join(f"<li>{escape(note)}</li>" for note in footnotes(table))
     return (
         f"<div><p><b>{escape(table.title)}</b><br>{escape(headline(table))}</p>"
-        f"<table><thead><tr>{''.join(over)}</tr><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-        f"<ul>{notes}</ul></div>"
+        f"<table><thead><tr>{column_names}</tr><tr>{_elements('th', titles)}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+        f"<ul>{_elements('li', footnotes(table))}</ul></div>"
     )
+
+
+def _elements(tag: str, texts: Sequence[str]) -> str:
+    """Return texts as HTML elements of one tag."""
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)

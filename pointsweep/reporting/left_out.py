@@ -26,30 +26,30 @@ def left_out(table: Table, names: Sequence[str]) -> tuple[Table, tuple[str, ...]
                 f"--drop: {unknown('column', name, [*table.columns, *shown], 'Allowed')}"
             )
 
-    kept = [number for number, title in enumerate(table.columns) if title not in names]
-    without = tuple(
-        title for title in shown if title in names and title not in table.columns
-    )
-    if not kept or len(without) == len(shown):
+    columns = [i for i, title in enumerate(table.columns) if title not in names]
+    # A name that is both a column's and a sub-column's is the column's.
+    dropped = set(names).difference(table.columns)
+    without = tuple(title for title in shown if title in dropped)
+    if not columns or len(without) == len(shown):
         raise ValueError("--drop: nothing of the table is left")
 
-    return _of_columns(table, kept), without
+    return _of_columns(table, columns), without
 
 
-def _of_columns(table: Table, kept: Sequence[int]) -> Table:
+def _of_columns(table: Table, columns: Sequence[int]) -> Table:
     """Return the table with these columns alone; families that compare columns stay if all of
     theirs do.
     """
-    if len(kept) == len(table.columns):
+    if len(columns) == len(table.columns):
         return table
 
-    new_number = {column: number for number, column in enumerate(kept)}
+    new_number = {column: number for number, column in enumerate(columns)}
     cells = []
     for cell in table.cells:
         if cell.column in new_number:
             cells.append(replace(cell, column=new_number[cell.column]))
 
-    titles = [table.columns[column] for column in kept]
+    titles = [table.columns[column] for column in columns]
     families = []
     for number, family in enumerate(table.comparisons):
         if number < len(table.columns):  # a family of one column's rows
@@ -60,10 +60,14 @@ def _of_columns(table: Table, kept: Sequence[int]) -> Table:
         if stays:
             families.append(family)
 
+    models = table.models
+    if models:
+        models = tuple(models[column] for column in columns)
+
     return replace(
         table,
         columns=tuple(titles),
         cells=tuple(cells),
         comparisons=tuple(families),
-        models=tuple(table.models[column] for column in kept) if table.models else (),
+        models=models,
     )

@@ -119,14 +119,14 @@ def remembered_changes(
         dataset = record.config.get("dataset")
         if not reason and isinstance(dataset, Mapping):
             facts = data.of(dataset)
-            reason = differs(record.dataset, facts) if facts is not None else ""
+            if facts is not None:
+                reason = differs(record.dataset, facts)
 
         backbone = record.config.get("backbone")
         if not reason and _has_checkpoint(backbone):
             checkpoint = weights.of(backbone)
-            reason = (
-                weights_differ(record, checkpoint) if checkpoint is not None else ""
-            )
+            if checkpoint is not None:
+                reason = weights_differ(record, checkpoint)
 
         if reason:
             changes[key] = reason
@@ -179,10 +179,8 @@ def set_aside(store: Store, keys: Iterable[str]) -> None:
     """
     for key in keys:
         source = f"trials/{key}"
-        digest = hashlib.sha256(store.read(f"{source}/record.json")).hexdigest()[
-            :DIGITS
-        ]
-        target = f"{FOLDER}/{key}-{digest}"
+        digest = hashlib.sha256(store.read(f"{source}/record.json")).hexdigest()
+        target = f"{FOLDER}/{key}-{digest[:DIGITS]}"
         names = [name for name in store.list(source) if not name.endswith("/")]
 
         for name in names:

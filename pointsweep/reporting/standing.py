@@ -131,22 +131,23 @@ def _holder(store: Store, key: str) -> Holder | None:
     """Return the process that works on a trial just now; None if nobody does."""
     try:
         holder = Holder(**json.loads(store.read(f"trials/{key}/lease.json")))
-    except (
-        FileNotFoundError,
-        NotAFileError,
-        StoreError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ):
+    except (FileNotFoundError, NotAFileError, StoreError):
+        return None
+    except (ValueError, TypeError, RecursionError):
+        return None  # not a lease
+
+    is_time = isinstance(holder.expires, int | float)
+    if not is_time or time.time() >= holder.expires or is_dead(holder):
         return None
 
-    alive = isinstance(holder.expires, int | float) and time.time() < holder.expires
-    return holder if alive and not is_dead(holder) else None
+    return holder
 
 
 def _last_epoch(store: Store, key: str) -> int:
-    epochs = [
-        event["epoch"] for event in read_events(store, key) if event["type"] == "epoch"
-    ]
-    return int(epochs[-1]) if epochs else 0
+    """Return the last epoch that a trial has kept; 0 without one."""
+    last = 0
+    for event in read_events(store, key):
+        if event["type"] == "epoch":
+            last = event["epoch"]
+
+    return int(last)

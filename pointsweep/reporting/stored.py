@@ -45,10 +45,9 @@ def read_stored(
         if own is None:
             return read(store, name, allow_plugins)
 
-        stored = filled(store, own)
-        known = store.exists(f"sweeps/{name}/plan.json") or stored[1]
-        if known:
-            return stored
+        layout, records, failures = filled(store, own)
+        if records or store.exists(f"sweeps/{name}/plan.json"):
+            return layout, records, failures
 
         return read(store, name, allow_plugins)
 

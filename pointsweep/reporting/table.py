@@ -75,10 +75,20 @@ class Table:
     per_hour: float | None = None  # the price of an hour of one device
 
     def cell(self, row: int, column: int) -> TableCell:
-        """The cell at a place."""
-        return next(
-            cell for cell in self.cells if (cell.row, cell.column) == (row, column)
-        )
+        """The cell of a row and a column."""
+        for cell in self.cells:
+            if cell.row == row and cell.column == column:
+                return cell
+
+        raise LookupError(f"no cell in row {row}, column {column}")
+
+    def trial_keys(self) -> list[str]:
+        """Return the keys of all trials that the cells show, each once, sorted."""
+        keys: set[str] = set()
+        for cell in self.cells:
+            keys.update(key for _, key in cell.keys)
+
+        return sorted(keys)
 
     def cell_name(self, cell: TableCell) -> str:
         """Return a cell's name, "row / column"."""

@@ -50,7 +50,7 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
 
     environment.filters |= {"tex": latex.escaped, "md": markdown.escaped}
     try:
-        rendered = environment.from_string(source).render(_seen(table, options))
+        rendered = environment.from_string(source).render(_variables(table, options))
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(
             f"--template: {file}, line {error.lineno}: {error.message}"
@@ -58,7 +58,7 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
     except jinja2.UndefinedError as error:
         raise ValueError(
             f"--template: {file}: {error.message}; a template sees:"
-            f" {', '.join(_seen(table, options))}"
+            f" {', '.join(_variables(table, options))}"
         ) from error
     except jinja2.TemplateError as error:
         raise ValueError(f"--template: {file}: {error.message}") from error
@@ -66,8 +66,8 @@ def from_template(table: Table, file: Path, options: TableOptions) -> str:
     return visible(rendered, keep="\n\t")
 
 
-def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
-    """Return what a template sees of a table."""
+def _variables(table: Table, options: TableOptions) -> dict[str, Any]:
+    """Return the variables that a template sees."""
     ranks = standings(table, options.mark)
     rows = []
 
@@ -76,7 +76,7 @@ def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
         for column in range(len(table.columns)):
             cell = table.cell(row, column)
             value, params = paper(cell)
-            cells.append({
+            variables = {
                 "text": marked(table, cell),
                 "mean": percent(cell.mean),
                 "sd": percent(cell.sd),
@@ -88,7 +88,8 @@ def _seen(table: Table, options: TableOptions) -> dict[str, Any]:
                 "paper": value,
                 "paper_params": params,
                 "cell": cell,
-            })  # fmt: skip
+            }
+            cells.append(variables)
 
         rows.append({"labels": list(labels), "cells": cells})
 

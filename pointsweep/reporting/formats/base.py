@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 class TableOptions:
     """Options of a printed table. A format lists in `Format.options` which of these it heeds."""
 
-    mark: str = (
-        "tests"  # which cells are shown as the best and the second: best_cells.MARKS
-    )
+    # which cells are shown as the best and the second: best_cells.MARKS
+    mark: str = "tests"
     notes: bool = True  # what a reader must know beside the numbers, under the table
     label: str = ""  # by which a paper refers to the table
-    without: tuple[
-        str, ...
-    ] = ()  # the sub-columns that are left out: params, paper, paper params
+    # the sub-columns that are left out: params, paper, paper params
+    without: tuple[str, ...] = ()
 
 
 DEFAULTS = TableOptions()

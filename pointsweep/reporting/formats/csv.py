@@ -17,36 +17,30 @@ from pointsweep.utils.console import visible
 
 COUNTS = ("trainable", "trainable_without_head", "total")
 COLUMNS = (
-    *(
-        "column",
-        "metric",
-        "protocol",
-        "mean",
-        "sd",
-        "n",
-        "expected",
-        "low",
-        "high",
-        "values",
-    ),
+    "column",
+    "metric",
+    "protocol",
+    "mean",
+    "sd",
+    "n",
+    "expected",
+    "low",
+    "high",
+    "values",
     *COUNTS,
-    *(
-        "published",
-        "published_params_m",
-        "source",
-        "marks",
-        "status",
-        "reason",
-        "interval",
-    ),
-    *(
-        "verdict",
-        "verdict_reason",
-        "verdict_difference",
-        "verdict_low",
-        "verdict_high",
-        "verdict_margin",
-    ),
+    "published",
+    "published_params_m",
+    "source",
+    "marks",
+    "status",
+    "reason",
+    "interval",
+    "verdict",
+    "verdict_reason",
+    "verdict_difference",
+    "verdict_low",
+    "verdict_high",
+    "verdict_margin",
 )
 # What a spreadsheet takes for the beginning of a formula, also in its wide forms and after blanks.
 FORMULA = re.compile(r"[\t\r\n]|\s*[-=+@\uFF1D\uFF0B\uFF20\uFF0D]")
@@ -86,29 +80,19 @@ def cell_lines(table: Table) -> list[list[object]]:
 
     for cell in table.cells:
         published = cell.published or Published(None, None, "")
-        reason = cell.excluded or "; ".join(
-            f"seed {seed}: {why}" for seed, why in cell.failures
-        )
-        values = " ".join(f"{seed}:{value!r}" for seed, value in cell.values)
-        line: list[object] = [
-            *table.rows[cell.row],
-            table.columns[cell.column],
-            table.metric,
-            table.protocol,
-        ]
+        values = [f"{seed}:{value!r}" for seed, value in cell.values]
+        failures = [f"seed {seed}: {reason}" for seed, reason in cell.failures]
+        counts = cell.parameters or {}
 
-        line += [cell.mean, cell.sd, cell.n, cell.expected, cell.low, cell.high, values]
-        line += [(cell.parameters or {}).get(kind) for kind in COUNTS]
-        line += [
-            published.value,
-            published.params_m,
-            published.source,
-            "; ".join(cell.marks),
-            cell.status,
-            reason,
-        ]
-
-        line += [cell.interval, *_verdict_fields(cell.verdict)]
+        line: list[object] = list(table.rows[cell.row])
+        line += [table.columns[cell.column], table.metric, table.protocol]
+        line += [cell.mean, cell.sd, cell.n, cell.expected]
+        line += [cell.low, cell.high, " ".join(values)]
+        line += [counts.get(kind) for kind in COUNTS]
+        line += [published.value, published.params_m, published.source]
+        line += ["; ".join(cell.marks), cell.status]
+        line += [cell.excluded or "; ".join(failures), cell.interval]
+        line += _verdict_fields(cell.verdict)
         lines.append(line)
 
     return lines

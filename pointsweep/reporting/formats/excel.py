@@ -31,9 +31,8 @@ from pointsweep.reporting.formats.csv import cell_lines
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.utils.console import visible
 
-MADE = datetime(
-    2000, 1, 1, tzinfo=UTC
-)  # of every workbook: the same table gives the same bytes
+# of every workbook: the same table gives the same bytes
+MADE = datetime(2000, 1, 1, tzinfo=UTC)
 MODIFIED = re.compile(rb"(<dcterms:modified[^>]*>)[^<]*")
 FIRST_ROW = 4  # of the headings; above them stand title and protocol
 PERCENT, COUNT = "0.0%", "#,##0"  # how numbers are shown
@@ -71,8 +70,12 @@ def excel(table: Table, options: TableOptions) -> bytes:
 
 
 def _notes(table: Table, options: TableOptions) -> list[str]:
+    notes = footnotes(table)
     marks = legend(table, options.mark)
-    return [*([marks] if marks else []), *footnotes(table)]
+    if marks:
+        notes.insert(0, marks)
+
+    return notes
 
 
 def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
@@ -99,9 +102,8 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
             )
 
     names_shown = [table.row_headers[0], *(row[0] for row in table.rows)]
-    sheet.column_dimensions["A"].width = min(
-        max(12, *(len(name) + 2 for name in names_shown)), 60
-    )
+    longest = max(map(len, names_shown))
+    sheet.column_dimensions["A"].width = min(max(longest + 2, 12), 60)
     sheet.freeze_panes = sheet.cell(FIRST_ROW + 2, labels + 1)
 
 
@@ -177,25 +179,30 @@ def _values(table: Table, cell: TableCell) -> dict[str, object]:
     """Return what stands under each title of a cell. Shares are fractions, which Excel shows as
     percent.
     """
-    value, params_m = paper(cell)
     signs = ""
-
     if cell.values:
         for mark, sign in symbols(table).items():
             if mark in cell.marks:
                 signs += sign
 
+    mean: float | str = instead_of_a_mean(cell)
+    if cell.mean is not None:
+        mean = cell.mean
+
+    published, published_m = paper(cell)
+    published_params = None
+    if published_m:
+        published_params = round(float(published_m.removesuffix("M")) * 1e6)
+
     seeds = num_seeds(cell)
     return {
-        measure(table): cell.mean if cell.mean is not None else instead_of_a_mean(cell),
+        measure(table): mean,
         "sd": cell.sd,
         "seeds": seeds.removeprefix("n=") if seeds else cell.n,
         "notes": signs,
         "params": trained(cell),
-        "paper": float(value) / 100 if value else None,
-        "paper params": round(float(params_m.removesuffix("M")) * 1e6)
-        if params_m
-        else None,
+        "paper": float(published) / 100 if published else None,
+        "paper params": published_params,
     }
 
 
@@ -216,6 +223,7 @@ def _fixed(book: Any) -> bytes:
     saved = io.BytesIO()
     book.save(saved)
     out = io.BytesIO()
+    made = MADE.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
     with (
         zipfile.ZipFile(saved) as before,
@@ -224,9 +232,7 @@ def _fixed(book: Any) -> bytes:
         for name in sorted(before.namelist(), key=_part_order):
             data = before.read(name)
             if name == "docProps/core.xml":
-                data = MODIFIED.sub(
-                    rb"\g<1>" + MADE.strftime("%Y-%m-%dT%H:%M:%SZ").encode(), data
-                )
+                data = MODIFIED.sub(rb"\g<1>" + made, data)
 
             entry = zipfile.ZipInfo(name, date_time=(2000, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED

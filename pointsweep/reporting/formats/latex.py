@@ -8,6 +8,7 @@ stand at the right edge of their column.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,24 +93,20 @@ class SubColumn:
 
 def latex(table: Table, options: TableOptions) -> str:
     """Return a table environment."""
-    columns = [
-        _sub_columns(table, column, options) for column in range(len(table.columns))
-    ]
+    columns = []
+    for column in range(len(table.columns)):
+        columns.append(_sub_columns(table, column, options))
+
     lines = [f"% \\usepackage{{{','.join(PACKAGES)}}}"]
     size = _size(_characters(table, columns))
-
     if size is None:
         lines.append("% wider than a page of one column: --drop leaves columns out")
         size = SIZES[-1][1]
 
     lines += [r"\begin{table}", r"\centering", r"\setlength{\belowcaptionskip}{6pt}"]
-    lines += [
-        f"\\caption{{{_caption(table, columns)}}}",
-        f"\\label{{{_label(table, options)}}}",
-    ]
-
+    lines.append(f"\\caption{{{_caption(table, columns)}}}")
+    lines.append(f"\\label{{{_label(table, options)}}}")
     lines.append(r"\sisetup{table-number-alignment=right,table-text-alignment=right}")
-
     if size:
         lines.append(size)
 
@@ -120,8 +117,10 @@ def latex(table: Table, options: TableOptions) -> str:
         lines += [r"\end{threeparttable}", r"\end{table}"]
     else:
         # What a reader of the file must know does not get lost.
-        comments = [" ".join(one_line(note).split()) for note in notes]
-        lines += [*tabular, r"\end{table}", *(f"% {comment}" for comment in comments)]
+        lines += [*tabular, r"\end{table}"]
+        for note in notes:
+            comment = " ".join(one_line(note).split())
+            lines.append(f"% {comment}")
 
     return "\n".join(lines) + "\n"
 
@@ -141,17 +140,18 @@ def _notes(table: Table, options: TableOptions) -> list[str]:
 
 
 def _caption(table: Table, columns: Sequence[Sequence[SubColumn]]) -> str:
+    params = ""
+    for sub in itertools.chain.from_iterable(columns):
+        if any("params" in line for line in sub.heading):
+            params = "; params: trainable, without the head"
+
     split, _, _ = table.metric.partition("/")
-    words = [word for subs in columns for sub in subs for word in sub.heading]
-    shows_params = any("params" in word for word in words)
-    params = "; params: trainable, without the head" if shows_params else ""
     description = (
         f"{split.capitalize()} {measure(table)} in %, {over_seeds(table)},"
         f" {PROTOCOLS[table.protocol]}{params}."
     )
 
     title = escaped(table.title)
-
     if not title.endswith((".", "!", "?")):
         title += "."
 
@@ -172,11 +172,13 @@ def _table_notes(table: Table, options: TableOptions) -> list[str]:
     for mark, symbol in symbol_of.items():
         lines.append(f"\\item[{escaped(symbol)}] {sentence(mark)}")
 
+    # The first footnotes are the symbols', which are items already.
     notes = footnotes(table)[len(symbol_of) :]
     marks = legend(table, options.mark, "Bold", "underlined")
-    for note in [marks, *notes] if marks else notes:
-        lines.append(f"\\item {sentence(note)}")
+    if marks:
+        notes.insert(0, marks)
 
+    lines += [f"\\item {sentence(note)}" for note in notes]
     return [*lines, r"\end{tablenotes}"]
 
 
@@ -235,8 +237,8 @@ def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubCo
         elif title == "paper":
             subs.append(_numbers(("paper", "(%)"), [value for value, _ in published]))
         elif title == "paper params":
-            params = [params.removesuffix("M") for _, params in published]
-            subs.append(_numbers(("paper", "params (M)"), params))
+            millions = [params.removesuffix("M") for _, params in published]
+            subs.append(_numbers(("paper", "params (M)"), millions))
 
     filled = [sub for sub in subs if re.search(r"\w", " ".join(sub.cells))]
     return filled or subs[:1] or [_numbers(("", ""), [""] * len(cells))]
@@ -258,6 +260,7 @@ def _means(
     symbol_of = symbols(table) if options.notes else {}
     means: list[str] = []
     behind: list[str] = []
+    numbers: list[str] = []
     widest = len(measure(table))
 
     for cell in cells:
@@ -266,26 +269,26 @@ def _means(
             behind.append("")
             continue
 
+        number = percent(cell.mean)
         markup = MARKUP.get(ranks.get((cell.row, cell.column), ""), "{}")
-        means.append(markup.format(percent(cell.mean)))
         text, characters = _behind_mean(cell, symbol_of)
+
+        means.append(markup.format(number))
         behind.append(text)
-        widest = max(widest, len(percent(cell.mean)) + characters)
+        numbers.append(number)
+        widest = max(widest, len(number) + characters)
 
     heading = (measure(table), "(%)")
-    types = _number_type(
-        [percent(cell.mean) for cell in cells if cell.mean is not None]
-    )
+    types = _number_type(numbers)
     if not any(behind):
-        return SubColumn(heading, types, tuple(means), 1, widest)
+        return SubColumn(heading, types, tuple(means), characters=widest)
 
     lines = []
     for mean, text in zip(means, behind, strict=True):
         lines.append(f"{mean} & {text}".rstrip())
 
-    return SubColumn(
-        heading, rf"{types}@{{\,}}>{{\scriptsize}}l", tuple(lines), 2, widest
-    )
+    types += r"@{\,}>{\scriptsize}l"
+    return SubColumn(heading, types, tuple(lines), width=2, characters=widest)
 
 
 def _behind_mean(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, int]:
@@ -315,9 +318,9 @@ def _behind_mean(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, in
 
 def _numbers(heading: tuple[str, str], values: Sequence[str]) -> SubColumn:
     """Return a sub-column of numbers, some of which may be missing."""
-    characters = max(map(len, (*heading, *values)))
+    characters = max(map(len, [*heading, *values]))
     types = _number_type([value for value in values if value])
-    return SubColumn(heading, types, tuple(values), 1, characters)
+    return SubColumn(heading, types, tuple(values), characters=characters)
 
 
 def _number_type(numbers: Sequence[str]) -> str:
@@ -327,8 +330,12 @@ def _number_type(numbers: Sequence[str]) -> str:
     if not numbers:
         return "r"
 
-    before = max(len(number.partition(".")[0]) for number in numbers)
-    behind = max(len(number.partition(".")[2]) for number in numbers)
+    before = behind = 0
+    for number in numbers:
+        integer, _, decimals = number.partition(".")
+        before = max(before, len(integer))
+        behind = max(behind, len(decimals))
+
     if behind:
         return f"S[table-format={before}.{behind}]"
 

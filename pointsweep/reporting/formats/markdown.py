@@ -39,7 +39,8 @@ def markdown(table: Table, options: TableOptions) -> str:
         "",
     ]
 
-    for row in [list(map(escaped, heads)), rule, *_body(table, options)]:
+    escaped_heads = [escaped(head) for head in heads]
+    for row in [escaped_heads, rule, *_body(table, options)]:
         lines.append(f"| {' | '.join(row)} |")
 
     if options.notes:
@@ -65,7 +66,10 @@ def _body(table: Table, options: TableOptions) -> list[list[str]]:
             markup = MARKUP.get(ranks.get((row, column), ""), "{}")
             for title, show in shown:
                 value = escaped(show(cells[row, column]))
-                line.append(markup.format(value) if title == measure(table) else value)
+                if title == measure(table):
+                    value = markup.format(value)
+
+                line.append(value)
 
         body.append(line)
 

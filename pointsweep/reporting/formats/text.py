@@ -112,30 +112,30 @@ def _blocks(
     for i in range(len(tops)):
         columns_of.append(number_columns[i * per_top : (i + 1) * per_top])
 
-    parts = []
+    groups = []
     for top, columns in zip(tops, columns_of, strict=True):
-        parts.append(_Part(top, _side_by_side(columns, right)))
+        groups.append(_ColumnGroup(top, _side_by_side(columns, right)))
 
     if size is None:
-        return [_block(_labels(label_columns), parts)]
+        return [_block(_labels(label_columns), groups)]
 
-    widest = max(part.size for part in parts)
+    widest = max(group.size for group in groups)
     labels = _labels(label_columns, max(size - widest - GAP, NARROWEST))
     if labels.size + GAP + widest > size:
         # Not even one column fits beside the labels: its numbers go below each other too.
-        parts = []
+        groups = []
         for top, columns in zip(tops, columns_of, strict=True):
-            parts += [_Part(top, list(column)) for column in columns]
+            groups += [_ColumnGroup(top, column) for column in columns]
 
-    blocks: list[list[_Part]] = []
+    blocks: list[list[_ColumnGroup]] = []
     remaining = 0
-    for part in parts:
-        if GAP + part.size > remaining:
+    for group in groups:
+        if GAP + group.size > remaining:
             blocks.append([])
             remaining = size - labels.size
 
-        blocks[-1].append(part)
-        remaining -= GAP + part.size
+        blocks[-1].append(group)
+        remaining -= GAP + group.size
 
     return [_block(labels, block) for block in blocks]
 
@@ -143,14 +143,15 @@ def _blocks(
 GAP = 4  # cells before a column's first number
 
 
-class _Part:
+class _ColumnGroup:
     """Some of a table's columns: a heading over them, and a line for the second heading and each
     row, all of one width.
     """
 
     def __init__(self, top: str, lines: Sequence[str]) -> None:
-        self.size = max(width(top), *(width(line) for line in lines))
-        self.top = left(top, max(width(line) for line in lines))
+        widest = max(map(width, lines))
+        self.size = max(width(top), widest)
+        self.top = left(top, widest)
         self.lines = [right(line, self.size) for line in lines]
 
 
@@ -159,7 +160,7 @@ class _Labels:
 
     def __init__(self, rows: Sequence[Sequence[str]]) -> None:
         self.rows = rows
-        self.size = max(width(line) for row in rows for line in row)
+        self.size = max(map(width, itertools.chain.from_iterable(rows)))
 
 
 def _labels(columns: Sequence[Sequence[str]], size: int | None = None) -> _Labels:
@@ -169,16 +170,12 @@ def _labels(columns: Sequence[Sequence[str]], size: int | None = None) -> _Label
     between = 2 * (len(columns) - 1)
     widths = [max(map(width, column)) for column in columns]
 
-    while (
-        size is not None
-        and sum(widths) + between > size
-        and max(widths) > NARROWEST // 2
-    ):
-        widths[widths.index(max(widths))] -= 1
+    if size is not None:
+        while sum(widths) + between > size and max(widths) > NARROWEST // 2:
+            widths[widths.index(max(widths))] -= 1
 
-    return _Labels(
-        [_row_of_labels(labels, widths) for labels in zip(*columns, strict=True)]
-    )
+    rows = [_row_of_labels(labels, widths) for labels in zip(*columns, strict=True)]
+    return _Labels(rows)
 
 
 def _row_of_labels(labels: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -194,26 +191,28 @@ def _row_of_labels(labels: Sequence[str], widths: Sequence[int]) -> list[str]:
     return lines
 
 
-def _block(names: _Labels, parts: Sequence[_Part]) -> list[str]:
+def _block(labels: _Labels, groups: Sequence[_ColumnGroup]) -> list[str]:
     """Some columns with the rows' labels: labels left, numbers right, a wider gap before each
     column's first number.
     """
     gap = " " * GAP
-    tops = [part.top for part in parts]
-    first = gap.join([" " * names.size, *tops]).rstrip()
-    heading, *rows = [
-        _block_row(names.rows[i], parts, i) for i in range(len(names.rows))
-    ]
-    body = [line for row in rows for line in row]
-    rule = "-" * max(map(width, [first, *heading, *body]))
+    tops = [group.top for group in groups]
+    first = gap.join([" " * labels.size, *tops]).rstrip()
+    heading = _block_row(labels.rows[0], groups, 0)
+    body = []
+    for number, row_labels in enumerate(labels.rows[1:], start=1):
+        body += _block_row(row_labels, groups, number)
 
+    rule = "-" * max(map(width, [first, *heading, *body]))
     return [first, *heading, rule, *body]
 
 
-def _block_row(labels: Sequence[str], parts: Sequence[_Part], number: int) -> list[str]:
+def _block_row(
+    labels: Sequence[str], groups: Sequence[_ColumnGroup], number: int
+) -> list[str]:
     """Return the lines of one row: its numbers stand beside the first line of its labels."""
     gap = " " * GAP
-    numbers = gap.join(part.lines[number] for part in parts)
+    numbers = gap.join(group.lines[number] for group in groups)
     lines = [f"{labels[0]}{gap}{numbers}", *labels[1:]]
 
     return [line.rstrip() for line in lines]

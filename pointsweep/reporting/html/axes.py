@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,21 +47,23 @@ def numeric_axes(table: Table, records: Mapping[str, Record]) -> list[NumericAxi
     """Every axis with at least three numbers, recognised by its labels, or by the one number in
     which the settings of its arms differ.
     """
-    numbered = []
-    for position in (*range(len(table.row_headers)), None):
-        if position is None:
-            header, labels = "", list(table.columns)
-        else:
-            header = table.row_headers[position]
-            labels = list(dict.fromkeys(row[position] for row in table.rows))
+    labelled: list[tuple[str, int | None, list[str]]] = []
+    for position, header in enumerate(table.row_headers):
+        labels = dict.fromkeys(row[position] for row in table.rows)
+        labelled.append((header, position, list(labels)))
 
-        axis = _by_label(header, position, labels) or _by_setting(
-            table, records, position, labels
-        )
+    labelled.append(("", None, list(table.columns)))
+
+    numeric = []
+    for header, label_position, axis_labels in labelled:
+        axis = _by_label(header, label_position, axis_labels)
+        if axis is None:
+            axis = _by_setting(table, records, label_position, axis_labels)
+
         if axis is not None and len(set(axis.values.values())) >= 3:
-            numbered.append(axis)
+            numeric.append(axis)
 
-    return numbered
+    return numeric
 
 
 def _by_label(
@@ -68,14 +71,15 @@ def _by_label(
 ) -> NumericAxis | None:
     """Labels that are the same but for one number: 1, 2, 6 or "M = 1", "M = 2"."""
     values = {}
+    names = set()
     for label in labels:
         numbers = NUMBER.findall(label)
         if len(numbers) != 1:
             return None
 
         values[label] = float(numbers[0])
+        names.add(NUMBER.sub("", label).strip(" =:"))
 
-    names = {NUMBER.sub("", label).strip(" =:") for label in labels}
     if len(names) != 1:
         return None
 
@@ -93,9 +97,10 @@ def _by_setting(
     """
     configs_of: dict[str, list[dict[str, Any]]] = {label: [] for label in labels}
     for cell in table.cells:
-        for record in records_by_seed(cell.keys, records).values():
-            configs_of[_label(table, position, cell)].append(flat(record.config))
-            break
+        finished = list(records_by_seed(cell.keys, records).values())
+        if finished:  # its trials differ in their seeds alone
+            label = _label(table, position, cell)
+            configs_of[label].append(flat(finished[0].config))
 
     if not all(configs_of.values()):
         return None
@@ -107,8 +112,12 @@ def _by_setting(
     values = {}
     for label, configs in configs_of.items():
         numbers = {config.get(key) for config in configs}
-        number = numbers.pop()
-        if numbers or isinstance(number, bool) or not isinstance(number, (int, float)):
+        if len(numbers) > 1:
+            return None
+
+        (number,) = numbers
+        # To Python a bool is an int.
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             return None
 
         values[label] = float(number)
@@ -120,7 +129,9 @@ def _differing_key(configs: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the one key in which configurations differ, the seed aside; None if there are more, or
     none.
     """
-    keys = {key for config in configs for key in config if key != "seed"}
+    keys: set[str] = set()
+    keys.update(*configs)
+    keys.discard("seed")
     differing = []
 
     for key in keys:
@@ -128,7 +139,10 @@ def _differing_key(configs: Sequence[Mapping[str, Any]]) -> str | None:
         if len(values) > 1:
             differing.append(key)
 
-    return differing[0] if len(differing) == 1 else None
+    if len(differing) != 1:
+        return None
+
+    return differing[0]
 
 
 def _label(table: Table, position: int | None, cell: TableCell) -> str:
@@ -162,9 +176,8 @@ def _axis(table: Table, axis: NumericAxis) -> Chart | Choice | None:
     """Return one chart, or one for each column (over columns: each last label of the rows) where
     one would hold too many lines.
     """
-    lines: dict[
-        tuple[str, ...], list[TableCell]
-    ] = {}  # cells by their labels on the other axes
+    # cells by their labels on the other axes
+    lines: dict[tuple[str, ...], list[TableCell]] = defaultdict(list)
     numbers = set()
 
     for cell in table.cells:
@@ -176,7 +189,7 @@ def _axis(table: Table, axis: NumericAxis) -> Chart | Choice | None:
             del labels[axis.position]
             labels.append(table.columns[cell.column])
 
-        lines.setdefault(tuple(labels), []).append(cell)
+        lines[tuple(labels)].append(cell)
         numbers.add(_number(table, axis, cell))
 
     if len(numbers) < 3:
@@ -185,13 +198,13 @@ def _axis(table: Table, axis: NumericAxis) -> Chart | Choice | None:
     if len(lines) <= MOST_LINES or any(len(labels) < 2 for labels in lines):
         return _chart(table, axis, "", lines)
 
+    panels: dict[str, dict[tuple[str, ...], list[TableCell]]] = defaultdict(dict)
+    for (*others, panel), cells in lines.items():
+        panels[panel][tuple(others)] = cells
+
     charts: dict[tuple[str, ...], Chart] = {}
-    panels = list(dict.fromkeys(labels[-1] for labels in lines))
-    for panel in panels[:MOST_PANELS]:
-        of_panel = {
-            labels[:-1]: cells for labels, cells in lines.items() if labels[-1] == panel
-        }
-        charts[(panel,)] = _chart(table, axis, panel, of_panel)
+    for panel in list(panels)[:MOST_PANELS]:
+        charts[(panel,)] = _chart(table, axis, panel, panels[panel])
 
     name = table.row_headers[-1] if axis.position is None else "Column"
     return Choice((name,), charts)
@@ -203,32 +216,35 @@ def _chart(
     panel: str,
     lines: Mapping[tuple[str, ...], Sequence[TableCell]],
 ) -> Chart:
+    def number_of(cell: TableCell) -> float:
+        return _number(table, axis, cell)
+
     drawn_lines = list(lines.items())[:MOST_TRACES]
-    traces, rows = [], []
+    traces = []
+    rows = []
     for slot, (labels, cells) in enumerate(drawn_lines):
         name = " / ".join(labels) or table.metric
         points = []
-        for cell in sorted(cells, key=lambda cell: _number(table, axis, cell)):
-            number = _number(table, axis, cell)
-            points.append((number, *_values(cell)))
-            rows.append((name, f"{number:g}", _words(cell)))
+        for cell in sorted(cells, key=number_of):
+            points.append((number_of(cell), *_values(cell)))
+            rows.append((name, f"{number_of(cell):g}", _words(cell)))
 
         traces += with_band(name, slot, points, markers=True)
 
     all_cells = itertools.chain.from_iterable(lines.values())
-    numbers = sorted({_number(table, axis, cell) for cell in all_cells})
-    logarithmic = numbers[0] > 0 and numbers[-1] >= WIDE * numbers[0]
-    axis_title = f"{axis.name} (logarithmic)" if logarithmic else axis.name
-    drawn = figure(traces, axis_title, f"{table.metric} in %", crosshair=True)
+    numbers = sorted(set(map(number_of, all_cells)))
+    lowest, highest = numbers[0], numbers[-1]
+    scale = "linear"
+    axis_title = axis.name
+    if lowest > 0 and highest >= WIDE * lowest:
+        scale = "log"
+        axis_title += " (logarithmic)"
 
-    if logarithmic or len(numbers) <= 12:
-        drawn.update_layout(
-            xaxis={
-                "type": "log" if logarithmic else "linear",
-                "tickvals": numbers,
-                "ticktext": [f"{number:g}" for number in numbers],
-            }
-        )
+    drawn = figure(traces, axis_title, f"{table.metric} in %", crosshair=True)
+    if scale == "log" or len(numbers) <= 12:
+        ticks = [f"{number:g}" for number in numbers]
+        x_axis = {"type": scale, "tickvals": numbers, "ticktext": ticks}
+        drawn.update_layout(xaxis=x_axis)
 
     title = f"{table.metric} by {axis.name}"
     if panel:
@@ -236,12 +252,12 @@ def _chart(
 
     counted = _counted(len(drawn_lines), len(lines))
     return Chart(
-        title,
-        drawn,
-        f"{counted} over {len(numbers)} values from {numbers[0]:g} to {numbers[-1]:g}.",
-        ("", axis.name, f"{table.metric} in % (interval)"),
-        rows,
-        440 + legend_height(len(drawn_lines)),
+        title=title,
+        figure=drawn,
+        summary=f"{counted} over {len(numbers)} values from {lowest:g} to {highest:g}.",
+        heads=("", axis.name, f"{table.metric} in % (interval)"),
+        rows=rows,
+        height=440 + legend_height(len(drawn_lines)),
     )
 
 
@@ -265,9 +281,7 @@ def _values(cell: TableCell) -> tuple[float, float, float]:
 
 
 def _words(cell: TableCell) -> str:
-    span = (
-        f" ({percent(cell.low)} to {percent(cell.high)})"
-        if cell.low is not None
-        else ""
-    )
-    return f"{percent(cell.mean)}{span}"
+    if cell.low is None:
+        return percent(cell.mean)
+
+    return f"{percent(cell.mean)} ({percent(cell.low)} to {percent(cell.high)})"

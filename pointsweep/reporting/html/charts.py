@@ -148,11 +148,9 @@ def themes() -> dict[str, Any]:
         )
 
         merged = plotly.io.templates.merge_templates(base, own)
-        template = json.loads(go.Figure(layout={"template": merged}).to_json())[
-            "layout"
-        ]
+        empty = json.loads(go.Figure(layout={"template": merged}).to_json())
         theme_by_name[name] = {
-            "template": template["template"],
+            "template": empty["layout"]["template"],
             "colors": colors,
             "card": CARD[name],
             "ink": INK[name],
@@ -172,6 +170,8 @@ def figure(
     """Return a figure with the page's margins, its legend below; `crosshair`: one line over all
     traces, with the numbers of each.
     """
+    num_names = sum(trace.showlegend is not False for trace in traces)
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
     drawn = go.Figure(
         data=list(traces),
         layout={
@@ -179,14 +179,9 @@ def figure(
             "margin": {"l": 56, "r": 16, "t": 40, "b": 48},
             "xaxis": {"title": {"text": words(x)}, "automargin": True},
             "yaxis": {"title": {"text": words(y)}, "automargin": True},
-            "legend": {
-                "orientation": "h",
-                "yref": "container",
-                "y": 0,
-                "yanchor": "bottom",
-            },
+            "legend": legend,
             "hovermode": "closest",
-            "showlegend": sum(trace.showlegend is not False for trace in traces) > 1,
+            "showlegend": num_names > 1,
         },
     )
     if crosshair:
@@ -221,12 +216,13 @@ def with_band(
     """Return a line through (x, y, low, high), with the band from low to high behind it;
     `number_format` is how its numbers are printed.
     """
-    x = np.array([point[0] for point in points], dtype=float)
+    columns = np.array(points, dtype=float)
+    x = columns[:, 0]
     if np.all(np.abs(x) < 2**15) and np.all(x == np.rint(x)):
         x = x.astype(np.int16)  # epochs: a quarter of the bytes
 
     # Single precision draws as well, and makes a smaller page.
-    y, low, high = np.array([point[1:] for point in points], dtype=np.float32).T
+    y, low, high = columns[:, 1:].T.astype(np.float32)
     has_band = bool(np.any(high > low))
     traces = []
 
@@ -255,13 +251,15 @@ def with_band(
         hover += f" (%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}})"
         interval = np.stack([low, high], axis=1)
 
+    has_markers = markers or len(points) == 1
+    symbol = SYMBOLS[slot // SLOTS % len(SYMBOLS)]
     traces.append(
         go.Scatter(
             x=x,
             y=y,
-            mode="lines+markers" if markers or len(points) == 1 else "lines",
+            mode="lines+markers" if has_markers else "lines",
             line={"width": 2, "dash": dash},
-            marker={"size": 7, "symbol": SYMBOLS[slot // SLOTS % len(SYMBOLS)]},
+            marker={"size": 7, "symbol": symbol},
             name=label(name),
             legendgroup=str(slot),
             customdata=interval,

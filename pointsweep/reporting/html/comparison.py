@@ -23,9 +23,8 @@ from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import Record, class_type, records_by_seed
 
 PREDICTION_BYTES = 600_000  # of all trials in the page; beyond it, fewer seeds an arm
-CLOUD_BYTES = (
-    450_000  # of all clouds in the page; beyond it, those that most arms disagree on
-)
+# of all clouds in the page; beyond it, those that most arms disagree on
+CLOUD_BYTES = 450_000
 CLOUD_POINTS = 224  # drawn of a cloud
 MOST_ARMS = 300  # with their settings
 LACKING = (
@@ -44,8 +43,13 @@ def payload(
     cells, configs = _finished_arms(table, records)
     settings = _differing(configs)
     # Trials of one data set share one truth: each stands in the page once.
-    truths = list({id(truth): truth for truth in evidence.truths.values()}.values())
-    index_of = {id(truth): index for index, truth in enumerate(truths)}
+    truths: list[Truth] = []
+    index_of: dict[int, int] = {}
+    for truth in evidence.truths.values():
+        if id(truth) not in index_of:
+            index_of[id(truth)] = len(truths)
+            truths.append(truth)
+
     most_seeds = _most_seeds(cells, evidence)
     class_dtype = _class_dtype(evidence)
     carried = _carried_cells(table, cells, evidence)
@@ -54,24 +58,32 @@ def payload(
     for cell, config in zip(cells, configs, strict=True):
         runs = []
         if (cell.row, cell.column) in carried:
-            predicted = [
-                (seed, key) for seed, key in cell.keys if key in evidence.truths
-            ]
-            runs = predicted[:most_seeds]
+            runs = [(seed, key) for seed, key in cell.keys if key in evidence.truths]
 
-        predictions = [evidence.predictions[key].astype(class_dtype) for _, key in runs]
+        predictions = []
+        truth_index = None
+        for _, key in runs[:most_seeds]:
+            values = evidence.predictions[key].astype(class_dtype)
+            predictions.append(_base64(values))
+            if truth_index is None:
+                truth_index = index_of[id(evidence.truths[key])]
+
         arms.append(
             {
                 "name": table.cell_name(cell),
                 "row": cell.row,
                 "column": cell.column,
                 "mean": cell.mean,
-                "truth": index_of[id(evidence.truths[runs[0][1]])] if runs else None,
-                "seeds": [seed for seed, _ in runs],
-                "predictions": [_base64(values) for values in predictions],
+                "truth": truth_index,
+                "seeds": [seed for seed, _ in runs[:most_seeds]],
+                "predictions": predictions,
                 "config": [_value_in(config, key) for key in settings],
             }
         )
+
+    packed_truths = []
+    for truth in truths:
+        packed_truths.append(_truth(truth, evidence, len(truths), class_dtype))
 
     first, second = _first_pair(table, cells)
     return {
@@ -80,9 +92,7 @@ def payload(
         "settings": settings,
         "first": first,
         "second": second,
-        "truths": [
-            _truth(truth, evidence, len(truths), class_dtype) for truth in truths
-        ],
+        "truths": packed_truths,
         "whole": len(carried) == len(cells),
         "class_bytes": np.dtype(class_dtype).itemsize,
     }
@@ -103,7 +113,10 @@ def _finished_arms(
 
 
 def _value_in(config: Mapping[str, Any], key: str) -> str | None:
-    return shown(config[key]) if key in config else None
+    if key not in config:
+        return None
+
+    return shown(config[key])
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -174,12 +187,12 @@ def _first_pair(table: Table, cells: Sequence[TableCell]) -> tuple[int, int]:
 
 def _class_dtype(evidence: Evidence) -> str:
     """The type in which the page holds the numbers of classes: those of all trials alike."""
-    values = [
-        *evidence.predictions.values(),
-        *(truth.labels for truth in evidence.truths.values()),
-    ]
-
-    largest = max((int(numbers.max()) for numbers in values if len(numbers)), default=0)
+    classes = list(evidence.predictions.values())
+    classes += [truth.labels for truth in evidence.truths.values()]
+    largest = 0
+    for numbers in classes:
+        if len(numbers):
+            largest = max(largest, int(numbers.max()))
 
     return np.dtype(class_type(largest + 1)).newbyteorder("<").str
 
@@ -192,16 +205,14 @@ def _truth(
         if evidence.truths[key] is truth:
             predictions.append(evidence.predictions[key])
 
-    largest = max(int(values.max()) for values in (truth.labels, *predictions))
+    largest = max(int(values.max()) for values in [truth.labels, *predictions])
     names = list(truth.class_names)
     for number in range(len(names), largest + 1):
         names.append(f"class {number}")
 
     clouds = None
     if truth.clouds is not None:
-        correct = np.stack(
-            [values == truth.labels for values in predictions]
-        )  # (trials, n)
+        correct = np.stack(predictions) == truth.labels  # (trials, n)
         clouds = _clouds(truth, correct.mean(axis=0), CLOUD_BYTES // num_truths)
 
     return {
@@ -218,19 +229,19 @@ def _clouds(truth: Truth, correct: np.ndarray, budget: int) -> dict[str, Any]:
     """
     assert truth.clouds is not None
     num_points = min(CLOUD_POINTS, truth.clouds.shape[1])
+    # A point has three bytes, which base64 writes in four letters.
     num_objects = budget // (4 * num_points)
-    disagreement = correct * (correct - 1)
+    disagreement = correct * (correct - 1)  # lowest where half of the trials are right
     objects = np.sort(np.argsort(disagreement, kind="stable")[:num_objects])
     points = np.random.default_rng(0).permutation(truth.clouds.shape[1])[:num_points]
-    clouds = np.array(
-        truth.clouds[objects][:, points], dtype=np.float32
-    )  # (objects, points, 3)
-    clouds -= (
-        clouds.max(axis=1, keepdims=True) + clouds.min(axis=1, keepdims=True)
-    ) / 2
-    clouds /= np.maximum(np.linalg.norm(clouds, axis=2).max(axis=1), 1e-9)[
-        :, None, None
-    ]
+    # (objects, points, 3)
+    clouds = np.array(truth.clouds[objects][:, points], dtype=np.float32)
+
+    highest = clouds.max(axis=1, keepdims=True)
+    lowest = clouds.min(axis=1, keepdims=True)
+    clouds -= (highest + lowest) / 2
+    radius = np.linalg.norm(clouds, axis=2).max(axis=1)
+    clouds /= np.maximum(radius, 1e-9)[:, None, None]
 
     return {
         "objects": objects.tolist(),
@@ -302,9 +313,10 @@ def configs(table: Table, records: Mapping[str, Record]) -> Section | None:
     for cell, config in zip(cells, flat_configs, strict=True):
         settings = common
         if len(cells) > 1:
-            settings = {
-                key: shown(value) for key, value in config.items() if key in differing
-            }
+            settings = {}
+            for key, value in config.items():
+                if key in differing:
+                    settings[key] = shown(value)
 
         arms.append((table.cell_name(cell), settings, commands(table, cell).strip()))
 

@@ -60,20 +60,22 @@ def sections(
         optimism(table, records),
         with_chart(table, records, cost(table, records)),
         configs(table, records),
-        Section(
-            "rerun",
-            "Run it again",
-            "All of it, or one cell to see whether it comes out the same.",
-            "rerun.html",
-            {"name": table.name, "quoted": shlex.quote(table.name)},
-        ),
+        _rerun(table),
         _origins(table, records),
     ]
+    shown = [section for section in drawn if section is not None]
 
-    return [section for section in drawn if section is not None], {
-        **data,
-        "themes": themes(),
-    }
+    return shown, {**data, "themes": themes()}
+
+
+def _rerun(table: Table) -> Section:
+    return Section(
+        "rerun",
+        "Run it again",
+        "All of it, or one cell to see whether it comes out the same.",
+        "rerun.html",
+        {"name": table.name, "quoted": shlex.quote(table.name)},
+    )
 
 
 def _search(evidence: Evidence) -> Section | None:
@@ -94,40 +96,41 @@ def with_chart(
     if section is None or len(seconds) < 2:
         return section
 
-    longest = sorted(seconds.items(), key=lambda item: -item[1])[:MOST_BARS]
-    unit, word = (3600.0, "hours") if longest[0][1] >= 7200 else (1.0, "seconds")
-    names = [words(name) for name, _ in longest]
+    ranked = sorted(seconds, key=lambda name: -seconds[name])[:MOST_BARS]
+    unit_s, unit_name = 1.0, "seconds"
+    if seconds[ranked[0]] >= 7200:
+        unit_s, unit_name = 3600.0, "hours"
+
+    names = [words(name) for name in ranked]
     bars = go.Bar(
-        x=[value / unit for _, value in longest],
-        y=list(range(len(longest))),
+        x=[seconds[name] / unit_s for name in ranked],
+        y=list(range(len(ranked))),
         customdata=names,
-        text=[duration(value) for _, value in longest],
+        text=[duration(seconds[name]) for name in ranked],
         textposition="auto",
         orientation="h",
         hovertemplate="%{customdata}: %{text}<extra></extra>",
         meta={"slot": 0},
     )
 
-    drawn = figure([bars], f"{word} a trial")
+    drawn = figure([bars], f"{unit_name} a trial")
     axis = {
-        "range": [len(longest) - 0.5, -0.5],
+        "range": [len(ranked) - 0.5, -0.5],
         "tickvals": bars.y,
         "ticktext": names,
         "showgrid": False,
     }
-
     drawn.update_layout(yaxis=axis, bargap=0.3)
-    more = (
-        f", the {MOST_BARS} longest of {len(seconds)}"
-        if len(seconds) > MOST_BARS
-        else ""
-    )
+
+    more = ""
+    if len(seconds) > MOST_BARS:
+        more = f", the {MOST_BARS} longest of {len(seconds)}"
 
     chart = Chart(
         "Time of a trial",
         drawn,
-        f"{len(longest)} cells{more}; the table below has every number.",
-        height=130 + 26 * len(longest),
+        f"{len(ranked)} cells{more}; the table below has every number.",
+        height=130 + 26 * len(ranked),
     )
 
     return replace(section, values={**section.values, "charts": [chart]})
@@ -135,32 +138,34 @@ def with_chart(
 
 def _origins(table: Table, records: Mapping[str, Record]) -> Section:
     """Return each distinct data set, code and machine of the table's trials."""
-    used = [
-        records[key] for cell in table.cells for _, key in cell.keys if key in records
-    ]
-    lines: set[tuple[int, str]] = set()
+    datasets = set()
+    codes = set()
+    machines = set()
 
-    for record in used:
+    for key in table.trial_keys():
+        if key not in records:
+            continue
+
+        record = records[key]
         data = record.dataset
-        lines.add((
-            0,
+        datasets.add(
             f"{data['name']}: {data['num_train']} training, {data['num_val']} validation and"
-            f" {data['num_test']} test clouds, digest {data['digest']}",
-        ))  # fmt: skip
+            f" {data['num_test']} test clouds, digest {data['digest']}"
+        )
+        codes.add(f"code: {code(record)}")
 
-        lines.add((1, f"code: {code(record)}"))
         machine = []
-
         for name in ORIGIN:
             if name in record.origin:
                 machine.append(f"{name.removeprefix('version.')} {record.origin[name]}")
 
-        lines.add((2, ", ".join(machine)))
+        if machine:
+            machines.add(", ".join(machine))
 
     return Section(
         "origin",
         "Where the numbers come from",
         "Data, code and machines of the trials.",
         "origin.html",
-        {"lines": [line for _, line in sorted(lines) if line]},
+        {"lines": [*sorted(datasets), *sorted(codes), *sorted(machines)]},
     )

@@ -61,20 +61,22 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
     """The evidence of every finished trial of a table, as far as it was kept."""
     from pointsweep.tracking.mirroring import run_pages  # the page alone needs it
 
-    keys = sorted({key for cell in table.cells for _, key in cell.keys})
+    keys = table.trial_keys()
     finished = {key: records[key] for key in keys if key in records}
     predictions, kept_truths = _read_predictions(store, finished, table.protocol)
 
     # Trials of one data set share one truth.
-    examples = {_data_name(finished[key]): finished[key] for key in predictions}
-    truth_of = {
-        name: _with_clouds(kept_truths.get(name), one) for name, one in examples.items()
-    }
+    truth_of: dict[str, Truth | None] = {}
     truths = {}
 
     for key, predicted in predictions.items():
-        truth = truth_of[_data_name(finished[key])]
-        if truth is not None and fits(predicted, truth, finished[key], table.protocol):
+        record = finished[key]
+        name = _data_name(record)
+        if name not in truth_of:
+            truth_of[name] = _with_clouds(kept_truths.get(name), record)
+
+        truth = truth_of[name]
+        if truth is not None and fits(predicted, truth, record, table.protocol):
             truths[key] = truth
 
     histories = {}
@@ -83,9 +85,12 @@ def gather(store: Store, table: Table, records: Mapping[str, Record]) -> Evidenc
         if history:
             histories[key] = history
 
-    searches = read_searches(store, table.name)
     return Evidence(
-        predictions, truths, searches, histories, run_pages(store, table.name)
+        predictions=predictions,
+        truths=truths,
+        searches=read_searches(store, table.name),
+        histories=histories,
+        links=run_pages(store, table.name),
     )
 
 
@@ -107,10 +112,9 @@ def _read_predictions(
             continue
 
         predictions[key] = by_protocol[protocol]
-        if truth is not None:
-            truths.setdefault(
-                _data_name(record), Truth(str(record.dataset["digest"]), *truth)
-            )
+        name = _data_name(record)
+        if truth is not None and name not in truths:
+            truths[name] = Truth(str(record.dataset["digest"]), *truth)
 
     return predictions, truths
 
@@ -155,13 +159,13 @@ def fits(predicted: np.ndarray, truth: Truth, record: Record, protocol: str) -> 
 def curves(store: Store, table: Table) -> dict[str, list[float]]:
     """The table's metric by epoch, for every trial of it that has begun."""
     by_key = {}
-    keys = {key for cell in table.cells for _, key in cell.keys}
+    for key in table.trial_keys():
+        curve = []
+        for event in read_folder(store, key).epochs():
+            if table.metric in event["metrics"]:
+                curve.append(event["metrics"][table.metric])
 
-    for key in sorted(keys):
-        metrics = [event["metrics"] for event in read_folder(store, key).epochs()]
-        by_key[key] = [
-            values[table.metric] for values in metrics if table.metric in values
-        ]
+        by_key[key] = curve
 
     return by_key
 

@@ -34,27 +34,18 @@ def learning(
     by_name: dict[str, Curves] = {table.metric: curves}
     for name in quantities(histories):
         if name != table.metric:
-            with_name = {
-                key: history for key, history in histories.items() if name in history
-            }
-            by_name[name] = {key: history[name] for key, history in with_name.items()}
+            by_name[name] = _curves_of(name, histories)
 
     charts: dict[tuple[str, ...], Chart] = {}
     is_cut = False
-    for name, curves_of_name in by_name.items():
+    for name, curves_by_key in by_name.items():
         for column, title in enumerate(table.columns):
-            cells = []
-            for cell in table.cells:
-                if cell.column == column:
-                    cells.append((cell, seeds_of(cell, records, curves_of_name)))
-
-            cells = [(cell, seeds) for cell, seeds in cells if seeds]
+            column_cells = [cell for cell in table.cells if cell.column == column]
+            cells = _with_curves(column_cells, records, curves_by_key)
             num_epochs = max((len(seeds[0]) for _, seeds in cells), default=0)
-            if num_epochs < 2:
-                continue
-
-            is_cut = is_cut or len(cells) > MOST_LINES
-            charts[name, title] = _chart(table, name, title, cells)
+            if num_epochs >= 2:
+                is_cut = is_cut or len(cells) > MOST_LINES
+                charts[name, title] = _chart(table, name, title, cells)
 
     if not charts:
         return None
@@ -69,9 +60,36 @@ def learning(
     )
 
 
+def _curves_of(
+    name: str, histories: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Curves:
+    """Return the curves of one quantity, of the trials that have it."""
+    curves = {}
+    for key, history in histories.items():
+        if name in history:
+            curves[key] = history[name]
+
+    return curves
+
+
+def _with_curves(
+    cells: Sequence[TableCell], records: Mapping[str, Record], curves: Curves
+) -> list[tuple[TableCell, list[Sequence[float]]]]:
+    """Return the cells that have curves, with these."""
+    drawn = []
+    for cell in cells:
+        seeds = seeds_of(cell, records, curves)
+        if seeds:
+            drawn.append((cell, seeds))
+
+    return drawn
+
+
 def quantities(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     """Return what can be drawn by epoch: accuracies, losses, the learning rate."""
-    names = {name for history in histories.values() for name in history}
+    names: set[str] = set()
+    names.update(*histories.values())
+    # The learning rate last, and a metric of all splits side by side.
     return sorted(names, key=lambda name: (name == RATE, name.rpartition("/")[2], name))
 
 
@@ -81,11 +99,20 @@ def seeds_of(
     """Return the curves of a cell's finished trials (of those under way if none is finished), cut
     to the shortest.
     """
-    begun = {key: curves[key] for _, key in cell.keys if len(curves.get(key, ()))}
-    finished = [curve for key, curve in begun.items() if key in records]
-    chosen = finished or list(begun.values())
-    shortest = min(map(len, chosen), default=0)
+    finished = []
+    under_way = []
+    for _, key in cell.keys:
+        curve = curves.get(key, ())
+        if not len(curve):  # an array has no truth of its own
+            continue
 
+        if key in records:
+            finished.append(curve)
+        else:
+            under_way.append(curve)
+
+    chosen = finished or under_way
+    shortest = min(map(len, chosen), default=0)
     return [curve[:shortest] for curve in chosen]
 
 
@@ -100,51 +127,51 @@ def _chart(
     shown = sorted(cell.row for cell in [*best, *under_way][:MOST_LINES])
     seeds_of_row = {cell.row: (cell, seeds) for cell, seeds in cells}
 
-    is_fraction = name != RATE and not name.endswith("/loss")
-    number_format = ".1f" if is_fraction else ".4g"
-    traces, lines = [], []
+    y_title = name
+    scale = 1
+    number_format = ".4g"
+    if name != RATE and not name.endswith("/loss"):  # a fraction, shown in percent
+        y_title = f"{name} in %"
+        scale = 100
+        number_format = ".1f"
 
-    for row in shown:
+    traces = []
+    lines = []
+
+    for position, row in enumerate(shown):
         cell, seeds = seeds_of_row[row]
         by_epoch = list(enumerate(zip(*seeds, strict=True), 1))
-        points = [
-            _point(epoch, values, is_fraction) for epoch, values in thinned(by_epoch)
-        ]
-        # Rows keep their colours in every column; of many rows those that are shown have their own.
-        slot = row if len(table.rows) <= MOST_LINES else shown.index(row)
-        traces += with_band(
-            row_name(table, cell), slot, points, number_format=number_format
-        )
-        epoch, y, low, high = points[-1]
-        lines.append(
-            (
-                row_name(table, cell),
-                str(int(epoch)),
-                format(y, number_format),
-                f"{low:{number_format}} to {high:{number_format}}",
-                str(len(seeds)),
-            )
-        )
+        points = []
+        for epoch, values in thinned(by_epoch):
+            points.append(_point(epoch, values, scale))
 
-    y_title = f"{name} in %" if is_fraction else name
+        # Rows keep their colours in every column; of many rows those that are shown have their own.
+        slot = row if len(table.rows) <= MOST_LINES else position
+        label = row_name(table, cell)
+        traces += with_band(label, slot, points, number_format=number_format)
+
+        last_epoch, y, low, high = points[-1]
+        span = f"{low:{number_format}} to {high:{number_format}}"
+        mean = format(y, number_format)
+        lines.append((label, str(int(last_epoch)), mean, span, str(len(seeds))))
+
     drawn = figure(traces, "epoch", y_title, crosshair=True)
     if name == RATE:
         drawn.update_layout(yaxis={"exponentformat": "power"})
 
     num_epochs = max(len(seeds[0]) for _, seeds in cells)
     return Chart(
-        f"{name} by epoch, {title}",
-        drawn,
-        f"{len(shown)} lines over {num_epochs} epochs.",
-        ("", "last epoch", name, "lowest to highest", "seeds"),
-        lines,
-        460 + legend_height(len(shown)),
+        title=f"{name} by epoch, {title}",
+        figure=drawn,
+        summary=f"{len(shown)} lines over {num_epochs} epochs.",
+        heads=("", "last epoch", name, "lowest to highest", "seeds"),
+        rows=lines,
+        height=460 + legend_height(len(shown)),
     )
 
 
 def _point(
-    epoch: int, values: Sequence[float], fraction: bool
+    epoch: int, values: Sequence[float], scale: int
 ) -> tuple[float, float, float, float]:
-    scale = 100 if fraction else 1
     mean = summary(values).mean
     return epoch, scale * mean, scale * min(values), scale * max(values)

@@ -46,15 +46,10 @@ def optimism(table: Table, records: Mapping[str, Record]) -> Section | None:
         finished = list(records_by_seed(cell.keys, records).values())
         epochs = [str(int(record.metrics["best_test"]["epoch"])) for record in finished]
         share = (cell.optimism or 0.0) / longest if longest else 0.0
-        rows.append(
-            [
-                table.cell_name(cell),
-                percent(_mean(finished, "last", table.metric)),
-                percent(_mean(finished, "best_test", table.metric)),
-                Bar(share, percent(cell.optimism, signed=True)),
-                ", ".join(epochs),
-            ]
-        )
+        last = percent(_mean(finished, "last", table.metric))
+        best = percent(_mean(finished, "best_test", table.metric))
+        added = Bar(share, percent(cell.optimism, signed=True))
+        rows.append([table.cell_name(cell), last, best, added, ", ".join(epochs)])
 
     lead = Markup(
         "A table that takes the best epoch <em>by test accuracy</em> is optimistic by this much"
@@ -101,13 +96,15 @@ def cost(table: Table, records: Mapping[str, Record]) -> Section | None:
         return None
 
     trials = {}
-    for cell, _ in cells:
+    with_energy = False
+    longest_s = 0.0
+    for cell, timed in cells:
+        longest_s = max(longest_s, _mean_seconds(timed))
+        with_energy = with_energy or any(record.energy_j for record in timed)
         for _, key in cell.keys:
             if key in records:
                 trials[key] = records[key]
 
-    with_energy = any(record.energy_j for _, timed in cells for record in timed)
-    longest_s = max(_mean_seconds(timed) for _, timed in cells)
     rows = []
 
     for (cell, timed), spent in zip(cells, costs(table, records), strict=True):
@@ -139,16 +136,13 @@ def _cost_row(
     seconds = _mean_seconds(timed)
     share = seconds / longest_s if longest_s else 0.0
     clouds_per_s = summary([record.clouds_per_s for record in timed]).mean
-    memory = max(record.peak_memory_bytes for record in timed)
-    row: list[str | Bar] = [
-        name,
-        Bar(share, duration(seconds)),
-        f"{clouds_per_s:.0f}" if clouds_per_s else "",
-        f"{memory / 2**30:.2f}" if memory else "",
-        str(max(record.attempts for record in timed)),
-        f"{spent['hours']:.3g}",
-    ]
+    memory_bytes = max(record.peak_memory_bytes for record in timed)
+    attempts = max(record.attempts for record in timed)
 
+    row: list[str | Bar] = [name, Bar(share, duration(seconds))]
+    row.append(f"{clouds_per_s:.0f}" if clouds_per_s else "")
+    row.append(f"{memory_bytes / 2**30:.2f}" if memory_bytes else "")
+    row += [str(attempts), f"{spent['hours']:.3g}"]
     if "money" in spent:
         row.append(f"{spent['money']:.3g}")
 
@@ -166,6 +160,7 @@ def _longest(rows: Sequence[Sequence[str | Bar]]) -> dict[str, Any]:
 
 
 def _first_bar(row: Sequence[str | Bar]) -> float:
+    """Return the share of the row's first bar: every table of numbers has one."""
     return next(value.share for value in row if isinstance(value, Bar))
 
 
@@ -207,15 +202,17 @@ def _mean_seconds(timed: Sequence[Record]) -> float:
 
 def kilojoules(trials: Sequence[Record]) -> str:
     """ "gpu 12.3, cpu 4.5", the mean of those trials that could read it; "—" of none."""
-    parts = []
+    means = []
     for device in ("gpu", "cpu"):
-        values = [
-            record.energy_j[device] for record in trials if device in record.energy_j
-        ]
-        if values:
-            parts.append(f"{device} {summary(values).mean / 1000:.1f}")
+        joules = []
+        for record in trials:
+            if device in record.energy_j:
+                joules.append(record.energy_j[device])
 
-    return ", ".join(parts) or "—"
+        if joules:
+            means.append(f"{device} {summary(joules).mean / 1000:.1f}")
+
+    return ", ".join(means) or "—"
 
 
 def energy(trials: Sequence[Record]) -> str:
@@ -224,14 +221,14 @@ def energy(trials: Sequence[Record]) -> str:
     if not known:
         return "Energy: not readable on the machines that ran them."
 
-    total = sum(sum(record.energy_j.values()) for record in known)
-    part = ""
+    total_j = sum(sum(record.energy_j.values()) for record in known)
+    restriction = ""
     if len(known) < len(trials):
-        part = f" (of {len(known)} trials; not readable for the others)"
+        restriction = f" (of {len(known)} trials; not readable for the others)"
 
     return (
-        f"Energy: {total / 3.6e6:.3f} kWh{part}, of the whole device: trials that ran at once on it"
-        " each count all of it."
+        f"Energy: {total_j / 3.6e6:.3f} kWh{restriction}, of the whole device: trials that ran at"
+        " once on it each count all of it."
     )
 
 

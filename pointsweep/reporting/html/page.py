@@ -45,45 +45,43 @@ def page(
     """
     evidence = evidence or Evidence()
     sections: list[Section] = [results(table, records, evidence.links, curves)]
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = {"name": table.name, "metric": table.metric}
+    script = _file("report.js")
+    allowed_scripts = [digest(script)]
     plotly = plotly_digest = ""
 
     if records:
         # Plotly takes half a second to import, and most commands make no page.
-        from pointsweep.reporting.html.contents import sections as further
+        from pointsweep.reporting.html.contents import sections as further_sections
 
-        drawn, data = further(table, records, curves, evidence)
+        drawn, drawn_data = further_sections(table, records, curves, evidence)
         sections += drawn
+        data |= drawn_data
         plotly = plotly_js()
         plotly_digest = digest(plotly)
+        allowed_scripts.append(_allowed(plotly_src) if plotly_src else plotly_digest)
 
-    data = {"name": table.name, "metric": table.metric, **data}
-
-    own = _file("report.js")
-    body = _environment().get_template("body.html").render(
+    body_template = _environment().get_template("body.html")
+    body = body_template.render(
         table=table,
         headline=headline(table),
         facts=_facts(table, records) if records else [],
         sections=sections,
         whole=bool(records),
         data=data,
-    )  # fmt: skip
+    )
 
-    scripts = [digest(own)]
-
-    if plotly:
-        scripts.append(_allowed(plotly_src) if plotly_src else plotly_digest)
-
-    html = _environment().get_template("page.html").render(
+    page_template = _environment().get_template("page.html")
+    html = page_template.render(
         title=visible(table.title),
-        policy=_policy(scripts),
+        policy=_policy(allowed_scripts),
         style=Markup(_file("report.css")),
         body=Markup(visible(body, keep="\n\t")),
         plotly="" if plotly_src else Markup(plotly),
         plotly_src=plotly_src if plotly else "",
         plotly_digest=plotly_digest.strip("'"),
-        script=Markup(own),
-    )  # fmt: skip
+        script=Markup(script),
+    )
     return f"{html}\n"
 
 
@@ -111,7 +109,8 @@ def plotly_cdn() -> str:
 @functools.cache
 def digest(script: str) -> str:
     """Return a script's digest, as a policy names it."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    sha256 = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(sha256).decode()}'"
 
 
 def _allowed(address: str) -> str:
@@ -129,11 +128,8 @@ def _policy(scripts: Sequence[str]) -> str:
 
 @functools.cache
 def _file(name: str) -> str:
-    return (
-        resources.files("pointsweep.reporting.html")
-        .joinpath(name)
-        .read_text(encoding="utf-8")
-    )
+    file = resources.files("pointsweep.reporting.html") / name
+    return file.read_text(encoding="utf-8")
 
 
 @functools.cache
@@ -163,11 +159,11 @@ def _script_json(data: Any) -> Markup:
 
 def _facts(table: Table, records: Mapping[str, Record]) -> list[tuple[str, str]]:
     """Return the few numbers that a reader wants before the table."""
-    keys = {key for cell in table.cells for _, key in cell.keys}
-    finished = [records[key] for key in sorted(keys & records.keys())]
+    keys = table.trial_keys()
+    finished = [records[key] for key in keys if key in records]
     facts = [("trials finished", f"{len(finished)} of {len(keys)}")]
-    best = best_mean(table)
 
+    best = best_mean(table)
     if best is not None:
         facts.append((f"best mean: {table.cell_name(best)}", f"{percent(best.mean)} %"))
 

@@ -33,8 +33,7 @@ def pareto(table: Table) -> Section | None:
     no other beats in both. None where all have as many.
     """
     cells = [cell for cell in table.cells if cell.mean is not None and cell.parameters]
-    sizes = {size_of(cell) for cell in cells}
-
+    sizes = set(map(size_of, cells))
     if len(sizes) < 2:
         return None
 
@@ -44,23 +43,26 @@ def pareto(table: Table) -> Section | None:
     traces = [*_traces(table, cells, positions), *_front(table, best, positions)]
     drawn = figure(traces, f"{SIZES} (logarithmic)", f"{table.metric} in %")
     drawn.update_layout(xaxis=_x_axis(sizes, positions))
+
+    rows = []
+    for cell in best:
+        rows.append((table.cell_name(cell), f"{size_of(cell):,}", _mean(cell)))
+
     chart = Chart(
-        f"{table.metric} against trainable parameters",
-        drawn,
-        f"{len(cells)} cells, {len(best)} of them on the front.",
-        ("on the front", SIZES, f"{table.metric} in %"),
-        [(table.cell_name(cell), f"{size_of(cell):,}", _mean(cell)) for cell in best],
-        480 + legend_height(len(traces)),
+        title=f"{table.metric} against trainable parameters",
+        figure=drawn,
+        summary=f"{len(cells)} cells, {len(best)} of them on the front.",
+        heads=("on the front", SIZES, f"{table.metric} in %"),
+        rows=rows,
+        height=480 + legend_height(len(traces)),
     )
 
-    lead = _lead(table, best, higher)
-
     return Section(
-        "pareto",
-        "Accuracy against parameters",
-        lead,
-        "charts.html",
-        {"charts": [chart]},
+        name="pareto",
+        title="Accuracy against parameters",
+        lead=_lead(table, best, higher),
+        template="charts.html",
+        values={"charts": [chart]},
     )
 
 
@@ -93,13 +95,11 @@ def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
 
 def _lead(table: Table, best: Sequence[TableCell], higher: bool) -> Markup:
     """Return the sentence above the chart, which names the largest cells of the front."""
-    bold = [
-        Markup("<b>{}</b>").format(table.cell_name(cell))
-        for cell in best[-MOST_LABELS:]
-    ]
+    bold = []
+    for cell in best[-MOST_LABELS:]:
+        bold.append(Markup("<b>{}</b>").format(table.cell_name(cell)))
 
     names = Markup(", ").join(bold)
-
     if len(best) > MOST_LABELS:
         names += escape(f" and {len(best) - MOST_LABELS} smaller ones")
 
@@ -191,14 +191,16 @@ def _front(
     """Return the steps of the front, and the names of its last cells."""
     x = [positions[size_of(cell)] for cell in best]
     y = [100 * (cell.mean or 0.0) for cell in best]
-    largest = max(positions.values())
-    middle = (math.log10(min(positions.values())) + math.log10(largest)) / 2
-    names, sides = [], []
+    smallest, largest = min(positions.values()), max(positions.values())
+    middle = (math.log10(smallest) + math.log10(largest)) / 2
+    names = []
+    sides = []
 
     for cell in best[-MOST_LABELS:]:
         names.append(f"\u2002{words(table.cell_name(cell))}\u2002")
-        right_half = math.log10(positions[size_of(cell)]) > middle
-        sides.append("top left" if right_half else "top right")
+        # A name extends towards the middle, where there is room.
+        in_right_half = math.log10(positions[size_of(cell)]) > middle
+        sides.append("top left" if in_right_half else "top right")
 
     return [
         go.Scatter(

@@ -23,9 +23,8 @@ from pointsweep.utils.numbers import percent
 
 # a sha256, of which a cell shows the first digits
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-MOST_OPEN = (
-    1500  # trials whose runs stand in the page's markup; of more, report.js writes them
-)
+# trials whose runs stand in the page's markup; of more, report.js writes them
+MOST_OPEN = 1500
 # of a seed's curve in an opened cell, and the same of a page with more trials than MOST_OPEN
 CURVE_POINTS = (60, 20)
 KEY = "{key}"  # in the place of a trial's key, in a link that is kept once
@@ -71,8 +70,12 @@ def results(
     """Return the section of the table."""
     num_trials = sum(len(cell.keys) for cell in table.cells)
     by_script = num_trials > MOST_OPEN  # then report.js writes the runs
-    rows = list(_rows(table, records, links, curves, CURVE_POINTS[by_script]))
-    opened = [cell for _, cells in rows for cell in cells if cell.runs]
+    rows = []
+    opened = []
+    for labels, cells in _rows(table, records, links, curves, CURVE_POINTS[by_script]):
+        rows.append((labels, cells))
+        opened += [cell for cell in cells if cell.runs]
+
     cell_curves = [cell.curves for cell in opened]
     values: dict[str, Any] = {
         "table": table,
@@ -95,8 +98,15 @@ def results(
 
 
 def _legend(table: Table) -> str:
-    parts = [legend(table, "tests", "coloured"), TIED if tied(table) else ""]
-    return "; ".join(part for part in parts if part)
+    sentences = []
+    marks = legend(table, "tests", "coloured")
+    if marks:
+        sentences.append(marks)
+
+    if tied(table):
+        sentences.append(TIED)
+
+    return "; ".join(sentences)
 
 
 def _rows(
@@ -149,12 +159,8 @@ def _packed_runs(cells: Sequence[ShownCell]) -> dict[str, Any]:
     for cell in cells:
         runs = []
         for run in cell.runs:
-            values = [
-                run.seed,
-                run.key,
-                [number(line) for line in run.lines],
-                int(run.bad),
-            ]
+            lines = [number(line) for line in run.lines]
+            values = [run.seed, run.key, lines, int(run.bad)]
             if run.link:
                 values.append(number(run.link.replace(run.key, KEY)))
 
@@ -198,16 +204,15 @@ def _runs(
     records: Mapping[str, Record],
     links: Mapping[str, str],
 ) -> Iterator[Run]:
-    failed = dict(cell.failures)
+    failure_of = dict(cell.failures)
     for seed, key in cell.keys:
         link = links.get(key, "")
         if key in records:
             lines = tuple(_lines(records[key], table.metric))
             yield Run(seed, lines, key, link=link)
         else:
-            yield Run(
-                seed, (failed.get(seed, "not finished"),), key, bad=True, link=link
-            )
+            reason = failure_of.get(seed, "not finished")
+            yield Run(seed, (reason,), key, bad=True, link=link)
 
 
 def _lines(record: Record, metric: str) -> Iterator[str]:
@@ -221,8 +226,11 @@ def _lines(record: Record, metric: str) -> Iterator[str]:
 
     yield ", ".join(values)
 
+    seconds = ""
+    if "total" in record.seconds:
+        seconds = f"; {record.seconds['total']:.0f} s"
+
     sizes = record.parameters
-    seconds = f"; {record.seconds['total']:.0f} s" if "total" in record.seconds else ""
     yield (
         f"{count(sizes['trainable'])} trained, {count(sizes['trainable_without_head'])} without the"
         f" head, of {count(sizes['total'])}{seconds}"
@@ -238,7 +246,8 @@ def code(record: Record) -> str:
     """
     commit = record.origin.get("code", "unknown")
     if len(commit) >= 40:
-        commit = commit[:12] + "+" * commit.endswith("+")
+        is_changed = commit.endswith("+")
+        commit = f"{commit[:12]}+" if is_changed else commit[:12]
 
     if commit.startswith("tree") or "tree" not in record.origin:
         return commit

@@ -80,24 +80,31 @@ def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> ArmSearch:
         if parameter["kind"] != "choice":
             low, high = min(values), max(values)
 
-        axes.append(
-            Axis(
-                key, parameter["kind"], parameter["log"], parameter["labels"], low, high
-            )
+        axis = Axis(
+            key=key,
+            kind=parameter["kind"],
+            log=parameter["log"],
+            labels=parameter["labels"],
+            low=low,
+            high=high,
         )
+        axes.append(axis)
 
-    states = [trial["state"] for trial in suggestions]
-    others = {
-        state: states.count(state) for state in ("stopped", "failed") if state in states
-    }
-    complete = [trial for trial in suggestions if trial["state"] == "complete"]
+    complete = []
+    others = {"stopped": 0, "failed": 0}
+    for trial in suggestions:
+        state = trial["state"]
+        if state == "complete":
+            complete.append(trial)
+        elif state in others:
+            others[state] += 1
 
     return ArmSearch(
-        arm["name"],
-        data["objectives"],
-        axes,
-        arm["importances"],
-        complete,
-        others,
-        suggestions,
+        name=arm["name"],
+        objectives=data["objectives"],
+        axes=axes,
+        importances=arm["importances"],
+        trials=complete,
+        others={state: number for state, number in others.items() if number},
+        ended=suggestions,
     )

@@ -98,11 +98,10 @@ def charts(search: ArmSearch) -> list[Chart]:
     all_charts: list[Chart] = []
 
     if len(names) > 1:
-        drawn = visualization.plot_pareto_front(
-            _study(search, search.trials, names[:2]),
-            target_names=[_shown(name) for name in names[:2]],
-        )
-
+        pair = names[:2]
+        study = _study(search, search.trials, pair)
+        shown = [_shown(name) for name in pair]
+        drawn = visualization.plot_pareto_front(study, target_names=shown)
         others, front = drawn.data
         others.marker = {"size": 7}
         others.update(name="not on the front", showlegend=True, meta={"slot": 7})
@@ -111,7 +110,8 @@ def charts(search: ArmSearch) -> list[Chart]:
         all_charts.append(_chart(search, "Pareto front", drawn))
 
     for name in names:
-        all_charts += _objective(search, name, f", {name}" if len(names) > 1 else "")
+        suffix = f", {name}" if len(names) > 1 else ""
+        all_charts += _objective(search, name, suffix)
 
     all_charts += _curves(search)
     all_charts += _timeline(search)
@@ -126,59 +126,62 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
     shown = _shown(name)
     history = visualization.plot_optimization_history(study, target_name=shown)
     history.update_layout(yaxis={"title": {"text": shown}})
-    of_objective = [_chart(search, f"Optimization history{suffix}", history)]
+    objective_charts = [_chart(search, f"Optimization history{suffix}", history)]
 
     shares = search.importances.get(name) or {}
-
     if shares:
-        drawn = visualization.plot_param_importances(
-            study, evaluator=StoredImportances(shares)
-        )
-        drawn.update_traces(hovertemplate="%{y}: %{x:.3f}<extra></extra>")
+        evaluator = StoredImportances(shares)
+        bars = visualization.plot_param_importances(study, evaluator=evaluator)
+        bars.update_traces(hovertemplate="%{y}: %{x:.3f}<extra></extra>")
         ranked = sorted(shares.items(), key=lambda item: -item[1])
-        rows = [(key, f"{share:.3f}") for key, share in ranked]
-        title = f"Importance of the keys{suffix}"
-        height = 140 + 34 * len(rows)
-        of_objective.append(
-            _chart(search, title, drawn, ("key", "importance"), rows, height)
+        importances = _chart(
+            search,
+            f"Importance of the keys{suffix}",
+            bars,
+            heads=("key", "importance"),
+            rows=[(key, f"{share:.3f}") for key, share in ranked],
+            height=140 + 34 * len(ranked),
         )
+        objective_charts.append(importances)
 
+    width = 240 + 160 * len(search.axes)
     best = _study(search, _best(search, name), [name])
     parallel = visualization.plot_parallel_coordinate(best, target_name=shown)
-    width = 240 + 160 * len(search.axes)
-    of_objective.append(
-        _chart(search, f"Parallel coordinates{suffix}", parallel, min_width=width)
-    )
+    title = f"Parallel coordinates{suffix}"
+    objective_charts.append(_chart(search, title, parallel, min_width=width))
 
     slices = visualization.plot_slice(study, target_name=shown)
     slices.update_layout(yaxis={"title": {"text": shown}})
-    of_objective.append(_chart(search, f"Slices{suffix}", slices, min_width=width))
+    objective_charts.append(_chart(search, f"Slices{suffix}", slices, min_width=width))
 
     keys = _keys(search, shares)
-
     if len(keys) > 1:
         drawn = visualization.plot_contour(study, params=keys, target_name=shown)
-        height = 360 + 130 * (len(keys) - 1)
-        width = 200 + 190 * len(keys)
-        of_objective.append(
-            _chart(search, f"Contours{suffix}", drawn, height=height, min_width=width)
+        contours = _chart(
+            search,
+            f"Contours{suffix}",
+            drawn,
+            height=360 + 130 * (len(keys) - 1),
+            min_width=200 + 190 * len(keys),
         )
+        objective_charts.append(contours)
 
-    return of_objective
+    return objective_charts
 
 
 def _curves(search: ArmSearch) -> list[Chart]:
     """Return the chart of the trials' curves, if there are any."""
     objective = next(iter(search.objectives))
     stopped = []
-
     for trial in search.ended:
         if trial["state"] != "complete" and trial.get("curve"):
             stopped.append(trial)
 
-    complete = [
-        trial for trial in _best(search, objective) if len(trial.get("curve", ())) > 1
-    ]
+    complete = []
+    for trial in _best(search, objective):
+        if len(trial.get("curve", ())) > 1:
+            complete.append(trial)
+
     # The stopped ones first, so that what ran to its end lies on top, the best topmost.
     chosen = [*stopped[:MOST_LINES], *reversed(complete)]
     if not chosen:
@@ -186,15 +189,19 @@ def _curves(search: ArmSearch) -> list[Chart]:
 
     drawn = visualization.plot_intermediate_values(_study(search, chosen, [objective]))
     for trace, trial in zip(drawn.data, chosen, strict=True):
-        best = trial is chosen[-1]
         slot = 0 if trial["state"] == "complete" else 7
+        width, opacity = 1.5, 0.5
+        if trial is chosen[-1]:  # the best
+            slot = 4
+            width, opacity = 3, 1
+
         trace.update(
             name=f"suggestion {trial['number']}, {trial['state']}",
             mode="lines" if len(trial["curve"]) > 1 else "markers",
-            line={"width": 3 if best else 1.5},
-            opacity=1 if best else 0.5,
+            line={"width": width},
+            opacity=opacity,
             hovertemplate="epoch %{x}: %{y:.1f}",
-            meta={"slot": 4 if best else slot},
+            meta={"slot": slot},
         )
 
     drawn.update_layout(
@@ -253,9 +260,8 @@ def _chart(
     objective = next(iter(search.objectives))
     if not rows:
         heads = ("best suggestions", objective, "values")
-        rows = [
-            _row(search, objective, trial) for trial in _best(search, objective)[:10]
-        ]
+        best = _best(search, objective)[:10]
+        rows = [_row(objective, trial) for trial in best]
 
     summary = f"{search.name}: {len(search.trials)} finished suggestions"
     if len(search.trials) > MOST_LINES:
@@ -276,9 +282,9 @@ def _in_words(drawn: go.Figure) -> None:
         axis.automargin = True
         if axis.type == "log":
             low, high = axis.range or (0.0, 2.0)
-            axis.update(
-                exponentformat="power", dtick=1 if abs(high - low) >= 1 else "D2"
-            )
+            # Within one power of ten ticks at 2 and 5 too.
+            ticks = 1 if abs(high - low) >= 1 else "D2"
+            axis.update(exponentformat="power", dtick=ticks)
 
     for trace in drawn.data:
         _trace_in_words(trace)
@@ -321,11 +327,9 @@ def _by_webgl(trace: Any) -> Any:
     return go.Scattergl(**properties)
 
 
-def _row(
-    search: ArmSearch, objective: str, trial: Mapping[str, Any]
-) -> tuple[str, str, str]:
+def _row(objective: str, trial: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return a trial's line below a chart: its number, its value, and what was suggested."""
-    value = trial["values"][0] * (100 if _percent(objective) else 1)
+    value = trial["values"][0] * _scale(objective)
     suggested = []
 
     for key, drawn in trial["drawn"].items():
@@ -339,36 +343,46 @@ def _best(search: ArmSearch, objective: str) -> list[Mapping[str, Any]]:
     """Return the best finished trials by an objective, as many as have lines of their own."""
     index = list(search.objectives).index(objective)
     sign = -1 if search.objectives[objective] == "maximize" else 1
-    return sorted(search.trials, key=lambda trial: sign * trial["values"][index])[
-        :MOST_LINES
-    ]
+    ranked = sorted(search.trials, key=lambda trial: sign * trial["values"][index])
+    return ranked[:MOST_LINES]
 
 
 def _keys(search: ArmSearch, shares: Mapping[str, float]) -> list[str]:
     """Return the keys of the contours, as the study calls them."""
-    varied = [
-        axis for axis in search.axes if axis.kind == "choice" or axis.low < axis.high
-    ]
+    varied = []
+    for axis in search.axes:
+        if axis.kind == "choice" or axis.low < axis.high:
+            varied.append(axis)
+
     ranked = sorted(varied, key=lambda axis: -shares.get(axis.key, 0.0))
 
     return [words(axis.key) for axis in ranked[:MOST_KEYS]]
 
 
-def _percent(name: str) -> bool:
+def _is_accuracy(name: str) -> bool:
     return name.endswith("/accuracy")
 
 
+def _scale(name: str) -> int:
+    """Return what an objective's values are multiplied by: accuracies are shown in percent."""
+    return 100 if _is_accuracy(name) else 1
+
+
 def _shown(name: str) -> str:
-    return words(f"{name} in %" if _percent(name) else name)
+    if _is_accuracy(name):
+        return words(f"{name} in %")
+
+    return words(name)
 
 
 def _study(
     search: ArmSearch, trials: Sequence[Mapping[str, Any]], objectives: Sequence[str]
 ) -> optuna.Study:
     """Return a study in memory with these trials and objectives, accuracies in percent."""
-    directions = [
-        StudyDirection[search.objectives[name].upper()] for name in objectives
-    ]
+    directions = []
+    for name in objectives:
+        directions.append(StudyDirection[search.objectives[name].upper()])
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -384,7 +398,8 @@ def _study(
 def _trial(
     search: ArmSearch, trial: Mapping[str, Any], objectives: Sequence[str]
 ) -> FrozenTrial:
-    params, distributions = {}, {}
+    params = {}
+    distributions = {}
     for axis in search.axes:
         if axis.key in trial["drawn"]:
             name = words(axis.key)
@@ -395,7 +410,11 @@ def _trial(
     values = None
     if state == TrialState.COMPLETE:
         by_name = dict(zip(search.objectives, trial["values"], strict=True))
-        values = [by_name[name] * (100 if _percent(name) else 1) for name in objectives]
+        values = [by_name[name] * _scale(name) for name in objectives]
+
+    curve = {}
+    for epoch, value in trial.get("curve", ()):
+        curve[int(epoch)] = 100 * value
 
     started, ended = trial.get("times") or (0.0, 0.0)
     return FrozenTrial(
@@ -410,9 +429,7 @@ def _trial(
         distributions=distributions,
         user_attrs={},
         system_attrs={},
-        intermediate_values={
-            int(epoch): 100 * value for epoch, value in trial.get("curve", ())
-        },
+        intermediate_values=curve,
     )
 
 
@@ -424,9 +441,8 @@ def _drawn(axis: Axis, value: Any) -> Any:
 
 def _distribution(axis: Axis) -> BaseDistribution:
     if axis.kind == "choice":
-        return CategoricalDistribution(
-            [words(scalars.spelled(label)) for label in axis.labels]
-        )
+        labels = [words(scalars.spelled(label)) for label in axis.labels]
+        return CategoricalDistribution(labels)
     if axis.kind == "int":
         return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
 
