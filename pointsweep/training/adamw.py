@@ -7,6 +7,7 @@ needs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,30 +28,52 @@ class AdamW:
     def __init__(
         self, groups: Sequence[Mapping[str, Any]], lr: float = 1e-3, eps: float = EPS
     ) -> None:
-        self.param_groups: list[dict[str, Any]] = [
-            {"lr": lr, "eps": eps, **group} for group in groups
-        ]
+        self.param_groups: list[dict[str, Any]] = []
+        for group in groups:
+            self.param_groups.append({"lr": lr, "eps": eps, **group})
+
         self.moments: dict[Tensor, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def step(self) -> None:
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            states = [
-                self.moments.get(p) or self.moments.setdefault(p, _start(p))
-                for p in params
-            ]
+            params: list[Tensor] = []
+            gradients: list[Tensor] = []
+            first_moments: list[Tensor] = []
+            second_moments: list[Tensor] = []
+            steps: list[Tensor] = []
 
-            first = [state["exp_avg"] for state in states]
-            second = [state["exp_avg_sq"] for state in states]
-            steps = [state["step"] for state in states]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+
+                if parameter not in self.moments:
+                    self.moments[parameter] = _start(parameter)
+
+                state = self.moments[parameter]
+                params.append(parameter)
+                gradients.append(parameter.grad)
+                first_moments.append(state["exp_avg"])
+                second_moments.append(state["exp_avg_sq"])
+                steps.append(state["step"])
+
             adamw(
-                params, [p.grad for p in params], first, second, [], steps, fused=True,
-                amsgrad=False, maximize=False,
-                beta1=BETAS[0], beta2=BETAS[1], eps=group["eps"], lr=group["lr"],
+                params,
+                gradients,
+                exp_avgs=first_moments,
+                exp_avg_sqs=second_moments,
+                max_exp_avg_sqs=[],
+                state_steps=steps,
+                fused=True,
+                amsgrad=False,
+                maximize=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                eps=group["eps"],
+                lr=group["lr"],
                 weight_decay=group["weight_decay"],
-            )  # fmt: skip
+            )
 
     def zero_grad(self) -> None:
         """Let all gradients go."""
@@ -61,9 +84,12 @@ class AdamW:
         """Return steps and moments by the number of the parameter over all groups, as torch.optim's
         state_dict does. Not copied.
         """
-        return {
-            index: self.moments[p] for index, p in self._numbered() if p in self.moments
-        }
+        state = {}
+        for index, parameter in self._numbered():
+            if parameter in self.moments:
+                state[index] = self.moments[parameter]
+
+        return state
 
     def load(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """The inverse of `state`."""
@@ -72,13 +98,15 @@ class AdamW:
 
         for index, values in state.items():
             parameter = parameters[index]
-            on_device = {
-                name: value.to(parameter.device) for name, value in values.items()
-            }
-            self.moments[parameter] = on_device
+            moments = {}
+            for name, value in values.items():
+                moments[name] = value.to(parameter.device)
+
+            self.moments[parameter] = moments
 
     def _numbered(self) -> Iterator[tuple[int, Tensor]]:
-        return enumerate(p for group in self.param_groups for p in group["params"])
+        params_of_groups = (group["params"] for group in self.param_groups)
+        return enumerate(itertools.chain.from_iterable(params_of_groups))
 
 
 def _start(parameter: Tensor) -> dict[str, Tensor]:

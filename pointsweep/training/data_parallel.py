@@ -63,15 +63,13 @@ class Group:
         count = torch.tensor([len(data)])
         with _lost():
             dist.broadcast(count, src=0)
-            sent = (
-                torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                if self.rank == 0
-                else torch.empty(int(count), dtype=torch.uint8)
-            )
+            received = torch.empty(int(count), dtype=torch.uint8)
+            if self.rank == 0:
+                received = torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
-            dist.broadcast(sent, src=0)
+            dist.broadcast(received, src=0)
 
-        return sent.numpy().tobytes()
+        return received.numpy().tobytes()
 
 
 ALONE = Group()

@@ -237,30 +237,22 @@ def accumulate(
     """
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     correct = torch.zeros((), dtype=torch.long, device=labels.device)
-    micro_batches = zip(
-        *(group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)),
-        strict=True,
-    )
+    split = [group.part(tensor).tensor_split(parts) for tensor in (*inputs, labels)]
 
-    for *clouds, targets in micro_batches:
+    for *clouds, targets in zip(*split, strict=True):
         with autocast(train.precision, labels.device):
             logits = model(*clouds)
 
-        loss = F.cross_entropy(
+        mean = F.cross_entropy(
             logits.float(), targets, label_smoothing=train.label_smoothing
-        ) * (len(targets) / len(labels))
+        )
+        loss = mean * (len(targets) / len(labels))
         backward(loss)
         loss_sum += loss.detach().double()
         correct += (logits.argmax(dim=1) == targets).sum()
 
-    group.sum(
-        [
-            parameter.grad
-            for parameter in model.parameters()
-            if parameter.grad is not None
-        ]
-    )
-
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    group.sum(gradients)
     group.sum([loss_sum])
     group.sum([correct])
 
@@ -311,15 +303,13 @@ def _in_parts(
     model: nn.Module, parts: int, precision: str, inputs: Sequence[Tensor]
 ) -> Tensor:
     device = next(iter(model.state_dict().values())).device
-    micro_batches = zip(
-        *(tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs),
-        strict=True,
-    )
+    split = [tensor.tensor_split(min(parts, len(tensor))) for tensor in inputs]
+    logits = []
+
     with autocast(precision, device):
-        logits = [
-            model(*(on_device(tensor, device) for tensor in micro_batch)).float().cpu()
-            for micro_batch in micro_batches
-        ]
+        for micro_batch in zip(*split, strict=True):
+            moved = [on_device(tensor, device) for tensor in micro_batch]
+            logits.append(model(*moved).float().cpu())
 
     take_turns(device)
     interruption.check()
@@ -336,11 +326,9 @@ def _answers(
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         *inputs, labels = eval_batch(dataset, split, rows)
-        yield (
-            rows,
-            _vote(forward, inputs, dataset, votes, stream(config.seed, "vote", start)),
-            labels,
-        )
+        seed = stream(config.seed, "vote", start)
+        logits = _vote(forward, inputs, dataset, votes=votes, seed=seed)
+        yield rows, logits, labels
 
 
 def _vote(
@@ -354,13 +342,16 @@ def _vote(
 
     points, *other_inputs = inputs
     generator = torch.Generator().manual_seed(seed)
-    copies = [points] + [dataset.augmented(points, generator) for _ in range(votes - 1)]
-    # In logarithms: a probability that is too small for a float would give an infinite loss.
-    logarithms = torch.stack(
-        [forward([copy, *other_inputs]).log_softmax(dim=1) for copy in copies]
-    )
+    copies = [points]
+    for _ in range(votes - 1):
+        copies.append(dataset.augmented(points, generator))
 
-    return logarithms.logsumexp(dim=0) - math.log(votes)
+    # In logarithms: a probability that is too small for a float would give an infinite loss.
+    logarithms = []
+    for copy in copies:
+        logarithms.append(forward([copy, *other_inputs]).log_softmax(dim=1))
+
+    return torch.stack(logarithms).logsumexp(dim=0) - math.log(votes)
 
 
 def score(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -392,12 +383,9 @@ def score_parts(
     loss = 0.0
 
     for rows, logits, labels in answers:
-        is_allowed = allowed[torch.from_numpy(category[rows])].unsqueeze(
-            2
-        )  # (B, parts, 1)
-        predictions = logits.masked_fill(~is_allowed, -torch.inf).argmax(
-            dim=1
-        )  # (B, P)
+        is_allowed = allowed[torch.from_numpy(category[rows])]  # (B, parts)
+        scores = logits.masked_fill(~is_allowed.unsqueeze(2), -torch.inf)
+        predictions = scores.argmax(dim=1)  # (B, P)
         loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
         order += rows.tolist()
         predicted += list(predictions.numpy())
@@ -407,9 +395,10 @@ def score_parts(
     predicted = [predicted[i] for i in file_order]
     truth = [truth[i] for i in file_order]
     ious = part_score(predicted, truth, category.tolist(), parts)
-    num_correct = sum(
-        int((p == t).sum()) for p, t in zip(predicted, truth, strict=True)
-    )
+    num_correct = 0
+    for of_shape, true_parts in zip(predicted, truth, strict=True):
+        num_correct += int((of_shape == true_parts).sum())
+
     count = sum(map(len, truth))
     shape_metrics = {"instance_miou": ious.instance_miou, "class_miou": ious.class_miou}
 
@@ -430,18 +419,15 @@ def score_scenes(answers: Iterable[Answer], num_classes: int) -> Evaluation:
     loss = 0.0
 
     for rows, logits, labels in answers:
-        loss += float(
-            F.cross_entropy(
-                logits.double(), labels, reduction="sum", ignore_index=IGNORED
-            )
+        batch_loss = F.cross_entropy(
+            logits.double(), labels, reduction="sum", ignore_index=IGNORED
         )
-
-        predictions = logits.argmax(dim=1).numpy()  # (B, P)
+        loss += float(batch_loss)
         order += rows.tolist()
-        matrices += [
-            confusion(predicted, truth, num_classes)
-            for predicted, truth in zip(predictions, labels.numpy(), strict=True)
-        ]
+        predictions = logits.argmax(dim=1).numpy()  # (B, P)
+
+        for predicted, truth in zip(predictions, labels.numpy(), strict=True):
+            matrices.append(confusion(predicted, truth, num_classes))
 
     counts = np.stack(matrices)[np.argsort(order)]
     scores = confusion_scores(counts.sum(axis=0))
@@ -452,8 +438,7 @@ def score_scenes(answers: Iterable[Answer], num_classes: int) -> Evaluation:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context a forward runs in: bf16 where the config asks for it, else nothing."""
-    return (
-        torch.autocast(device.type, dtype=torch.bfloat16)
-        if precision == "bf16"
-        else nullcontext()
-    )
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+    return nullcontext()

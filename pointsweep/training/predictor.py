@@ -104,9 +104,7 @@ def load_predictor(folder: Path) -> Predictor:
 
     model = build(config, facts["num_classes"])
     load_trained_state(model, load_file(folder / WEIGHTS))
-    names = facts["class_names"] or [
-        str(number) for number in range(facts["num_classes"])
-    ]
+    names = facts["class_names"] or list(map(str, range(facts["num_classes"])))
 
     return Predictor(config, model, names)
 

@@ -41,34 +41,34 @@ class Result:
 def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Record:
     """Make the record of a trial with these epochs behind it."""
     config, dataset = result.config, result.dataset
+    num_steps = len(epochs) * (len(dataset.train.labels) // config.train.batch_size)
+    num_clouds = num_steps * config.train.batch_size
     train_s = sum(event["train_s"] for event in epochs)
-    trained_clouds = (
-        len(epochs)
-        * (len(dataset.train.labels) // config.train.batch_size)
-        * config.train.batch_size
+
+    metrics = {}
+    for protocol, best in result.best.items():
+        metrics[protocol] = {"epoch": best["epoch"], **best["metrics"]}
+
+    table_marks = (
+        *marks(config, dataset, result.model),
+        *split_mark(result.model, config, result.parts, result.processes),
     )
 
     return Record(
         key=config.key(),
         config=config.to_dict(),
-        metrics={
-            name: {"epoch": best["epoch"], **best["metrics"]}
-            for name, best in result.best.items()
-        },
+        metrics=metrics,
         parameters=vars(count_parameters(result.model)),
         dataset=describe(config, dataset) | _objects(dataset),
         weights_origin=getattr(result.model, "weights_origin", "none"),
-        marks=(
-            *marks(config, dataset, result.model),
-            *split_mark(result.model, config, result.parts, result.processes),
-        ),
+        marks=table_marks,
         seconds={
             "total": sum(event["seconds"] for event in epochs),
             "train": train_s,
             "device": device_s(epochs),
         },
         peak_memory_bytes=max(event["peak_memory_bytes"] for event in epochs),
-        clouds_per_s=trained_clouds / train_s if train_s else 0.0,
+        clouds_per_s=num_clouds / train_s if train_s else 0.0,
         origin=origin(str(result.device)) | plugin_origin(config),
         attempts=attempts,
         correct=_correct(result),
@@ -80,19 +80,23 @@ def classifies(predictions: Mapping[str, np.ndarray]) -> bool:
     """Return whether predictions are a class for each object. Part segmentation keeps an IoU a
     shape, semantic segmentation a confusion matrix a block.
     """
-    return all(
-        values.dtype.kind in "iu" and values.ndim == 1
-        for values in predictions.values()
-    )
+    for values in predictions.values():
+        if values.dtype.kind not in "iu" or values.ndim != 1:
+            return False
+
+    return True
 
 
 def _correct(result: Result) -> dict[str, str]:
     if not classifies(result.predictions):
         return {}
-    return {
-        name: packed(values == result.dataset.test.labels)
-        for name, values in result.predictions.items()
-    }
+
+    labels = result.dataset.test.labels
+    correct = {}
+    for protocol, predicted in result.predictions.items():
+        correct[protocol] = packed(predicted == labels)
+
+    return correct
 
 
 def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -100,23 +104,22 @@ def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     nothing.
     """
     names = set(epochs[0]).intersection(*epochs[1:])
-    return {name: sum(epoch[name] for epoch in epochs) for name in sorted(names)}
+    joules = {}
+    for name in sorted(names):
+        joules[name] = sum(epoch[name] for epoch in epochs)
+
+    return joules
 
 
 def describe(config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what the record and MLflow say of the data."""
-    sizes = {
-        "num_train": len(dataset.train.labels),
-        "num_test": len(dataset.test.labels),
-    }
-
-    sizes["num_val"] = 0 if dataset.val is None else len(dataset.val.labels)
-
     return {
         "name": config.dataset.name,
         "digest": dataset.digest,
         "num_classes": dataset.num_classes,
-        **sizes,
+        "num_train": len(dataset.train.labels),
+        "num_test": len(dataset.test.labels),
+        "num_val": 0 if dataset.val is None else len(dataset.val.labels),
     }
 
 
@@ -146,23 +149,20 @@ def block_marks(config: TrialConfig, model: nn.Module) -> tuple[str, ...]:
     if config.backbone.num_blocks == 0:
         return (NO_BLOCKS,)
 
-    backbone_marks = (
-        model.backbone.marks()
-        if isinstance(model, PointModel) and _uses_own_positions(config)
-        else ()
-    )
+    backbone_marks: tuple[str, ...] = ()
+    if isinstance(model, PointModel) and _uses_own_positions(config):
+        backbone_marks = model.backbone.marks()
 
     frozen = config.method.name != "full" and not config.backbone.stand_in
     change = getattr(model, "change_per_block", None)
 
     if frozen and change is not None and change < NEAR_IDENTITY:
-        return (
-            *backbone_marks,
-            (
-                "frozen blocks close to an identity (a change of less than"
-                f" {NEAR_IDENTITY * 100:.0f} % a block)"
-            ),
+        limit = f"{NEAR_IDENTITY * 100:.0f} %"
+        near_identity = (
+            "frozen blocks close to an identity"
+            f" (a change of less than {limit} a block)"
         )
+        return (*backbone_marks, near_identity)
 
     return backbone_marks
 
@@ -173,21 +173,18 @@ def _uses_own_positions(config: TrialConfig) -> bool:
 
 def marks(config: TrialConfig, dataset: Dataset, model: nn.Module) -> tuple[str, ...]:
     """Return what a table must say beside the number."""
-    weights = (
-        WEIGHT_MARKS.get(config.backbone.weights)
-        if config.backbone is not None
-        else None
-    )
+    texts: list[str] = []
+    if config.backbone is not None and config.backbone.weights in WEIGHT_MARKS:
+        texts.append(WEIGHT_MARKS[config.backbone.weights])
 
-    official = ("official program",) if config.compat == "official" else ()
+    texts += block_marks(config, model)
+    texts += dataset.marks
+    texts += data_marks(config, dataset)
 
-    return (
-        *((weights,) if weights else ()),
-        *block_marks(config, model),
-        *dataset.marks,
-        *data_marks(config, dataset),
-        *official,
-    )
+    if config.compat == "official":
+        texts.append("official program")
+
+    return tuple(texts)
 
 
 def data_marks(config: TrialConfig, dataset: Dataset) -> tuple[str, ...]:
@@ -210,22 +207,22 @@ def split_mark(
     if parts * processes == 1:
         return ()
 
-    normalised = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for module in model.modules()
-    )
+    batch_size = config.train.batch_size
+    text = f"batches of {batch_size}"
+    if processes > 1:
+        text += f" by {processes} processes"
 
-    caveat = (
-        f", batch statistics over {config.train.batch_size // parts}"
-        if normalised and parts > 1
-        else ""
-    )
+    if parts > 1:
+        text += f" in {parts} parts (out of memory)"
+        if _has_batch_norm(model):
+            text += f", batch statistics over {batch_size // parts}"
 
-    divisions = [f"by {processes} processes"] * (processes > 1) + [
-        f"in {parts} parts (out of memory)"
-    ] * (parts > 1)
+    return (text,)
 
-    return (f"batches of {config.train.batch_size} {' '.join(divisions)}{caveat}",)
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    return any(isinstance(module, batch_norm) for module in model.modules())
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -129,14 +129,12 @@ def _run_pack(
     report_from_pack: Report = lambda result: in_pack_thread(lambda: report(result))  # noqa: E731
     shared = _shared_backbone(pack[0].config, job)
     member = replace(job, devices=job.devices / len(pack))
-    outcomes: list[Outcome] = run_together(
-        [
-            functools.partial(_run_task, task, member, report_from_pack, shared)
-            for task in pack
-        ],
-        job.threads,
-    )
+    runs = []
+    for task in pack:
+        run = functools.partial(_run_task, task, member, report_from_pack, shared)
+        runs.append(run)
 
+    outcomes: list[Outcome] = run_together(runs, job.threads)
     return outcomes
 
 
@@ -281,11 +279,10 @@ def inputs_changed(
 
 def device_of(name: str) -> torch.device:
     """The device of that name; of `auto` a GPU where there is one."""
-    return (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if name == "auto"
-        else torch.device(name)
-    )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+
+    return torch.device(name)
 
 
 def require_finite(metrics: Mapping[str, float], model: nn.Module, epoch: int) -> None:
@@ -305,18 +302,20 @@ def not_finite_weight(model: nn.Module) -> str:
     """Return the name of the first trained weight or batch statistic that is not finite, "" if
     there is none.
     """
-    state = trained_state(model)
-    floating = {
-        name: tensor for name, tensor in state.items() if tensor.is_floating_point()
-    }
+    names = []
+    all_finite = []
+    for name, tensor in trained_state(model).items():
+        if tensor.is_floating_point():
+            names.append(name)
+            all_finite.append(tensor.isfinite().all())
 
-    if not floating:
+    if not names:
         return ""
 
-    finite = torch.stack([tensor.isfinite().all() for tensor in floating.values()])
     # One transfer from the device in place of one for each tensor.
-    for name, good in zip(floating, finite.tolist(), strict=True):
-        if not good:
+    answers = torch.stack(all_finite).tolist()
+    for name, is_finite in zip(names, answers, strict=True):
+        if not is_finite:
             return name
 
     return ""
@@ -507,23 +506,18 @@ class Trial:
         )
 
         self.notify()
-        total = 1 if optimizer is None else self.config.train.epochs
-        clouds = (
-            len(self.dataset.train.labels)
-            // self.config.train.batch_size
-            * self.config.train.batch_size
-        )
 
-        pace = {"clouds_per_s": clouds / train_s} if train_s else {}
-        self.report(
-            {
-                "key": self.config.key(),
-                "epoch": epoch,
-                "epochs": total,
-                **pace,
-                **metrics,
-            }
-        )
+        progress: dict[str, Any] = {
+            "key": self.config.key(),
+            "epoch": epoch,
+            "epochs": 1 if optimizer is None else self.config.train.epochs,
+        }
+        if train_s:
+            batch_size = self.config.train.batch_size
+            num_steps = len(self.dataset.train.labels) // batch_size
+            progress["clouds_per_s"] = num_steps * batch_size / train_s
+
+        self.report(progress | metrics)
 
         if stops:
             raise TrialStoppedError(epoch)
@@ -546,11 +540,10 @@ class Trial:
         """
         measure = self.config.dataset.metrics[0]
         watched = {"best_test": f"test/{measure}", "best_val": f"val/{measure}"}
-        chosen = [
-            name
-            for name, metric in watched.items()
-            if metric in metrics and self._better(name, metric, metrics)
-        ]
+        chosen = []
+        for protocol, metric in watched.items():
+            if metric in metrics and self._better(protocol, metric, metrics):
+                chosen.append(protocol)
 
         for protocol in ["last", *chosen]:
             self.best[protocol] = {"epoch": epoch, "metrics": dict(metrics)}
@@ -577,24 +570,22 @@ class Trial:
     def _finish(self) -> None:
         labels = self.dataset.test.labels if classifies(self.predictions) else None
         self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
-        self.folder.save_weights(
-            {
-                name: tensor.cpu().contiguous()
-                for name, tensor in trained_state(self.model).items()
-            }
-        )
+
+        weights = {}
+        for name, tensor in trained_state(self.model).items():
+            weights[name] = tensor.cpu().contiguous()
+
+        self.folder.save_weights(weights)
 
         result = Result(
-            self.config,
-            self.dataset,
-            self.model,
-            self.best,
-            self.predictions,
-            self.parts,
-            self.device,
-            self.group.size,
+            config=self.config,
+            dataset=self.dataset,
+            model=self.model,
+            best=self.best,
+            predictions=self.predictions,
+            parts=self.parts,
+            device=self.device,
+            processes=self.group.size,
         )
-
-        self.folder.finish(
-            make_record(result, self.folder.epochs(), self.folder.attempts())
-        )
+        record = make_record(result, self.folder.epochs(), self.folder.attempts())
+        self.folder.finish(record)

@@ -282,9 +282,11 @@ class Watchdog:
 
     def __init__(self, folder: TrialFolder) -> None:
         self.folder = folder
-        self.epochs = [
-            float(event["seconds"]) for event in folder.epochs() if "seconds" in event
-        ]
+        self.epochs: list[float] = []
+        for event in folder.epochs():
+            if "seconds" in event:
+                self.epochs.append(float(event["seconds"]))
+
         # as this thread has seen it: while the whole machine sleeps nothing is expected of the
         # trial
         self.quiet_s = 0.0
@@ -320,11 +322,10 @@ class Watchdog:
     def limit_s(self) -> float:
         """Return how long without progress is a hang."""
         floor = float(os.environ.get("POINTSWEEP_HANG_S", HANG_FLOOR_S))
-        return (
-            max(floor, HANG_FACTOR * statistics.median(self.epochs))
-            if self.epochs
-            else max(floor, FIRST_EPOCH_S)
-        )
+        if not self.epochs:
+            return max(floor, FIRST_EPOCH_S)
+
+        return max(floor, HANG_FACTOR * statistics.median(self.epochs))
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if not self.ended.is_set():

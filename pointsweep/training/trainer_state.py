@@ -23,15 +23,12 @@ def snapshot(
     tensors = {f"model.{name}": tensor for name, tensor in trained_state(model).items()}
     if optimizer is not None:
         for index, values in optimizer.state().items():
-            tensors |= {
-                f"optimizer.{index}.{name}": torch.as_tensor(value)
-                for name, value in values.items()
-            }
+            for name, value in values.items():
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
 
-    tensors |= {
-        f"predictions.{name}": torch.tensor(values)
-        for name, values in predictions.items()
-    }
+    for protocol, classes in predictions.items():
+        tensors[f"predictions.{protocol}"] = torch.tensor(classes)
+
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
