@@ -6,6 +6,7 @@ killed within one makes the same.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from pointsweep.hpo.pruners import (
@@ -34,41 +35,40 @@ class Batches:
 
         `spent`: its hours are. Then one goes on to its end, if none has come to it.
         """
-        batch, items = self.study.next_batch(), self.study.suggestions()
+        batch = self.study.next_batch()
+        items = self.study.suggestions()
         num_begun = sum(not item.known and item.batch < batch for item in items)
-        fresh = max(0, self.search.trials - num_begun)
+        num_new = max(0, self.search.trials - num_begun)
         promoted = self._promoted(items, batch)
 
         if spent:
+            num_new = 0
             any_complete = any(item.before(batch)[0] == "complete" for item in items)
-            fresh, promoted = 0, [] if any_complete else promoted[:1]
+            promoted = [] if any_complete else promoted[:1]
 
-        return self.study.ask(self.search.batch, fresh, promoted)
+        return self.study.ask(self.search.batch, num_new, promoted)
 
     def _promoted(self, items: Sequence[Suggestion], batch: int) -> list[int]:
-        """Return who goes on, those of the highest rungs first."""
+        """Return the numbers of those that go on, those of the highest rungs first."""
         if self.search.scheduler not in LETS_WAIT:
             return []
 
-        curves: dict[int, dict[int, Curve]] = {}
+        curves_of: dict[int, dict[int, Curve]] = defaultdict(dict)  # by bracket
         waiting = set()
         for item in items:
             state, curve = item.before(batch)
             if state != "failed":
-                curves.setdefault(self._bracket(item), {})[item.number] = curve
+                curves_of[self._bracket(item)][item.number] = curve
 
             if state == "waiting":
                 waiting.add(item.number)
 
-        candidates = [
-            candidate
-            for bracket, bracket_curves in curves.items()
-            for candidate in promotable(bracket_curves, waiting, self.search, bracket)
-        ]
-        return [
-            number
-            for _, number in sorted(candidates, key=lambda candidate: -candidate[0])
-        ]
+        candidates: list[tuple[int, int]] = []  # rung and number
+        for bracket, curves in curves_of.items():
+            candidates += promotable(curves, waiting, self.search, bracket)
+
+        candidates.sort(key=lambda candidate: -candidate[0])
+        return [number for _, number in candidates]
 
     def limits(self, item: Suggestion) -> Limits:
         """Return where the trials of a suggestion of the open batch halt; where it halted before it
@@ -77,21 +77,20 @@ class Batches:
         if self.search.scheduler is None:
             return {}
 
-        batch, bracket = item.batches[-1], self._bracket(item)
+        batch = item.batches[-1]
+        bracket = self._bracket(item)
         rivals = []
         for other in self.study.suggestions():
-            if other.number != item.number and self._bracket(other) == bracket:
-                rivals.append(other)
+            if other.number == item.number or self._bracket(other) != bracket:
+                continue
 
-        states = [other.before(batch) for other in rivals]
-        limits = limits_of(
-            [curve for state, curve in states if state != "failed"],
-            self.search,
-            self._epochs(item),
-            bracket,
-        )
+            state, curve = other.before(batch)
+            if state != "failed":
+                rivals.append(curve)
 
-        passed = max(item.before(batch)[1], default=0)
+        limits = limits_of(rivals, self.search, self._epochs(item), bracket=bracket)
+        _, own_curve = item.before(batch)
+        passed = max(own_curve, default=0)
 
         return {epoch: limit for epoch, limit in limits.items() if epoch > passed}
 
@@ -102,4 +101,5 @@ class Batches:
         if item.number not in self.epochs:
             config = self.study.arm.config(item.drawn)
             self.epochs[item.number] = config.train.epochs if config is not None else 0
+
         return self.epochs[item.number]

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from pointsweep.hpo.study import Study
+from pointsweep.hpo.suggestion import Suggestion
 from pointsweep.storage.base import Store
 from pointsweep.sweep.sweep import Sweep
 
@@ -17,17 +18,20 @@ def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> Non
     the name of their arm.
     """
     assert sweep.search is not None
-    data = {
-        "objectives": dict(sweep.search.objectives),
-        "parameters": [
+    parameters = []
+    for parameter in sweep.search.space:
+        parameters.append(
             {
                 "key": parameter.key,
                 "kind": parameter.kind,
                 "log": parameter.log,
                 "labels": parameter.labels,
             }
-            for parameter in sweep.search.space
-        ],
+        )
+
+    data = {
+        "objectives": dict(sweep.search.objectives),
+        "parameters": parameters,
         "arms": [{"name": name, **_arm(study)} for name, study in studies.items()],
     }
 
@@ -35,24 +39,30 @@ def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> Non
 
 
 def _arm(study: Study) -> dict[str, Any]:
-    ended = []
+    suggestions = []
     for item in study.suggestions():
         if item.state in ("complete", "stopped", "failed"):
-            ended.append(item)
+            suggestions.append(_suggestion(item))
 
     return {
         "study": study.name,
         "importances": study.importances(),
-        "suggestions": [
-            {
-                "number": item.number,
-                "state": item.state,
-                "drawn": dict(item.drawn),
-                "values": list(item.values),
-                "known": item.known,
-            }
-            | ({"curve": list(item.curve.items())} if item.curve else {})
-            | ({"times": list(item.times)} if len(item.times) == 2 else {})
-            for item in ended
-        ],
+        "suggestions": suggestions,
     }
+
+
+def _suggestion(item: Suggestion) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "number": item.number,
+        "state": item.state,
+        "drawn": dict(item.drawn),
+        "values": list(item.values),
+        "known": item.known,
+    }
+    if item.curve:
+        entry["curve"] = list(item.curve.items())
+
+    if len(item.times) == 2:
+        entry["times"] = list(item.times)
+
+    return entry

@@ -59,7 +59,9 @@ def launch(
 
 def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
     """Take what is stale out of the store, and out of the tracker where it can be reached."""
+    stale: dict[str, None] = {}
     for plan in plans:
+        stale.update(dict.fromkeys(plan.stale))
         if uri != "none" and plan.stale:
             try:
                 open_tracker(uri).set_aside(plan.sweep.name, plan.stale)
@@ -69,7 +71,7 @@ def put_aside(plans: Sequence[Plan], store: Store, uri: str) -> None:
                     file=sys.stderr,
                 )
 
-    set_aside(store, dict.fromkeys(key for plan in plans for key in plan.stale))
+    set_aside(store, stale)
 
 
 def search(
@@ -97,23 +99,23 @@ def search(
             limits: Mapping[str, Mapping[int, float]],
             on_end: Callable[[str], None] | None = None,
         ) -> None:
-            tags.update(trial_tags_of(batch))
+            batch_tags = trial_tags_of(batch)
+            tags.update(batch_tags)
             states = {}
             for trial in batch.trials():
-                states[trial.config.key()] = trial_status(store, trial.config.key())
+                key = trial.config.key()
+                states[key] = trial_status(store, key)
 
             display.expect(*tuning.extent())
-            batch_plan = Plan(batch, states, {}, {}, {}, ())
-            targets = {batch.name: target} if target is not None else {}
             launch_all(
-                [batch_plan],
-                store,
-                targets,
-                trial_tags_of(batch),
-                options,
-                display,
-                limits,
-                on_end,
+                plans=[Plan(batch, states, {}, {}, {}, ())],
+                store=store,
+                targets={batch.name: target} if target is not None else {},
+                tags=batch_tags,
+                options=options,
+                display=display,
+                limits=limits,
+                on_end=on_end,
             )
 
         tuning = Tuning(sweep, store)
@@ -121,7 +123,7 @@ def search(
         with working(tuning.url):
             tuning.run(train, display.say)
             tags.update(trial_tags_of(tuning.everything()))
-            winners = tuning.found()
+            winners = tuning.result()
 
         if winners is None:
             raise SearchFailedError(

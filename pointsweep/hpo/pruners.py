@@ -16,6 +16,7 @@ count from its end.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +24,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pointsweep.sweep.search_space import WARMUP, Search
 
 Curve = Mapping[int, float]  # epoch -> validation accuracy
-Limits = Mapping[
-    int, float
-]  # epoch -> the validation accuracy below which a trial does not go on
+# epoch -> the validation accuracy below which a trial does not go on
+Limits = Mapping[int, float]
 LETS_WAIT = ("asha", "hyperband")
 
 
@@ -38,16 +38,18 @@ def limits_of(
     if search.scheduler == "median":
         return dict(_medians(curves, search.schedule))
 
-    limits = {}
-    for rung in rungs(search, epochs, bracket) if search.scheduler in LETS_WAIT else ():
-        accuracies = sorted(
-            (curve[rung] for curve in curves if rung in curve), reverse=True
-        )
-        # the new one is one of those that are there; of equal ones the first is the better
-        best = _best(len(accuracies) + 1, search)
-        limits[rung] = (
-            math.nextafter(accuracies[best - 1], math.inf) if accuracies else math.inf
-        )
+    limits: dict[int, float] = {}
+    if search.scheduler not in LETS_WAIT:
+        return limits
+
+    for rung in rungs(search, epochs, bracket):
+        accuracies = [curve[rung] for curve in curves if rung in curve]
+        accuracies.sort(reverse=True)
+        limits[rung] = math.inf
+        if accuracies:
+            # The new one is one of those that are there; of equal ones the first is the better.
+            num_best = _num_best(len(accuracies) + 1, search)
+            limits[rung] = math.nextafter(accuracies[num_best - 1], math.inf)
 
     return limits
 
@@ -55,13 +57,13 @@ def limits_of(
 def _medians(
     curves: Sequence[Curve], options: Mapping[str, int]
 ) -> Iterator[tuple[int, float]]:
+    """Yield the epochs after the warm-up that enough trials have come to, with the median there."""
     for epoch in sorted(set().union(*curves)):
+        if epoch < options["warmup_epochs"] or epoch <= options.get(WARMUP, 0):
+            continue
+
         accuracies = [curve[epoch] for curve in curves if epoch in curve]
-        if (
-            epoch >= options["warmup_epochs"]
-            and epoch > options.get(WARMUP, 0)
-            and len(accuracies) >= options["min_trials"]
-        ):
+        if len(accuracies) >= options["min_trials"]:
             yield epoch, statistics.median(accuracies)
 
 
@@ -76,17 +78,16 @@ def promotable(
     `curves`: of all trials of the bracket, by number; of equal ones the lower number is the better.
     """
     for rung in rungs(search, _end(curves.values()), bracket):
-        ranked = sorted(
-            (-curve[rung], number) for number, curve in curves.items() if rung in curve
-        )
-        for _, number in ranked[: _best(len(ranked), search)]:
+        at_rung = [number for number, curve in curves.items() if rung in curve]
+        at_rung.sort(key=lambda number: (-curves[number][rung], number))
+        for number in at_rung[: _num_best(len(at_rung), search)]:
             if number in waiting and max(curves[number]) == rung:
                 yield rung, number
 
 
-def _best(number: int, search: Search) -> int:
+def _num_best(num_trials: int, search: Search) -> int:
     """Return how many of those that came to a rung go on."""
-    return max(1, number // search.schedule["reduction"])
+    return max(1, num_trials // search.schedule["reduction"])
 
 
 def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> int:
@@ -103,16 +104,18 @@ def rung_that_counts(curves: Sequence[Curve], search: Search, enough: int) -> in
 
 
 def _end(curves: Iterable[Curve]) -> int:
-    return max((epoch for curve in curves for epoch in curve), default=0) + 1
+    """Return the epoch after the last that any of the curves has."""
+    return max(itertools.chain.from_iterable(curves), default=0) + 1
 
 
 def rungs(search: Search, epochs: int, bracket: int = 0) -> list[int]:
     """The epochs at which a bracket judges trials of so many: the least one, and each a reduction
     times the one before.
     """
-    epochs_of_rungs, reduction = [], search.schedule["reduction"]
+    reduction = search.schedule["reduction"]
     warmup = search.schedule.get(WARMUP, 0)
     length = search.schedule["min_epochs"] * reduction**bracket
+    epochs_of_rungs = []
 
     while warmup + length < epochs:
         epochs_of_rungs.append(warmup + length)
@@ -130,24 +133,21 @@ def bracket_of(number: int, search: Search, epochs: int) -> int:
 
     min_epochs = search.schedule["min_epochs"]
     reduction = search.schedule["reduction"]
+    judged_epochs = epochs - search.schedule.get(WARMUP, 0)
     last_bracket = 0
 
-    while min_epochs * reduction ** (last_bracket + 1) <= epochs - search.schedule.get(
-        WARMUP, 0
-    ):
+    while min_epochs * reduction ** (last_bracket + 1) <= judged_epochs:
         last_bracket += 1
 
-    # Algorithm 1 of the paper: n = ceil((s_max + 1) / (s + 1) * eta^s), where s = s_max is our
-    # bracket 0.
-    sizes = [
-        -(-(last_bracket + 1) * reduction**s // (s + 1))
-        for s in range(last_bracket, -1, -1)
-    ]
-
     # Spread evenly over the suggestions, so that a search of any length has its share of each.
-    order = sorted(
-        ((i + 0.5) / size, bracket)
-        for bracket, size in enumerate(sizes)
-        for i in range(size)
-    )
-    return order[number % len(order)][1]
+    order = []
+    for bracket in range(last_bracket + 1):
+        # Algorithm 1 of the paper: n = ceil((s_max + 1) / (s + 1) * eta^s), where s = s_max is our
+        # bracket 0. Twice negated, a floor is a ceiling.
+        s = last_bracket - bracket
+        size = -(-(last_bracket + 1) * reduction**s // (s + 1))
+        order += [((i + 0.5) / size, bracket) for i in range(size)]
+
+    order.sort()
+    _, bracket_of_number = order[number % len(order)]
+    return bracket_of_number

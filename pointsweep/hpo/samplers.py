@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from pointsweep.errors import ResourcesError
 from pointsweep.sweep.search_space import Parameter, Search
@@ -12,43 +18,32 @@ from pointsweep.sweep.search_space import Parameter, Search
 
 def suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Any:
     """A value for a parameter, by the call that a define-by-run program would make."""
+    key, is_log = parameter.key, parameter.log
     if parameter.kind == "choice":
-        return trial.suggest_categorical(parameter.key, parameter.labels)
+        return trial.suggest_categorical(key, parameter.labels)
 
+    low = parameter.low
+    _, high = parameter.ends()
     if parameter.kind == "int":
         step = int(parameter.step or 1)
-        return trial.suggest_int(
-            parameter.key,
-            int(parameter.low),
-            int(parameter.ends()[1]),
-            log=parameter.log,
-            step=step,
-        )
+        return trial.suggest_int(key, int(low), int(high), log=is_log, step=step)
 
-    value = trial.suggest_float(
-        parameter.key,
-        parameter.low,
-        parameter.ends()[1],
-        log=parameter.log,
-        step=parameter.step,
-    )
+    value = trial.suggest_float(key, low, high, log=is_log, step=parameter.step)
     return parameter.nearest(value)
 
 
-def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+def distribution(parameter: Parameter) -> BaseDistribution:
     """The same as Optuna keeps it."""
     if parameter.kind == "choice":
-        return optuna.distributions.CategoricalDistribution(parameter.labels)
+        return CategoricalDistribution(parameter.labels)
 
+    low, is_log = parameter.low, parameter.log
+    _, high = parameter.ends()
     if parameter.kind == "int":
         step = int(parameter.step or 1)
-        return optuna.distributions.IntDistribution(
-            int(parameter.low), int(parameter.ends()[1]), log=parameter.log, step=step
-        )
+        return IntDistribution(int(low), int(high), log=is_log, step=step)
 
-    return optuna.distributions.FloatDistribution(
-        parameter.low, parameter.ends()[1], log=parameter.log, step=parameter.step
-    )
+    return FloatDistribution(low, high, log=is_log, step=parameter.step)
 
 
 def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
@@ -67,8 +62,9 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
         "random": optuna.samplers.RandomSampler,
         "grid": optuna.samplers.RandomSampler,
     }
+    sampler_class = classes[search.sampler]
     try:
-        created: optuna.samplers.BaseSampler = classes[search.sampler](
+        created: optuna.samplers.BaseSampler = sampler_class(
             seed=seed, **search.options
         )
     except ValueError as error:

@@ -35,9 +35,8 @@ from pointsweep.utils.masking import masked, scrubbed
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_path, sqlite_problem
 
 NOTHING: Mapping[int, Any] = MappingProxyType({})
-REJECTIONS = (
-    1000  # suggestions in a row that break a constraint, before the search gives up
-)
+# suggestions in a row that break a constraint, before the search gives up
+REJECTIONS = 1000
 # of a finished trial: drawn, values, keys, curve
 Found = tuple[Mapping[str, Any], tuple[float, ...], Sequence[str], Curve]
 # number of a suggestion -> its values, if it has any
@@ -149,10 +148,9 @@ class Study:
         self.name = name
         # its options are looked at before anything is launched
         sampler(search, search.seed)
-        self.directions = [
-            StudyDirection[direction.upper()]
-            for direction in search.objectives.values()
-        ]
+        self.directions = []
+        for direction in search.objectives.values():
+            self.directions.append(StudyDirection[direction.upper()])
 
         with opening(url):
             self.log = optuna.create_study(
@@ -191,24 +189,29 @@ class Study:
             stored_keys.add(tuple(trial.user_attrs["keys"]))
 
         for drawn, values, keys, curve in known:
-            if tuple(keys) not in stored_keys:
-                self._add(
-                    drawn,
-                    {"known": True, "keys": list(keys)},
-                    values,
-                    curve if self.search.has_curves else NOTHING,
-                )
+            if tuple(keys) in stored_keys:
+                continue
+
+            if not self.search.has_curves:
+                curve = NOTHING
+
+            self._add(drawn, {"known": True, "keys": list(keys)}, values, curve)
 
         self.log.set_user_attr("objectives", list(self.search.objectives))
         self.log.set_user_attr("started", True)
 
     def next_batch(self) -> int:
         """The number of the batch that is open, else of the one to come."""
-        items = [item for item in self.suggestions() if not item.known]
-        return next(
-            (item.batches[-1] for item in items if item.open),
-            max((item.batches[-1] for item in items), default=-1) + 1,
-        )
+        last = -1
+        for item in self.suggestions():
+            if item.known:
+                continue
+            if item.open:
+                return item.batches[-1]
+
+            last = max(last, item.batches[-1])
+
+        return last + 1
 
     def ask(
         self, count: int, fresh: int | None = None, promoted: Sequence[int] = ()
@@ -220,24 +223,29 @@ class Study:
         have been told, it is the same.
         """
         self._replay()
-        batch, suggestions = self.next_batch(), self.suggestions()
+        batch = self.next_batch()
+        items = self.suggestions()
         promoted = promoted[:count]
 
         for number in promoted:
-            if batch not in suggestions[number].batches:
-                self._writer(number).set_user_attr(
-                    "promoted", [*suggestions[number].batches[1:], batch]
-                )
+            batches = items[number].batches
+            if batch not in batches:
+                self._writer(number).set_user_attr("promoted", [*batches[1:], batch])
 
-        num_new = min(count - len(promoted), count if fresh is None else fresh)
-        for _ in range(num_new - sum(item.batch == batch for item in suggestions)):
+        num_new = count - len(promoted)
+        if fresh is not None:
+            num_new = min(num_new, fresh)
+
+        num_drawn = sum(item.batch == batch for item in items)
+        for _ in range(num_new - num_drawn):
             suggestion = self._draw()
             if suggestion is None:
                 break
 
             trial, drawn, config = suggestion
             keys = [trial_config.key() for trial_config in self.arm.trials(config)]
-            self._open(self._add(drawn, {"batch": batch, "keys": keys}), trial)
+            number = self._add(drawn, {"batch": batch, "keys": keys})
+            self._open(number, trial)
 
         return [item for item in self.suggestions() if item.open]
 
@@ -255,29 +263,33 @@ class Study:
         there. What was `stopped` waits, under a scheduler that lets it; the rest without values has
         failed. Each is told once, whatever happens in between.
         """
-        items, batch = self.suggestions(), self.next_batch()
-        for number in sorted(number for number in results if items[number].open):
-            curve, values = curves.get(number, NOTHING), results[number]
+        items = self.suggestions()
+        batch = self.next_batch()
+        for number in sorted(results):
+            item = items[number]
+            if not item.open:
+                continue
+
             writer = self._writer(number)
             for name, value in facts.get(number, {}).items():
                 writer.set_user_attr(name, value)
 
-            for epoch in sorted(curve.keys() - items[number].curve.keys()):
+            curve = curves.get(number, NOTHING)
+            for epoch in sorted(curve.keys() - item.curve.keys()):
                 writer.report(curve[epoch], epoch)
 
             if number in stopped and self.search.scheduler in LETS_WAIT:
-                writer.set_user_attr(
-                    "waits", {**items[number].waits, batch: max(curve)}
-                )
-            else:
-                state = (
-                    TrialState.COMPLETE
-                    if values
-                    else TrialState.PRUNED
-                    if number in stopped
-                    else TrialState.FAIL
-                )
-                self.log.tell(number, values=values, state=state)
+                writer.set_user_attr("waits", {**item.waits, batch: max(curve)})
+                continue
+
+            values = results[number]
+            state = TrialState.FAIL
+            if values:
+                state = TrialState.COMPLETE
+            elif number in stopped:
+                state = TrialState.PRUNED
+
+            self.log.tell(number, values=values, state=state)
 
         self._tell_live(batch)
 
@@ -292,22 +304,26 @@ class Study:
         2304.10255); of too few none.
         """
         complete = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        found = {}
+        shares: dict[str, dict[str, float]] = {}
+        if len(complete) < LEAST_TRIALS:
+            return shares
 
         for index, (name, direction) in enumerate(self.search.objectives.items()):
             # of what it is given, the least counts as the best
             sign = -1.0 if direction == "maximize" else 1.0
             costs = {trial.number: sign * trial.values[index] for trial in complete}
-            if len(complete) >= LEAST_TRIALS and len(set(costs.values())) > 1:
-                evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-                # it warns that the least counts as the best
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)
-                    found[name] = optuna.importance.get_param_importances(
-                        self.log, evaluator=evaluator, target=_costs_of(costs)
-                    )
+            if len(set(costs.values())) == 1:
+                continue
 
-        return found
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            # it warns that the least counts as the best
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                shares[name] = optuna.importance.get_param_importances(
+                    self.log, evaluator=evaluator, target=_costs_of(costs)
+                )
+
+        return shares
 
     # The log
 
@@ -336,20 +352,21 @@ class Study:
         return number
 
     def _writer(self, number: int) -> optuna.trial.Trial:
-        return optuna.trial.Trial(
-            self.log, self.log.get_trials(deepcopy=False)[number]._trial_id
-        )
+        """Return a trial of the log, to be written to."""
+        trial = self.log.get_trials(deepcopy=False)[number]
+        return optuna.trial.Trial(self.log, trial._trial_id)
 
     # The sampler's study
 
     def _distributions(
         self, drawn: Mapping[str, Any]
     ) -> dict[str, optuna.distributions.BaseDistribution]:
-        return {
-            parameter.key: distribution(parameter)
-            for parameter in self.arm.parameters
-            if parameter.key in drawn
-        }
+        distributions = {}
+        for parameter in self.arm.parameters:
+            if parameter.key in drawn:
+                distributions[parameter.key] = distribution(parameter)
+
+        return distributions
 
     def _fresh(self, seed: int, items: Iterable[Suggestion]) -> None:
         """Begin a study in memory that knows these suggestions alone."""
@@ -361,9 +378,8 @@ class Study:
 
         for item in items:
             self.position_of[item.number] = len(self.position_of)
-            self.live.add_trial(
-                self._frozen(item, item.values if item.state == "complete" else None)
-            )
+            values = item.values if item.state == "complete" else None
+            self.live.add_trial(self._frozen(item, values))
 
         used = [self.arm.settled(item.drawn) for item in items if not item.known]
         for point in self.arm.enqueue:
@@ -388,7 +404,8 @@ class Study:
         )
 
     def _open(self, number: int, trial: optuna.trial.Trial) -> None:
-        self.open[number], self.position_of[number] = trial, trial.number
+        self.open[number] = trial
+        self.position_of[number] = trial.number
 
     def _replay(self) -> None:
         """Bring the sampler's study to where the log is."""
@@ -398,27 +415,36 @@ class Study:
         items = self.suggestions()
         self._fresh(self.search.seed, [item for item in items if item.known])
         searched = [item for item in items if not item.known]
+        batches: set[int] = set()
+        for item in searched:
+            batches.update(item.batches)
 
-        for batch in sorted({batch for item in searched for batch in item.batches}):
-            for item in (item for item in searched if item.batch == batch):
-                suggestion = self._draw()
-                if suggestion is None or suggestion[1] != self.arm.settled(item.drawn):
+        for batch in sorted(batches):
+            for item in searched:
+                if item.batch == batch and not self._replay_suggestion(item):
                     # Another version of Optuna drew the log: the sampler is given its trials, and a
                     # seed of its own.
-                    first = len(searched)
-                    consequence = (
-                        f"so from suggestion {first} on it has another random state"
-                    )
                     self.note = (
-                        f"{self.name}: the sampler could not be replayed, {consequence}"
+                        f"{self.name}: the sampler could not be replayed, so from suggestion"
+                        f" {len(searched)} on it has another random state"
                     )
                     self._fresh(self.search.seed + len(searched), items)
-
                     return
 
-                self._open(item.number, suggestion[0])
-
             self._tell_live(batch)
+
+    def _replay_suggestion(self, item: Suggestion) -> bool:
+        """Draw a suggestion of the log once more, and return whether it came out the same."""
+        suggestion = self._draw()
+        if suggestion is None:
+            return False
+
+        trial, drawn, _ = suggestion
+        if drawn != self.arm.settled(item.drawn):
+            return False
+
+        self._open(item.number, trial)
+        return True
 
     def _tell_live(self, batch: int) -> None:
         """Tell the sampler a batch, once the log knows all its ends: the order does not depend on
@@ -431,19 +457,17 @@ class Study:
             return
 
         for number in sorted(self.open):
-            item, trial = items[number], self.open.pop(number)
-            state, curve = item.before(batch + 1)
-            if state == "stopped" and self.search.scheduler not in LETS_WAIT:
+            trial = self.open.pop(number)
+            state, curve = items[number].before(batch + 1)
+            if state == "complete":
+                self.live.tell(trial, list(items[number].values))
+            elif state == "stopped" and self.search.scheduler not in LETS_WAIT:
                 for epoch, value in curve.items():
                     trial.report(value, epoch)
+
                 self.live.tell(trial, state=TrialState.PRUNED)
             else:
-                complete = state == "complete"
-                self.live.tell(
-                    trial,
-                    list(item.values) if complete else None,
-                    state=None if complete else TrialState.FAIL,
-                )
+                self.live.tell(trial, state=TrialState.FAIL)
 
         if self.search.scheduler in LETS_WAIT and self.search.sampler not in BLIND:
             self._tell_again(items, batch)
@@ -496,10 +520,12 @@ class Study:
         """
         assert self.live is not None
         for _ in range(REJECTIONS):
-            if self.search.sampler == "grid" and not self.live.get_trials(
-                deepcopy=False, states=(TrialState.WAITING,)
-            ):
-                return None
+            if self.search.sampler == "grid":
+                points_left = self.live.get_trials(
+                    deepcopy=False, states=(TrialState.WAITING,)
+                )
+                if not points_left:
+                    return None
 
             trial = self.live.ask()
             drawn: dict[str, Any] = {}
@@ -531,17 +557,20 @@ def _suggestion(trial: FrozenTrial) -> Suggestion:
     batches = () if known else (attributes["batch"], *attributes.get("promoted", ()))
     # JSON has words for keys
     waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}
-    # A trial that was found finished in the store was not trained by the search.
-    times = () if known else (trial.datetime_start, trial.datetime_complete)
+    times = []
+    if not known:  # else it was not trained by the search
+        for time in (trial.datetime_start, trial.datetime_complete):
+            if time is not None:
+                times.append(time.timestamp())
 
     return Suggestion(
-        trial.number,
-        trial.params,
-        batches,
-        STATES[trial.state],
-        values,
-        curve,
-        known,
-        waits,
-        tuple(time.timestamp() for time in times if time is not None),
+        number=trial.number,
+        drawn=trial.params,
+        batches=batches,
+        state=STATES[trial.state],
+        values=values,
+        curve=curve,
+        known=known,
+        waits=waits,
+        times=tuple(times),
     )

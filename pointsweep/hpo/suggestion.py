@@ -53,20 +53,21 @@ class Suggestion:
         if self.known:
             return self.state, self.curve
 
-        last_batch = max(
-            (number for number in self.batches if number < batch), default=None
-        )
-        if last_batch is None:
+        earlier = [number for number in self.batches if number < batch]
+        if not earlier:
             return "not suggested", {}
 
+        last_batch = max(earlier)
         ended = self.state != "running" and last_batch == self.batches[-1]
         if last_batch not in self.waits:
             if ended:
-                return (self.state, self.curve)
-            return ("running", {})
+                return self.state, self.curve
+            return "running", {}
 
-        return "stopped" if ended else "waiting", {
-            epoch: value
-            for epoch, value in self.curve.items()
-            if epoch <= self.waits[last_batch]
-        }
+        last_epoch = self.waits[last_batch]
+        curve = {}
+        for epoch, value in self.curve.items():
+            if epoch <= last_epoch:
+                curve[epoch] = value
+
+        return "stopped" if ended else "waiting", curve

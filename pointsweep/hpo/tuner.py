@@ -13,6 +13,7 @@ import json
 import math
 import operator
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,11 +76,11 @@ class Tuning:
                 # SQLite itself would leave a group's right to write out, whatever the umask
                 open_append(path).close()
 
-        self.url = url = self.search.storage or sqlite_uri(path)
-        self.studies = [
-            Study(url, study_name(sweep, cell), arm_of(cell), self.search)
-            for cell in self.cells
-        ]
+        self.url = self.search.storage or sqlite_uri(path)
+        self.studies = []
+        for cell in self.cells:
+            name = study_name(sweep, cell)
+            self.studies.append(Study(self.url, name, arm_of(cell), self.search))
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
         """Ask, train and tell, batch by batch, until every study has its number of finished trials,
@@ -119,21 +120,15 @@ class Tuning:
 
         for arm_batches, batch in zip(batches, asked_batches, strict=True):
             for item in batch:
-                keys = self._keys(arm_batches.study, item)
+                study = arm_batches.study
+                keys = self._keys(study, item)
                 limits |= dict.fromkeys(keys, arm_batches.limits(item))
-                unfinished = {
-                    key for key in keys if sound_record(self.store, key) is None
-                }
-                open_suggestions.append(
-                    _OpenSuggestion(arm_batches.study, item, unfinished)
-                )
+                unfinished = set(self._without_record(keys))
+                open_suggestions.append(_OpenSuggestion(study, item, unfinished))
 
         self._tell_ended(open_suggestions)
-        train(
-            self._batch(asked_batches),
-            limits,
-            partial(self._tell_ended, open_suggestions),
-        )
+        on_end = partial(self._tell_ended, open_suggestions)
+        train(self._batch(asked_batches), limits, on_end)
         # A trial that another process holds has no end in this launch.
         for study in self.studies:
             unended = []
@@ -201,36 +196,23 @@ class Tuning:
                 self._tell(open_suggestion.study, [open_suggestion.item])
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
-        keys = {item.number: self._keys(study, item) for item in batch}
         results = {}
-        for number, suggestion_keys in keys.items():
-            results[number] = values_of(
-                suggestion_keys, self.search, self.sweep.protocol, self.store
-            )
-
-        stopped = [
-            number
-            for number, values in results.items()
-            if values is None and self._stopped(keys[number])
-        ]
-
-        with_curves = [
-            number
-            for number, values in results.items()
-            if values is not None or number in stopped
-        ]
-
         curves = {}
+        stopped = []
+        facts = {}
 
-        if self.search.has_curves:
-            curves = {
-                number: curve_of(keys[number], self.store) for number in with_curves
-            }
+        for item in batch:
+            keys = self._keys(study, item)
+            values = values_of(keys, self.search, self.sweep.protocol, self.store)
+            is_stopped = values is None and self._stopped(keys)
+            results[item.number] = values
+            facts[item.number] = self._facts(study, keys)
 
-        facts = {
-            number: self._facts(study, suggestion_keys)
-            for number, suggestion_keys in keys.items()
-        }
+            if is_stopped:
+                stopped.append(item.number)
+
+            if self.search.has_curves and (values is not None or is_stopped):
+                curves[item.number] = curve_of(keys, self.store)
 
         study.tell(results, curves, stopped, facts)
 
@@ -246,36 +228,50 @@ class Tuning:
             "seconds": math.fsum(seconds_of(key, self.store) for key in keys),
         }
 
-        pages = [page for key in keys if (page := self.trial_page(key))]
+        pages = []
+        for key in keys:
+            page = self.trial_page(key)
+            if page:
+                pages.append(page)
 
         if pages:
             facts["mlflow"] = pages
 
         return facts
 
+    def _without_record(self, keys: Sequence[str]) -> list[str]:
+        return [key for key in keys if sound_record(self.store, key) is None]
+
     def _stopped(self, keys: Sequence[str]) -> bool:
         """Return whether a scheduler has stopped a suggestion, and nothing else has ended a trial
         of it.
         """
-        lacking = [key for key in keys if sound_record(self.store, key) is None]
-        return bool(lacking) and all(
-            TrialFolder(self.store.path(f"trials/{key}")).stopped() is not None
-            for key in lacking
-        )
+        unfinished = self._without_record(keys)
+        for key in unfinished:
+            if TrialFolder(self.store.path(f"trials/{key}")).stopped() is None:
+                return False
+
+        return bool(unfinished)
 
     def progress(self) -> str:
         """One line: "5 of 12 suggestions finished, 3 waiting"."""
+        num_suggestions = self.search.trials * len(self.studies)
         num_finished = sum(self._done(study) for study in self.studies)
-        num_waiting = sum(
-            item.waiting for study in self.studies for item in study.suggestions()
-        )
-        waiting = f", {num_waiting} waiting" if num_waiting else ""
-        spent = "" if self.search.hours is None else f", {self._hours()}"
+        num_waiting = 0
+        for study in self.studies:
+            num_waiting += sum(item.waiting for item in study.suggestions())
 
-        return (
-            f"{self.sweep.name}: {num_finished} of {self.search.trials * len(self.studies)}"
-            f" suggestions finished{waiting}{spent}"
+        line = (
+            f"{self.sweep.name}: {num_finished} of {num_suggestions} suggestions"
+            " finished"
         )
+        if num_waiting:
+            line += f", {num_waiting} waiting"
+
+        if self.search.hours is not None:
+            line += f", {self._hours()}"
+
+        return line
 
     def extent(self) -> tuple[int, int, float]:
         """Return how many trials of the whole search have ended, how many there are in all, and the
@@ -290,45 +286,35 @@ class Tuning:
         if self.search.trials >= MOST_TRIALS:  # the hours alone end it
             total = 0
 
-        hours = self.search.hours
-        return (
-            ended,
-            total,
-            max(map(self._hours_of, self.studies)) / hours if hours else 0.0,
-        )
+        used = 0.0
+        if self.search.hours:
+            used = max(map(self._hours_of, self.studies)) / self.search.hours
+
+        return ended, total, used
 
     def _done(self, study: Study) -> int:
-        return sum(
-            item.state != "running" and not item.known for item in study.suggestions()
-        )
+        """Return how many of a study's suggestions have ended, those aside that it began with."""
+        searched = [item for item in study.suggestions() if not item.known]
+        return sum(item.state != "running" for item in searched)
 
     def _spent(self, study: Study) -> bool:
-        return (
-            self.search.hours is not None and self._hours_of(study) >= self.search.hours
-        )
+        hours = self.search.hours
+        return hours is not None and self._hours_of(study) >= hours
 
     def _hours_of(self, study: Study) -> float:
         """Hours of the trials that a study was told of."""
-        trained = []
+        seconds = []
         for item in study.suggestions():
             if not item.known and (item.state != "running" or item.curve):
-                trained.append(item)
+                for key in self._keys(study, item):
+                    seconds.append(seconds_of(key, self.store))
 
-        return (
-            sum(
-                seconds_of(key, self.store)
-                for item in trained
-                for key in self._keys(study, item)
-            )
-            / 3600
-        )
+        return sum(seconds) / 3600
 
     def _hours(self) -> str:
+        used = max(map(self._hours_of, self.studies))
         per_arm = " of each arm" if len(self.studies) > 1 else ""
-        return (
-            f"{max(map(self._hours_of, self.studies)):.2g} of {self.search.hours:g} hours{per_arm}"
-            " spent"
-        )
+        return f"{used:.2g} of {self.search.hours:g} hours{per_arm} spent"
 
     def everything(self) -> Sweep:
         """All suggestions so far as a sweep: what MLflow is to show."""
@@ -338,13 +324,13 @@ class Tuning:
         rows: list[tuple[str, ...]] = []
         cells = []
         for cell, study, batch in zip(self.cells, self.studies, batches, strict=True):
-            prefix = (
-                ""
-                if self.search.then_seeds is None
-                else f"{self.sweep.cell_name(cell)} / "
-            )
+            prefix = ""
+            if self.search.then_seeds is not None:
+                prefix = f"{self.sweep.cell_name(cell)} / "
+
             for item in batch:
-                if (config := study.arm.config(item.drawn)) is not None:
+                config = study.arm.config(item.drawn)
+                if config is not None:
                     cells.append(Cell(len(rows), 0, tuple(study.arm.trials(config))))
                     rows.append((f"{prefix}trial {item.number}",))
 
@@ -360,15 +346,15 @@ class Tuning:
 
     def by_arm(self) -> dict[str, Study]:
         """The studies by the names of their arms."""
-        names = []
-        for cell in self.cells:
-            names.append(
-                self.sweep.name
-                if self.search.then_seeds is None
-                else self.sweep.cell_name(cell)
-            )
+        studies = {}
+        for cell, study in zip(self.cells, self.studies, strict=True):
+            name = self.sweep.name
+            if self.search.then_seeds is not None:
+                name = self.sweep.cell_name(cell)
 
-        return dict(zip(names, self.studies, strict=True))
+            studies[name] = study
+
+        return studies
 
     def failed(self) -> bool:
         """Return whether an arm has no finished suggestion at all."""
@@ -381,9 +367,9 @@ class Tuning:
 
         return []
 
-    # What was found
+    # The result
 
-    def found(self) -> Sweep | None:
+    def result(self) -> Sweep | None:
         """The sweep of the result: the best trials or the front; per arm the winners with fresh
         seeds. None if nothing finished.
         """
@@ -423,21 +409,20 @@ class Tuning:
 
     def _notes(self, items: Sequence[Suggestion]) -> Iterator[str]:
         yield f"search: {self._budget()}; space: {space_text(self.search)}"
+        objectives = self.search.objectives
         if self.search.single:
             yield f"chosen: trial #{items[0].number}: {drawn_text(items[0].drawn)}"
         else:
-            aims = " and ".join(
-                f"{name} ({direction})"
-                for name, direction in self.search.objectives.items()
-            )
-            yield f"the trials that no other one beats in {aims}"
+            aims = [f"{name} ({direction})" for name, direction in objectives.items()]
+            yield f"the trials that no other one beats in {' and '.join(aims)}"
 
-        number = sum(
-            item.known for study in self.studies for item in study.suggestions()
-        )
-        if number:
+        num_known = 0
+        for study in self.studies:
+            num_known += sum(item.known for item in study.suggestions())
+
+        if num_known:
             yield (
-                f"{number} finished trials of the store lay in the space and were told to the"
+                f"{num_known} finished trials of the store lay in the space and were told to the"
                 " search first"
             )
 
@@ -456,25 +441,21 @@ class Tuning:
 
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
-            num_failed = sum(item.state == "failed" for item in study.suggestions())
-            prefix = (
-                ""
-                if self.search.then_seeds is None
-                else f"{self.sweep.cell_name(cell)}: "
-            )
+            prefix = ""
+            if self.search.then_seeds is not None:
+                prefix = f"{self.sweep.cell_name(cell)}: "
 
-            num_stopped = sum(item.state == "stopped" for item in study.suggestions())
-
-            if num_stopped:
+            counts = Counter(item.state for item in study.suggestions())
+            if counts["stopped"]:
                 yield (
-                    f"{prefix}{num_stopped} suggestions were stopped early by"
+                    f"{prefix}{counts['stopped']} suggestions were stopped early by"
                     f" {self.search.scheduler}; they count and are not ranked"
                 )
 
-            if num_failed:
+            if counts["failed"]:
                 yield (
-                    f"{prefix}{num_failed} suggestions failed; they count in the budget and are not"
-                    " ranked"
+                    f"{prefix}{counts['failed']} suggestions failed; they count in the budget and"
+                    " are not ranked"
                 )
 
     def _winners(self, finished: Sequence[Sequence[Suggestion]]) -> Sweep:
@@ -498,32 +479,29 @@ class Tuning:
         winners: dict[tuple[int, int], Cell] = {}
 
         for cell, study, items in zip(self.cells, self.studies, finished, strict=True):
+            position = cell.row, cell.column
             best = next(iter(chosen(items, self.search)), None)
             config = study.arm.config(best.drawn) if best is not None else None
             if best is None or config is None:
                 reason = f"all {self.search.trials} suggestions failed"
-                winners[cell.row, cell.column] = replace(
-                    cell, arm=None, excluded=reason
-                )
+                winners[position] = replace(cell, arm=None, excluded=reason)
                 continue
 
             if with_validation:
-                config = config.replace(
-                    dataset=config.dataset.replace(val_fraction=0.0)
-                )
+                dataset = config.dataset.replace(val_fraction=0.0)
+                config = config.replace(dataset=dataset)
 
             trials = replace(study.arm, seeds=seeds).trials(config)
-            winners[cell.row, cell.column] = replace(
-                cell, trials=tuple(trials), arm=None
-            )
+            winners[position] = replace(cell, trials=tuple(trials), arm=None)
             notes.append(
                 f"{self.sweep.cell_name(cell)}: {drawn_text(best.drawn)} ({objective}"
                 f" {best.values[0]:.4g}, trial {best.number})"
             )
 
-        cells = [
-            winners.get((cell.row, cell.column), cell) for cell in self.sweep.cells
-        ]
+        cells = []
+        for cell in self.sweep.cells:
+            cells.append(winners.get((cell.row, cell.column), cell))
+
         return replace(
             self.sweep,
             cells=tuple(cells),
@@ -561,9 +539,8 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
         _example_key(arm),
     ]
 
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[
-        :8
-    ]
+    text = json.dumps(identity, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     cell_suffix = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
 
     return f"{sweep.name}{cell_suffix} {digest}"
@@ -590,11 +567,11 @@ def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
     """The best first, as many as the table has rows; of several objectives those that no other
     beats, the best of the first ahead.
     """
-    signs = [
-        -1 if direction == "maximize" else 1 for direction in search.objectives.values()
-    ]
-    costs: dict[int, tuple[float, ...]] = {}
+    signs = []
+    for direction in search.objectives.values():
+        signs.append(-1 if direction == "maximize" else 1)
 
+    costs: dict[int, tuple[float, ...]] = {}
     for item in items:
         costs[item.number] = tuple(map(operator.mul, signs, item.values))
 
@@ -603,13 +580,13 @@ def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
         return ordered[: search.top]
 
     front: list[Suggestion] = []
-    for (
-        item
-    ) in ordered:  # in this order nothing later can beat what is on the front already
-        if not any(
-            _dominates(costs[other.number], costs[item.number]) for other in front
-        ):
+    front_costs: list[tuple[float, ...]] = []
+    # In this order nothing later can beat what is on the front already.
+    for item in ordered:
+        cost = costs[item.number]
+        if not any(_dominates(other_cost, cost) for other_cost in front_costs):
             front.append(item)
+            front_costs.append(cost)
 
     return front
 
@@ -622,10 +599,11 @@ def _dominates(costs: Sequence[float], other_costs: Sequence[float]) -> bool:
 def headers(keys: Sequence[str]) -> list[str]:
     """The last words of the keys where these differ."""
     last_words = [key.rpartition(".")[2] for key in keys]
-    return [
-        name if last_words.count(name) == 1 else key
-        for name, key in zip(last_words, keys, strict=True)
-    ]
+    names = []
+    for last_word, key in zip(last_words, keys, strict=True):
+        names.append(last_word if last_words.count(last_word) == 1 else key)
+
+    return names
 
 
 def short(value: Any) -> str:

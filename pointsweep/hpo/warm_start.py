@@ -5,6 +5,7 @@ space.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,17 +60,19 @@ def curve_of(keys: Sequence[str], store: FileStore) -> dict[int, float]:
     """Validation accuracy by epoch: the mean over a suggestion's seeds, as far as all of them have
     come.
     """
-    curves = []
+    accuracies: dict[int, list[float]] = defaultdict(list)  # by epoch
     for key in keys:
-        epochs = TrialFolder(store.path(f"trials/{key}")).epochs()
-        curves.append(
-            {event["epoch"]: event["metrics"]["val/accuracy"] for event in epochs}
-        )
+        curve = {}
+        for event in TrialFolder(store.path(f"trials/{key}")).epochs():
+            curve[event["epoch"]] = event["metrics"]["val/accuracy"]
 
-    shared = set.intersection(*map(set, curves))
+        for epoch, accuracy in curve.items():
+            accuracies[epoch].append(accuracy)
+
     means = {}
-    for epoch in sorted(shared):
-        means[epoch] = math.fsum(curve[epoch] for curve in curves) / len(curves)
+    for epoch in sorted(accuracies):
+        if len(accuracies[epoch]) == len(keys):
+            means[epoch] = math.fsum(accuracies[epoch]) / len(keys)
 
     return means
 
@@ -80,28 +83,22 @@ def known(
     """Finished trials of the store that lie in the space: their drawn values, values, keys and
     curve.
     """
-    keys = [name.rstrip("/") for name in store.list("trials")]
-    for key in keys:
+    for name in store.list("trials"):
+        key = name.rstrip("/")
         record = sound_record(store, key)
-        if record is None:
+        if record is None or record.config.get("seed") != arm.seeds[0]:
             continue
 
-        drawn = (
-            arm.located(record.config)
-            if record.config.get("seed") == arm.seeds[0]
-            else None
-        )
-
+        drawn = arm.located(record.config)
         config = arm.config(drawn) if drawn is not None else None
-        trials = (
-            [trial.key() for trial in arm.trials(config)] if config is not None else []
-        )
+        if drawn is None or config is None:
+            continue
 
+        keys = [trial.key() for trial in arm.trials(config)]
         # Only what would be the very same trial counts: all that the space leaves open must agree.
-        if (
-            trials
-            and trials[0] == key
-            and (values := values_of(trials, search, protocol, store)) is not None
-        ):
-            assert drawn is not None
-            yield drawn, values, trials, curve_of(trials, store)
+        if not keys or keys[0] != key:
+            continue
+
+        values = values_of(keys, search, protocol, store)
+        if values is not None:
+            yield drawn, values, keys, curve_of(keys, store)
