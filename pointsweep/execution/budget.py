@@ -16,7 +16,7 @@ def seconds_of(key: str, store: Store) -> float:
     """Return what a trial took, whatever became of it: of a finished one the whole, else its
     epochs.
     """
-    record, epochs = _told(key, store)
+    record, epochs = _record_or_epochs(key, store)
     if record:
         return record.seconds.get("total", 0.0)
 
@@ -25,11 +25,13 @@ def seconds_of(key: str, store: Store) -> float:
 
 def device_hours_of(key: str, store: Store) -> float:
     """The same times the devices that the trial had, in hours."""
-    record, epochs = _told(key, store)
-    return (record.device_s if record else device_s(epochs)) / 3600
+    record, epochs = _record_or_epochs(key, store)
+    seconds = record.device_s if record else device_s(epochs)
+    return seconds / 3600
 
 
-def _told(key: str, store: Store) -> tuple[Record | None, Sequence[Event]]:
+def _record_or_epochs(key: str, store: Store) -> tuple[Record | None, Sequence[Event]]:
+    """Return the record of a trial that has finished, else the epochs that it has trained."""
     record = sound_record(store, key)
     if record is not None:
         return record, ()
@@ -48,10 +50,10 @@ class Spending:
         self.unit = resources.unit()
         self.limit = self.budget.limit_hours()
         # Without a limit nobody asks, and a large sweep's histories need not be read.
-        keys = plan.states if math.isfinite(self.limit) else ()
-        self.hours: dict[str, float] = {
-            key: device_hours_of(key, store) for key in keys
-        }
+        self.hours: dict[str, float] = {}
+        if math.isfinite(self.limit):
+            for key in plan.states:
+                self.hours[key] = device_hours_of(key, store)
 
     def ended(self, key: str) -> None:
         """Read again what a trial has used, now that it has ended."""
@@ -67,10 +69,10 @@ class Spending:
         if not math.isfinite(self.limit):
             return ""
 
-        used, price = math.fsum(self.hours.values()), self.budget.per_hour
-        money = (
-            f", {used * price:.4g} of {self.limit * price:.4g} in money"
-            if price
-            else ""
-        )
-        return f"budget of {self.name}: {used:.4g} of {self.limit:.4g} {self.unit} used{money}"
+        used = math.fsum(self.hours.values())
+        text = f"budget of {self.name}: {used:.4g} of {self.limit:.4g} {self.unit} used"
+        price = self.budget.per_hour
+        if price:
+            text += f", {used * price:.4g} of {self.limit * price:.4g} in money"
+
+        return text

@@ -60,13 +60,14 @@ class Demand:
 
     def share(self) -> dict[str, float]:
         """Return what one process asks for; what it does not ask for is left out."""
-        amounts_of_process = {
-            "CPU": self.cpus / self.processes,
-            "GPU": self.gpus / self.processes,
-        }
-        return {
-            kind: amount for kind, amount in amounts_of_process.items() if amount > 0
-        }
+        share = {}
+        if self.cpus > 0:
+            share["CPU"] = self.cpus / self.processes
+
+        if self.gpus > 0:
+            share["GPU"] = self.gpus / self.processes
+
+        return share
 
     def room(self, cluster: Cluster) -> float:
         """Return how many of a pack's processes the cluster has nodes for, if nothing else runs."""
@@ -76,11 +77,11 @@ class Demand:
 
         room = 0
         for node in cluster.nodes:
-            fits = [
-                math.floor(node.has(kind) / amount + 1e-9)
-                for kind, amount in share.items()
-            ]
-            room += min(fits)
+            processes = []
+            for kind, amount in share.items():
+                processes.append(math.floor(node.has(kind) / amount + 1e-9))
+
+            room += min(processes)
 
         return room
 
@@ -89,20 +90,14 @@ def demand_of(resources: Resources) -> Demand:
     """Return the demand of a sweep's packs. What `gpus: auto` comes to is measured on a whole
     GPU.
     """
-    return Demand(
-        resources.cpus,
-        1.0 if resources.gpus == "auto" else resources.gpus,
-        resources.processes,
-    )
+    gpus = 1.0 if resources.gpus == "auto" else resources.gpus
+    return Demand(resources.cpus, gpus, resources.processes)
 
 
 def amounts(resources: Mapping[str, float]) -> str:
     """Return "{CPU: 2, GPU: 1}"."""
-    return (
-        "{"
-        + ", ".join(f"{kind}: {amount:g}" for kind, amount in resources.items())
-        + "}"
-    )
+    listed = [f"{kind}: {amount:g}" for kind, amount in resources.items()]
+    return f"{{{', '.join(listed)}}}"
 
 
 def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
@@ -115,9 +110,11 @@ def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
 
     share = demand.share()
     lacking = {}
+    largest = {}
     for kind, amount in share.items():
         if cluster.largest(kind) + 1e-9 < amount:
             lacking[kind] = amount
+            largest[kind] = cluster.largest(kind)
 
     times = f"{demand.processes} x " if demand.processes > 1 else ""
     if not lacking and demand.processes > 1:
@@ -126,11 +123,10 @@ def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
 
     if not lacking:
         return times + amounts(share), "no node of the cluster has all of it"
-    if not any(cluster.largest(kind) for kind in lacking):
+    if not any(largest.values()):
         return times + amounts(lacking), "the cluster has 0"
 
-    there = {kind: cluster.largest(kind) for kind in lacking}
-    return times + amounts(lacking), f"the largest node has {amounts(there)}"
+    return times + amounts(lacking), f"the largest node has {amounts(largest)}"
 
 
 def advice(cluster: Cluster) -> str:
@@ -152,15 +148,14 @@ def waiting_line(packs: int, demand: Demand, cluster: Cluster) -> str:
     if lacking:
         return f"waiting for {packs} x {lacking}; {instead}; {advice(cluster)}"
 
-    more = (
-        "; it is an autoscaling one and may add nodes by itself"
-        if cluster.autoscales
-        else ""
-    )
-    return (
+    line = (
         f"waiting for a free worker: {packs} x {amounts(demand.share())}, which the cluster has and"
-        f" others use{more}"
+        " others use"
     )
+    if cluster.autoscales:
+        line += "; it is an autoscaling one and may add nodes by itself"
+
+    return line
 
 
 def launch_line(demand: Demand, cluster: Cluster) -> str:
@@ -184,20 +179,14 @@ def joined_cluster() -> Cluster:
     from ray.experimental.internal_kv import _internal_kv_get
 
     nodes = []
-
     for node in ray.nodes():
         if node["Alive"]:
-            nodes.append(
-                Node(
-                    node_name(node["NodeManagerAddress"], node["NodeID"]),
-                    _counted(node["Resources"]),
-                )
-            )
+            name = node_name(node["NodeManagerAddress"], node["NodeID"])
+            nodes.append(Node(name, _counted(node["Resources"])))
 
     # The second version of Ray's autoscaler writes no status.
-    return Cluster(
-        nodes, adds_nodes(_internal_kv_get(STATUS_KEY)) or is_autoscaler_v2()
-    )
+    autoscales = adds_nodes(_internal_kv_get(STATUS_KEY)) or is_autoscaler_v2()
+    return Cluster(nodes, autoscales)
 
 
 def node_name(address: str, node_id: str) -> str:
@@ -217,10 +206,9 @@ def adds_nodes(status: bytes | None) -> bool:
     if not report:
         return False
 
-    kinds = {
-        *(report.get("active_nodes") or {}),
-        *(report.get("node_type_mapping") or {}).values(),
-    }
+    active_nodes = report.get("active_nodes") or {}
+    kind_of_node = report.get("node_type_mapping") or {}
+    kinds = [*active_nodes, *kind_of_node.values()]
     return any(not kind.startswith(FIXED) for kind in kinds)
 
 
@@ -244,11 +232,12 @@ def ask(address: str) -> Cluster:
     if not lines:
         raise ResourcesError(" ".join(answer.stderr.split())[-300:] or "no answer")
 
-    found = json.loads(lines[-1])
-    if "problem" in found:
-        raise ResourcesError(found["problem"])
+    report = json.loads(lines[-1])
+    if "problem" in report:
+        raise ResourcesError(report["problem"])
 
-    return Cluster([Node(**node) for node in found["nodes"]], found["autoscales"])
+    nodes = [Node(**node) for node in report["nodes"]]
+    return Cluster(nodes, report["autoscales"])
 
 
 def _ask_here(address: str) -> Cluster:
@@ -256,12 +245,11 @@ def _ask_here(address: str) -> Cluster:
     import ray
     from ray._private.services import canonicalize_bootstrap_address
 
-    raylet: Any = ray._raylet
     gcs_address = canonicalize_bootstrap_address(address)
-
     if not gcs_address:
         raise ResourcesError("no cluster runs on this machine")
 
+    raylet: Any = ray._raylet
     client = raylet.GcsClient(address=gcs_address)
     nodes = []
     for key, info in client.get_all_node_info(timeout=ASK_S).items():
@@ -270,12 +258,13 @@ def _ask_here(address: str) -> Cluster:
             nodes.append(Node(name, _counted(dict(info.resources_total))))
 
     status = client.internal_kv_get(STATUS_KEY, namespace=None, timeout=ASK_S)
-    second = client.internal_kv_get(
+    # The second version of Ray's autoscaler writes no status.
+    is_v2 = client.internal_kv_get(
         raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(),
         namespace=raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode(),
         timeout=ASK_S,
     )
-    return Cluster(nodes, adds_nodes(status) or second == b"1")
+    return Cluster(nodes, adds_nodes(status) or is_v2 == b"1")
 
 
 def main(address: str) -> None:

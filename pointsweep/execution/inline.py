@@ -37,6 +37,10 @@ class InlineLauncher:
         """Run the packs one after the other; what `resources` asks for is not kept apart within one
         process.
         """
+
+        def report(result: dict[str, Any]) -> None:
+            listen(epoch_event(result))
+
         outcomes = []
         for pack in packs:
             if not may_start():
@@ -46,12 +50,10 @@ class InlineLauncher:
             for task in pack:
                 listen(Event("started", task.config.key()))
 
-            for outcome in run_pack(
-                pack, job, lambda result: listen(epoch_event(result))
-            ):
+            for outcome in run_pack(pack, job, report):
+                outcomes.append(outcome)
                 if outcome.status != "held":
                     listen(end_event(outcome))
-                outcomes.append(outcome)
 
         return outcomes
 

@@ -49,17 +49,16 @@ class Launch:
     options: LaunchOptions
     display: Display
     job: Job
-    on_end: Callable[[str], None] | None = (
-        None  # called with the key of each trial that has ended
-    )
+    # called with the key of each trial that has ended
+    on_end: Callable[[str], None] | None = None
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # the reasons, by key
 
     def __post_init__(self) -> None:
-        self.records |= {
-            key: record for plan in self.plans for key, record in plan.records.items()
-        }
-        self.keys = {key for plan in self.plans for key in plan.states}
+        self.keys: set[str] = set()
+        for plan in self.plans:
+            self.keys.update(plan.states)
+            self.records.update(plan.records)
 
     def run(
         self, groups: Mapping[tuple[SweepResources, str], Sequence[TrialConfig]]
@@ -68,24 +67,24 @@ class Launch:
         how they ended.
         """
         outcomes: list[Outcome] = []
+        progress = Progress(
+            display=self.display,
+            labels=self._labels(),
+            finished=len(self.records),
+            total=len(self.keys),
+            value=self._value,
+            tables=self._tables,
+        )
         try:
-            with Progress(
-                self.display,
-                self._labels(),
-                len(self.records),
-                len(self.keys),
-                self._value,
-                self._tables,
-            ) as progress:
+            with progress:
                 self._rank_finished(progress)
                 for (resources, name), configs in groups.items():
                     outcomes += self._group(resources, name, configs, progress)
         finally:
             disk = folder_of(self.store)
             if disk is not None:
-                shutil.rmtree(
-                    disk.path(f"launches/{self.job.launch}"), ignore_errors=True
-                )
+                folder = disk.path(f"launches/{self.job.launch}")
+                shutil.rmtree(folder, ignore_errors=True)
 
         return outcomes
 
@@ -97,9 +96,13 @@ class Launch:
         labels = {}
 
         for key, tags in self.tags.items():
-            metric = metrics.get(tags.sweep, "")
             labels[key] = Label(
-                tags.cell, metric, tags.sweep, tags.row, tags.column, tags.seed
+                cell=tags.cell,
+                metric=metrics.get(tags.sweep, ""),
+                sweep=tags.sweep,
+                row=tags.row,
+                column=tags.column,
+                seed=tags.seed,
             )
 
         return labels
@@ -129,21 +132,19 @@ class Launch:
             if record is not None:
                 self.records[key] = record
 
-        made = []
+        built = []
         for plan in self.plans:
-            own = {
-                key: record
-                for key, record in self.records.items()
-                if key in plan.states
-            }
+            own = {}
+            for key, record in self.records.items():
+                if key in plan.states:
+                    own[key] = record
 
             own = with_metric(self.store, own, plan.sweep.metric)
             self.records.update(own)
-            made.append(
-                tables.build(plan.sweep.layout(), own, self.failures, plan.parameters)
-            )
+            layout = plan.sweep.layout()
+            built.append(tables.build(layout, own, self.failures, plan.parameters))
 
-        return made
+        return built
 
     def _group(
         self,
@@ -152,9 +153,8 @@ class Launch:
         configs: Sequence[TrialConfig],
         progress: Progress,
     ) -> list[Outcome]:
-        spending = Spending(
-            next(plan for plan in self.plans if plan.sweep.name == name), self.store
-        )
+        plan = next(plan for plan in self.plans if plan.sweep.name == name)
+        spending = Spending(plan, self.store)
         say = self.display.say
         say(spending.text())
         launcher = launchers.load(self.options.launcher)
@@ -191,28 +191,28 @@ class Launch:
         launcher: Launcher,
     ) -> tuple[Resources, list[list[Task]]]:
         # with which is measured what is to be measured
-        gpus = 1.0 if requested.gpus == "auto" else requested.gpus
         resources = Resources(
-            requested.cpus, gpus, requested.processes, self.options.workers
+            cpus=requested.cpus,
+            gpus=1.0 if requested.gpus == "auto" else requested.gpus,
+            processes=requested.processes,
+            max_concurrent=self.options.workers,
         )
         if "auto" in (requested.pack, requested.gpus):
             self.display.phase("measuring how trials fit on this machine")
 
-        size = (
-            requested.pack
-            if isinstance(requested.pack, int)
-            else functools.partial(_pack_size, launcher, resources, self.job)
-        )
+        size: int | Callable[[TrialConfig], int]
+        if isinstance(requested.pack, int):
+            size = requested.pack
+        else:
+            size = functools.partial(_pack_size, launcher, resources, self.job)
 
         packs = []
         for pack in packs_of(configs, size):
             packs.append([Task(config, self.tags[config.key()]) for config in pack])
 
         if requested.gpus == "auto" and launcher.divides:
-            resources = replace(
-                resources,
-                gpus=_gpu_share(launcher, resources, packs, self.job, self.display.say),
-            )
+            share = _gpu_share(launcher, resources, packs, self.job, self.display.say)
+            resources = replace(resources, gpus=share)
 
         return resources, packs
 
@@ -228,16 +228,13 @@ def run_all(
     held = []
 
     for pack in packs:
-        states = {outcomes[task.config.key()].status for task in pack}
-        if "held" in states:
+        if any(outcomes[task.config.key()].status == "held" for task in pack):
             held.append(pack)
+            say(f"waiting for {outcomes[pack[0].config.key()].reason}")
 
     if held:
-        for pack in held:
-            say(f"waiting for {outcomes[pack[0].config.key()].reason}")
-        outcomes |= {
-            outcome.key: outcome for outcome in run(held, replace(job, wait_s=WAIT_S))
-        }
+        for outcome in run(held, replace(job, wait_s=WAIT_S)):
+            outcomes[outcome.key] = outcome
 
     return list(outcomes.values())
 
@@ -262,9 +259,8 @@ def _pack_size(
     launcher: Launcher, resources: Resources, job: Job, config: TrialConfig
 ) -> int:
     """Return the size of a pack for `pack: auto`: as it is measured, once, where packs will run."""
-    size: int = launcher.measure(
-        _pack_size_of, Measured(config.to_dict(), 1, job.plugins), resources
-    )
+    measured = Measured(config.to_dict(), 1, job.plugins)
+    size: int = launcher.measure(_pack_size_of, measured, resources)
     return size
 
 
@@ -278,19 +274,16 @@ def _gpu_share(
     """Return the share of a GPU for `gpus: auto`: what the pack with the most memory needs,
     measured where packs will run.
     """
-    arms = {
-        (without_seed(pack[0].config).key(), len(pack)): pack[0].config
-        for pack in packs
-    }
+    # Packs of one arm and size need the same: each is measured once.
+    arms: dict[tuple[str, int], TrialConfig] = {}
+    for pack in packs:
+        config = pack[0].config
+        arms[without_seed(config).key(), len(pack)] = config
 
     shares: list[float] = []
-
     for (_, size), config in arms.items():
-        shares.append(
-            launcher.measure(
-                _share_of, Measured(config.to_dict(), size, job.plugins), resources
-            )
-        )
+        measured = Measured(config.to_dict(), size, job.plugins)
+        shares.append(launcher.measure(_share_of, measured, resources))
 
     say(
         f"gpus: auto: a pack gets {max(shares):g} of a GPU, by the memory of its largest arm"

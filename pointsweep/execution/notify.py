@@ -28,24 +28,27 @@ def announce(
     The message has `sweep`, `status` (of STATES), `exit_code`, `counts`, `table`, and `text` with
     all of it for chat services.
     """
-    status, table = STATES[code], table.rstrip("\n")
+    status = STATES[code]
+    table = table.rstrip("\n")
     message = {
         "sweep": sweep,
         "status": status,
         "exit_code": code,
         "counts": counts,
         "table": table,
+        "text": f"{sweep}: {status}, {counts}\n```\n{table}\n```",
     }
-
-    body = json.dumps(
-        {**message, "text": f"{sweep}: {status}, {counts}\n```\n{table}\n```"}
-    ).encode()
+    body = json.dumps(message).encode()
 
     for target in targets:
-        url = target.startswith(("http://", "https://"))
-        problem = _post(target, body) if url else _run(target, body)
+        if target.startswith(("http://", "https://")):
+            name = urlsplit(target).hostname
+            problem = _post(target, body)
+        else:
+            name = shlex.split(target)[0]
+            problem = _run(target, body)
+
         if problem:
-            name = urlsplit(target).hostname if url else shlex.split(target)[0]
             print(f"notify: {name} was not told: {problem}", file=sys.stderr)
 
 
@@ -68,19 +71,15 @@ def problem_of(target: str) -> str:
 
 
 def _post(url: str, body: bytes) -> str:
-    request = urllib.request.Request(
-        url, body, {"Content-Type": "application/json", "User-Agent": "pointsweep"}
-    )
+    headers = {"Content-Type": "application/json", "User-Agent": "pointsweep"}
+    request = urllib.request.Request(url, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=LIMIT_S):
             return ""
     except urllib.error.HTTPError as error:
         return f"it answered {error.code}"
-    except (
-        OSError,
-        ValueError,
-        http.client.HTTPException,
-    ) as error:  # whose text may hold the URL
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        # Its text may hold the URL.
         return type(getattr(error, "reason", error)).__name__
 
 
@@ -92,4 +91,7 @@ def _run(command: str, body: bytes) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return type(error).__name__
 
-    return f"it ended with exit code {done.returncode}" if done.returncode else ""
+    if done.returncode:
+        return f"it ended with exit code {done.returncode}"
+
+    return ""

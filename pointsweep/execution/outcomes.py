@@ -22,14 +22,12 @@ from pointsweep.results.failures import POLICIES, Failure
 from pointsweep.results.working_copy import work_folder
 from pointsweep.storage.stores import open_store
 from pointsweep.tracking.background import mirror_to
-from pointsweep.tracking.target import Target
+from pointsweep.tracking.target import Target, TrialTags
 from pointsweep.training.runner import Job
 from pointsweep.training.supervisor import Outcome, record_loss
 
 # of a pack whose worker ended, for whatever reason
 RETRIES = POLICIES["lost_node"].retries + POLICIES["hang"].retries
-
-
 # between two reports of a pack: each waits for the driver, and longer if that is busy
 REPORT_S = 1.0
 
@@ -47,8 +45,12 @@ class WorkerReporter:
 
     def __call__(self, result: dict[str, Any]) -> None:
         """The end of an epoch."""
-        trained = self.epochs.get(result["key"], {"trained": 0})["trained"] + 1
-        self.epochs[result["key"]] = {**result, "trained": trained}
+        key = result["key"]
+        trained = 1
+        if key in self.epochs:
+            trained += self.epochs[key]["trained"]
+
+        self.epochs[key] = {**result, "trained": trained}
 
         if time.monotonic() - self.said_at >= REPORT_S:
             self._say()
@@ -62,7 +64,7 @@ class WorkerReporter:
         self.report(
             {
                 "epochs": json.dumps(list(self.epochs.values())),
-                "outcomes": json.dumps([vars(one) for one in outcomes]),
+                "outcomes": json.dumps(list(map(vars, outcomes))),
             }
         )
         self.epochs = {}
@@ -92,19 +94,18 @@ class OutcomeCollector:
         self.gauges = gauges
         self.show = show
         self.ended: dict[str, Outcome] = {}
-        self.tags = {task.config.key(): task.tags for pack in packs for task in pack}
+        self.tags: dict[str, TrialTags] = {}
+        for pack in packs:
+            for task in pack:
+                self.tags[task.config.key()] = task.tags
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Return what a pack reports: epochs of its trials, and how these ended."""
         for epoch in json.loads(result["epochs"]):
-            self.gauges.epoch(
-                {
-                    **epoch,
-                    "tracker_lag_s": max(
-                        epoch.get("tracker_lag_s", 0.0), self._mirror(epoch["key"])
-                    ),
-                }
-            )
+            # The tracker is written by the worker or by this process.
+            worker_lag_s = epoch.get("tracker_lag_s", 0.0)
+            lag_s = max(worker_lag_s, self._mirror(epoch["key"]))
+            self.gauges.epoch({**epoch, "tracker_lag_s": lag_s})
             self.show()
             self.listen(epoch_event(epoch))
 
@@ -131,11 +132,13 @@ class OutcomeCollector:
             if key in self.ended:
                 continue
 
-            failure = Failure(
-                "lost_node", f"its worker was lost {RETRIES + 1} times: {error}"
-            )
+            reason = f"its worker was lost {RETRIES + 1} times: {error}"
             failure = record_loss(
-                self.store, key, failure, self.job.launch, self.job.wait_s
+                self.store,
+                key,
+                Failure("lost_node", reason),
+                self.job.launch,
+                self.job.wait_s,
             )
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
@@ -157,16 +160,18 @@ class OutcomeCollector:
         """Return how each trial ended; what was not begun waits for a larger budget, or was lost
         with Ray.
         """
-        left = may_start()
-        return [
-            self.ended.get(key)
-            or (
-                Outcome(key, "failed", "Ray ended before it ran", "lost_node")
-                if left
-                else not_started(key)
-            )
-            for key in self.tags
-        ]
+        within_budget = may_start()
+        outcomes = []
+        for key in self.tags:
+            if key in self.ended:
+                outcomes.append(self.ended[key])
+            elif within_budget:
+                reason = "Ray ended before it ran"
+                outcomes.append(Outcome(key, "failed", reason, "lost_node"))
+            else:
+                outcomes.append(not_started(key))
+
+        return outcomes
 
     def _mirror(self, key: str) -> float:
         """Tell this process' writer that a trial's folder has changed; return for how long the

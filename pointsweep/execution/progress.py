@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
 DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
 HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
-LONGEST_PAUSE_S = (
-    300.0  # between two lines that say the same of a launch in which nothing trains
-)
+# between two lines that say the same of a launch in which nothing trains
+LONGEST_PAUSE_S = 300.0
 PATIENCE_S = 5.0  # until a log says what a command is busy with
 TICK_S = 1.0
 MOST_RUNNING = 4  # trials that are named; the others are counted
@@ -137,23 +136,21 @@ class Display:
         self.doing = "starting"  # what goes on while no trial trains
         self.pause_s = HEARTBEAT_S  # until that is said again: longer each time
         self.progress: Progress | None = None
-        self.whole: SearchProgress | None = None  # of a search
-        self.search_begun = (
-            0.0  # when its first batch was made, and how far it was then
-        )
+        self.search: SearchProgress | None = None
+        # when the search's first batch was made, and how far it was then
+        self.search_begun = 0.0
         self.search_before = SearchProgress(0, 0)
         self.lock = threading.RLock()
         self.closed = threading.Event()
-        self.best: dict[
-            str, tuple[float, str]
-        ] = {}  # of each metric, with the trial's cell
+        # of each metric, with the trial's cell
+        self.best: dict[str, tuple[float, str]] = {}
         self.live: Live | None = None
-        self.before: TextIO | None = None
+        self.stdout_before: TextIO | None = None
 
     def __enter__(self) -> Display:
         if self.form == "json":
             # Whatever else is printed, standard output stays JSON alone.
-            self.before = sys.stdout
+            self.stdout_before = sys.stdout
             sys.stdout = sys.stderr
 
         if self.quiet:
@@ -167,9 +164,10 @@ class Display:
         return self
 
     def _go_live(self) -> None:
-        file: Any = (
-            self.stream.plain() if isinstance(self.stream, SafeStream) else self.stream
-        )
+        file: Any = self.stream
+        if isinstance(self.stream, SafeStream):
+            file = self.stream.plain()
+
         # A path in a message of another library stays in one piece; what is drawn here is cut
         # already.
         console = Console(file=file, highlight=False, soft_wrap=True)
@@ -195,8 +193,8 @@ class Display:
             self.live.stop()
             self.live = None
 
-        if self.before is not None:
-            sys.stdout = self.before
+        if self.stdout_before is not None:
+            sys.stdout = self.stdout_before
 
     # What is shown
 
@@ -220,11 +218,9 @@ class Display:
         """Show a table at its end; `addresses` are the report, the store and MLflow."""
         with self.lock:
             self.doing = ""
-            data = json.loads(render(table, "json"))
-            self._line(
-                text,
-                {"event": "table", "sweep": table.name, **addresses, "table": data},
-            )
+            data = {"event": "table", "sweep": table.name, **addresses}
+            data["table"] = json.loads(render(table, "json"))
+            self._line(text, data)
 
     def answer(self, text: str) -> None:
         """Show what was asked for: a plan, a configuration."""
@@ -239,16 +235,10 @@ class Display:
     def _line(self, text: str, data: Mapping[str, Any]) -> None:
         self.spoken = time.monotonic()
         if self.form == "json":
-            stamped = {
-                **data,
-                "time": time.time(),
-                "elapsed_s": self.spoken - self.begun,
-            }
-            print(
-                json.dumps(_finite(stamped), allow_nan=False),
-                file=self.stream,
-                flush=True,
-            )
+            elapsed_s = self.spoken - self.begun
+            stamped = {**data, "time": time.time(), "elapsed_s": elapsed_s}
+            line = json.dumps(_finite(stamped), allow_nan=False)
+            print(line, file=self.stream, flush=True)
         elif self.live is not None:
             shown = encodable(visible(text, keep="\n"), encoding_of(self.stream))
             self.live.console.print(Text(shown))
@@ -267,22 +257,24 @@ class Display:
     def heartbeat(self) -> None:
         """Say what goes on, if nothing was said for a while."""
         now = time.monotonic()
-        quiet_s = now - self.spoken
-        running = self.progress is not None and bool(self.progress.running)
+        is_training = self.progress is not None and bool(self.progress.running)
         # A new phase is named soon, and then as seldom as all else.
-        new = not running and self.spoken < self.phase_begun < now - PATIENCE_S
+        is_new = not is_training and self.spoken < self.phase_begun < now - PATIENCE_S
 
-        if quiet_s < (HEARTBEAT_S if running else self.pause_s) and not new:
+        pause_s = HEARTBEAT_S if is_training else self.pause_s
+        if now - self.spoken < pause_s and not is_new:
             return
 
-        if not running and not new:
+        if not is_training and not is_new:
             self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
 
-        activity, count = self.doing, ""
+        activity = self.doing
+        count = ""
         numbers: Mapping[str, Any] = {}
         if self.progress is not None:
-            count, numbers = self.progress.count(), self.progress.numbers()
-            if running:
+            count = self.progress.count()
+            numbers = self.progress.numbers()
+            if is_training:
                 activity = self.progress.running_line()
 
         if activity:
@@ -311,12 +303,16 @@ class Display:
     def expect(self, ended: int, total: int, hours_share: float = 0.0) -> None:
         """Take note of how far a search is: what is left of it is more than its next launch."""
         with self.lock:
-            now = SearchProgress(ended, max(total, ended) if total else 0, hours_share)
-            if self.whole is None:
-                self.search_begun = time.monotonic()
-                self.search_before = now
+            # It may have ended more than were asked for; without a total the hours end it.
+            if total:
+                total = max(total, ended)
 
-            self.whole = now
+            progress = SearchProgress(ended, total, hours_share)
+            if self.search is None:
+                self.search_begun = time.monotonic()
+                self.search_before = progress
+
+            self.search = progress
 
     # The screen
 
@@ -324,9 +320,10 @@ class Display:
         """Compose what stands on the terminal; in the thread of rich, without the lock, which its
         own lock might wait for.
         """
-        columns, lines = (
-            self.live.console.size if self.live is not None else (USUAL, 24)
-        )
+        columns, num_lines = USUAL, 24
+        if self.live is not None:
+            columns, num_lines = self.live.console.size
+
         encoding = encoding_of(self.stream)
 
         def fitted(text: str) -> str:
@@ -335,28 +332,26 @@ class Display:
         progress = self.progress
         if progress is None:
             if self.doing:
-                return Group(
-                    Text(fitted(f"{self.doing}  ({self.times()})"), style="bold")
-                )
+                line = fitted(f"{self.doing}  ({self.times()})")
+                return Group(Text(line, style="bold"))
 
             return Group()
 
-        below = [Text(fitted(text), style=style) for text, style in progress.status()][
-            : max(lines - 2, 1)
-        ]
-        above = progress.drawn(columns, encoding)
-        room = max(lines - 2 - len(below), 0)
+        status = progress.status()[: max(num_lines - 2, 1)]
+        tables = progress.drawn(columns, encoding)
+        room = max(num_lines - 2 - len(status), 0)
 
-        if len(above) > room:
-            cut = len(above) - room + 1
-            above = [
-                *above[: max(room - 1, 0)],
-                f"... {cut} more lines; the whole table comes at the end",
-            ][:room]
+        if len(tables) > room:
+            num_cut = len(tables) - room + 1
+            tables = tables[: max(room - 1, 0)]
+            if room:
+                tables.append(
+                    f"... {num_cut} more lines; the whole table comes at the end"
+                )
 
-        return Group(
-            *[Text(line, no_wrap=True, overflow="crop") for line in above], *below
-        )
+        texts = [Text(line, no_wrap=True, overflow="crop") for line in tables]
+        texts += [Text(fitted(text), style=style) for text, style in status]
+        return Group(*texts)
 
 
 def _draws(stream: TextIO) -> bool:
@@ -407,7 +402,7 @@ class Progress:
         self.drawn_at = self.drawing_s = 0.0
 
     def __enter__(self) -> Progress:
-        search = self.display.whole
+        search = self.display.search
         if search is not None:
             self.ended = search.ended
             self.total = search.total
@@ -468,10 +463,9 @@ class Progress:
             trial.best[name] = max(value, trial.best.get(name, value))
 
         if self.display.verbose or self.display.form == "json":
-            numbers = self._told(self._label(event.key), trial)
-            self._say(
-                "epoch", event.key, f": epoch {event.epoch} of {event.epochs}{numbers}"
-            )
+            epoch = f"epoch {event.epoch} of {event.epochs}"
+            accuracy = self._last_value(self._label(event.key), trial)
+            self._say("epoch", event.key, f": {epoch}{accuracy}")
 
     def _end(self, event: Event) -> None:
         now = time.monotonic()
@@ -485,17 +479,22 @@ class Progress:
         if event.kind == "failed":
             self.failures.append(f"{label.cell}: {event.reason}")
 
-        value, ranked = None, ""
+        text = ""
+        if event.reason:
+            text += f": {event.reason}"
+
+        value = None
         if event.kind == "finished" and not self.display.quiet:
             value = self.value(event.key)
 
         if value is not None:
-            ranked = f"  {self._ranked(label, value)}"
+            text += f"  {self._ranked(label, value)}"
 
-        reason = f": {event.reason}" if event.reason else ""
-        took_s, metrics = None, None
+        took_s = None
+        metrics = None
         if trial is not None:
-            took_s, metrics = now - trial.begun, trial.metrics
+            took_s = now - trial.begun
+            metrics = trial.metrics
 
         data = {
             "value": value,
@@ -504,7 +503,7 @@ class Progress:
             "metrics": metrics,
         }
 
-        self._say(event.kind, event.key, f"{reason}{ranked}", took_s, data)
+        self._say(event.kind, event.key, text, took_s, data)
         if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
             self._draw()
 
@@ -514,32 +513,33 @@ class Progress:
         """
         before = self.display.best.get(label.metric)
         self._rank(label, value)
-        shown = f"{label.metric} {percent(value)} %"
-
+        text = f"{label.metric} {percent(value)} %"
         if before is None:
-            return shown
+            return text
 
-        best, cell = self.display.best[label.metric]
-        if value > before[0]:
-            return f"{shown}, the best so far"
+        best, cell = before
+        if value > best:
+            return f"{text}, the best so far"
 
-        return f"{shown}, best so far {percent(best)} % ({cell})"
+        return f"{text}, best so far {percent(best)} % ({cell})"
 
     def _rank(self, label: Label, value: float) -> None:
         known = self.display.best.get(label.metric)
         if known is None or value > known[0]:
             self.display.best[label.metric] = (value, label.cell)
 
-    def _told(self, label: Label, trial: RunningTrial) -> str:
+    def _last_value(self, label: Label, trial: RunningTrial) -> str:
         """Return ", test/accuracy 48.7 %, best 49.0 %" of the last epoch."""
         value = trial.metrics.get(label.metric)
         if value is None or not math.isfinite(value):
             return ""
 
+        text = f", {label.metric} {percent(value)} %"
         best = trial.best[label.metric]
-        return f", {label.metric} {percent(value)} %" + (
-            f", best {percent(best)} %" if best > value else ""
-        )
+        if best > value:
+            text += f", best {percent(best)} %"
+
+        return text
 
     def _say(
         self,
@@ -549,33 +549,34 @@ class Progress:
         took_s: float | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> None:
-        shown = self.display
-        if shown.quiet or (shown.live is not None and not shown.verbose):
+        display = self.display
+        if display.quiet or (display.live is not None and not display.verbose):
             return
 
-        label, trial = self._label(key), self.running.get(key)
-        took = f"{duration(took_s)}; " if took_s is not None else ""
+        label = self._label(key)
         data: dict[str, Any] = {
             "event": kind,
             "key": key,
             "cell": label.cell,
             "sweep": label.sweep,
             "row": label.row,
+            "column": label.column,
+            "seed": label.seed,
+            "metric": label.metric,
         }
 
-        data |= {"column": label.column, "seed": label.seed, "metric": label.metric}
-
+        trial = self.running.get(key)
         if trial is not None:
-            data |= {
-                "epoch": trial.epoch,
-                "epochs": trial.epochs,
-                "metrics": trial.metrics,
-            }
+            data["epoch"] = trial.epoch
+            data["epochs"] = trial.epochs
+            data["metrics"] = trial.metrics
 
-        shown._line(
-            f"{self.count()}{kind}  {label.cell}{text}  ({took}{shown.times()})",
-            data | dict(more or {}) | self.numbers(),
-        )
+        data |= more or {}
+        data |= self.numbers()
+
+        took = f"{duration(took_s)}; " if took_s is not None else ""
+        line = f"{self.count()}{kind}  {label.cell}{text}  ({took}{display.times()})"
+        display._line(line, data)
 
     def count(self) -> str:
         """Return "[3/9] "."""
@@ -596,12 +597,13 @@ class Progress:
 
     def left_s(self) -> float | None:
         """Return the time left of the whole sweep or search; None where nothing tells it yet."""
+        # A list, as another thread may add trials meanwhile.
         started = sum(trial.fraction for trial in list(self.running.values()))
-        done = self.done_here + started
-        search = self.display.whole
+        search = self.display.search
         now = time.monotonic()
 
         if search is None:
+            done = self.done_here + started
             rest = self.waiting - started
             if self.begun is None or done < 0.5 or rest <= 0:
                 return None
@@ -612,13 +614,18 @@ class Progress:
         took_s = now - self.display.search_begun
         done = self.ended - before.ended + started
         rest = self.total - self.ended - started
-        ways = [took_s * rest / done] if done >= 0.5 and rest > 0 else []
-        used = search.hours_share - before.hours_share
+        hours_used = search.hours_share - before.hours_share
+        hours_left = max(1 - search.hours_share, 0)
 
-        if used > 0:
-            ways.append(took_s * max(1 - search.hours_share, 0) / used)
+        # The search ends by its trials or by its hours, whichever comes first.
+        estimates = []
+        if done >= 0.5 and rest > 0:
+            estimates.append(took_s * rest / done)
 
-        return min(ways, default=None)
+        if hours_used > 0:
+            estimates.append(took_s * hours_left / hours_used)
+
+        return min(estimates, default=None)
 
     def running_line(self) -> str:
         """Return what trains now, in one line."""
@@ -626,10 +633,12 @@ class Progress:
         for key, trial in list(self.running.items())[:MOST_RUNNING]:
             named.append(self._running(key, trial))
 
-        more = len(self.running) - len(named)
-        return f"running  {'; '.join(named)}" + (
-            f"; and {more} more" if more > 0 else ""
-        )
+        line = f"running  {'; '.join(named)}"
+        num_unnamed = len(self.running) - len(named)
+        if num_unnamed > 0:
+            line += f"; and {num_unnamed} more"
+
+        return line
 
     def _running(self, key: str, trial: RunningTrial) -> str:
         label = self._label(key)
@@ -637,7 +646,8 @@ class Progress:
             elapsed = duration(time.monotonic() - trial.begun)
             return f"{label.cell}: no epoch finished yet, {elapsed}"
 
-        return f"{label.cell}: epoch {trial.epoch} of {trial.epochs}{self._told(label, trial)}"
+        accuracy = self._last_value(label, trial)
+        return f"{label.cell}: epoch {trial.epoch} of {trial.epochs}{accuracy}"
 
     # On a terminal
 
@@ -677,7 +687,7 @@ class Progress:
         if len(self.running) > MOST_RUNNING:
             lines.append((f"and {len(self.running) - MOST_RUNNING} more", ""))
 
-        lines += [
-            (f"failed: {failure}", "red") for failure in self.failures[-MOST_FAILED:]
-        ]
+        for failure in self.failures[-MOST_FAILED:]:
+            lines.append((f"failed: {failure}", "red"))
+
         return lines

@@ -8,13 +8,12 @@ several, and a cluster several launches.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-Values = dict[
-    tuple[str, str, str], float
-]  # (name, sweep, value of its other label) -> number
+# (name, sweep, value of its other label) -> number
+Values = dict[tuple[str, str, str], float]
 
 GAUGES: Mapping[str, tuple[str, str]] = {  # name -> label beside `sweep`, description
     "pointsweep_trials": (
@@ -74,14 +73,17 @@ class Gauges:
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
-        began = time.time() if began is None else began
-        cells: dict[str, dict[str, str]] = {}
-        for key, cell in trials.items():
-            cells.setdefault(cell.sweep, {})[key] = cell.cell
+        if began is None:
+            began = time.time()
 
-        self.sweeps = {
-            sweep: SweepGauges(cells[sweep], clock, began) for sweep in cells
-        }
+        cells_of: dict[str, dict[str, str]] = defaultdict(dict)  # by sweep
+        for key, cell in trials.items():
+            cells_of[cell.sweep][key] = cell.cell
+
+        self.sweeps = {}
+        for sweep, cells in cells_of.items():
+            self.sweeps[sweep] = SweepGauges(cells, clock, began)
+
         self._of = {key: self.sweeps[cell.sweep] for key, cell in trials.items()}
 
     def start(self, key: str) -> None:
@@ -133,15 +135,11 @@ class SweepGauges:
         self.began = began
         self.closed = False
         self.progress_at = self.begun
-        self.epoch_s: dict[
-            str, float
-        ] = {}  # key of a running trial -> its longest epoch
-        self.heard_at: dict[
-            str, float
-        ] = {}  # key of a running trial -> its start or last result
-        self.running: dict[
-            str, Mapping[str, Any]
-        ] = {}  # key -> its last result, empty before
+        # Of running trials, by key: the longest epoch, the time of the start or the last result,
+        # and the last result, empty before.
+        self.epoch_s: dict[str, float] = {}
+        self.heard_at: dict[str, float] = {}
+        self.running: dict[str, Mapping[str, Any]] = {}
         self.ended: dict[str, str] = {}  # key -> finished or failed
         self.failures: Counter[str] = Counter()
         self.epochs = 0
@@ -162,15 +160,17 @@ class SweepGauges:
         self.running.setdefault(key, {})
 
     def wait(self, key: str) -> None:
-        for known in (self.running, self.heard_at, self.epoch_s):
-            known.pop(key, None)
+        self.running.pop(key, None)
+        self.heard_at.pop(key, None)
+        self.epoch_s.pop(key, None)
 
     def epoch(self, result: Mapping[str, Any]) -> None:
-        key, trained = result["key"], result.get("trained", 1)
+        key = result["key"]
+        trained = result.get("trained", 1)
         now = self.clock()
         if key in self.heard_at:
-            took = (now - self.heard_at[key]) / trained
-            self.epoch_s[key] = max(took, self.epoch_s.get(key, 0.0))
+            epoch_s = (now - self.heard_at[key]) / trained
+            self.epoch_s[key] = max(epoch_s, self.epoch_s.get(key, 0.0))
 
         self.progress_at = self.heard_at[key] = now
         self.epochs += trained
@@ -182,19 +182,19 @@ class SweepGauges:
         self.wait(key)
         self.progress_at = self.clock()
         self._set_left(key, 0.0)
-        before = self.ended.get(key)
 
+        before = self.ended.get(key)
         if before is not None:
             self.states[before] -= 1
 
         self.states[status] += 1
         self.ended[key] = status
-        self._count_cell(
-            self.cells[key], (before == "finished") - (status == "finished")
-        )
+        newly_unfinished = (before == "finished") - (status == "finished")
+        self._count_cell(self.cells[key], newly_unfinished)
 
         if status == "failed":
-            self.failures[reason.partition(":")[0].strip()[:60] or "unknown"] += 1
+            error_class, _, _ = reason.partition(":")
+            self.failures[error_class.strip()[:60] or "unknown"] += 1
 
     def close(self) -> None:
         self.closed = True
@@ -215,22 +215,26 @@ class SweepGauges:
         if not more:
             return
 
+        was_open = self.unfinished[cell] > 0
         self.unfinished[cell] += more
-        self.open_cells += (self.unfinished[cell] > 0) - (
-            self.unfinished[cell] - more > 0
-        )
+        is_open = self.unfinished[cell] > 0
+        self.open_cells += is_open - was_open
 
     def values(self) -> dict[tuple[str, str], float]:
         """Every gauge as it stands, by its name and the value of its label."""
-        waiting = len(self.cells) - len(self.running) - len(self.ended)
+        waiting = 0
+        if not self.closed:
+            waiting = len(self.cells) - len(self.running) - len(self.ended)
+
+        num_complete = len(self.unfinished) - self.open_cells
         pace = sum(result.get("clouds_per_s", 0.0) for result in self.running.values())
         gauge_values: dict[tuple[str, str], float] = {
-            ("pointsweep_trials", "waiting"): 0 if self.closed else waiting,
+            ("pointsweep_trials", "waiting"): waiting,
             ("pointsweep_trials", "running"): len(self.running),
             ("pointsweep_trials", "finished"): self.states["finished"],
             ("pointsweep_trials", "failed"): self.states["failed"],
             ("pointsweep_cells", "open"): self.open_cells,
-            ("pointsweep_cells", "complete"): len(self.unfinished) - self.open_cells,
+            ("pointsweep_cells", "complete"): num_complete,
             ("pointsweep_epochs", ""): self.epochs,
             ("pointsweep_clouds_per_second", ""): pace,
             ("pointsweep_epoch_seconds", ""): self._longest_epoch(),
@@ -240,20 +244,18 @@ class SweepGauges:
         gauge_values["pointsweep_progress_timestamp_seconds", ""] = progress_at
 
         for field, name in LAGS.items():
-            lags = (result.get(field, 0.0) for result in self.running.values())
+            lags = [result.get(field, 0.0) for result in self.running.values()]
             gauge_values[name, ""] = max(lags, default=0.0)
 
-        gauge_values |= {
-            ("pointsweep_failures", kind): count
-            for kind, count in self.failures.items()
-        }
+        for error_class, count in self.failures.items():
+            gauge_values["pointsweep_failures", error_class] = count
+
         if self.closed:
             gauge_values["pointsweep_eta_seconds", ""] = 0.0
         elif self.work:
-            spent = self.clock() - self.begun
-            gauge_values["pointsweep_eta_seconds", ""] = (
-                spent * self.all_left / self.work
-            )
+            elapsed_s = self.clock() - self.begun
+            eta_s = elapsed_s * self.all_left / self.work
+            gauge_values["pointsweep_eta_seconds", ""] = eta_s
 
         return gauge_values
 
@@ -264,8 +266,7 @@ def cells_of(packs: Sequence[Sequence[Any]]) -> dict[str, TrialCell]:
     for pack in packs:
         for task in pack:
             tags = task.tags
-            cells[task.config.key()] = TrialCell(
-                tags.sweep, f"{tags.row} / {tags.column}"
-            )
+            cell = TrialCell(tags.sweep, f"{tags.row} / {tags.column}")
+            cells[task.config.key()] = cell
 
     return cells

@@ -149,22 +149,21 @@ def _start() -> None:
                 runtime_env={"worker_process_setup_hook": look_less_for_garbage},
             )
             return
-        except (
-            Exception
-        ) as error:  # Ray raises bare Exceptions here; each ends in ResourcesError
+        except Exception as error:
+            # Ray raises bare Exceptions here; each ends in ResourcesError.
             ray.shutdown()
             interruption.check()
-            why = _one_line(error)
+            reason = _one_line(error)
 
         took_s = time.monotonic() - started
         if attempt >= 2 and took_s >= _wait_s(default=0.0):
             raise ResourcesError(
                 f"Ray did not start on this machine, tried {attempt} times in {took_s:.0f} s:"
-                f" {why}. If the machine is busy, {WAIT_VARIABLE}=300 goes on trying for 300 s;"
+                f" {reason}. If the machine is busy, {WAIT_VARIABLE}=300 goes on trying for 300 s;"
                 f" {WITHOUT}"
             )
 
-        print(f"Ray did not start: {why}; trying again", file=sys.stderr, flush=True)
+        print(f"Ray did not start: {reason}; trying again", file=sys.stderr, flush=True)
         attempt += 1
         time.sleep(PAUSE_S)
 
@@ -266,12 +265,12 @@ def _wait_for(host: str, port: int) -> None:
             socket.create_connection((host, port), timeout=max(left_s, 1.0)).close()
             return
         except OSError as error:
-            why = _one_line(error)
+            reason = _one_line(error)
 
         interruption.check()
         if time.monotonic() + PAUSE_S > deadline:
             raise ResourcesError(
-                f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({why});"
+                f"RAY_ADDRESS={host}:{port}: no cluster answered within {wait_s:.0f} s ({reason});"
                 f" {ALLOWED}; {WAIT_VARIABLE}=300 waits 300 s for it; {WITHOUT}"
             )
 
@@ -279,7 +278,7 @@ def _wait_for(host: str, port: int) -> None:
             announced = True
             print(
                 f"waiting up to {wait_s:.0f} s for the Ray cluster at {host}:{port} (RAY_ADDRESS):"
-                f" {why}",
+                f" {reason}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -305,13 +304,14 @@ def _wait_s(default: float = WAIT_S) -> float:
 
 def _reason(error: BaseException) -> str:
     """Say why a cluster could not be joined."""
-    causes = [error]
-    while (
-        cause := causes[-1].__cause__ or causes[-1].__context__
-    ) is not None and cause not in causes:
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
         causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
 
-    text = ": ".join(dict.fromkeys(_one_line(each) for each in causes))
+    # Causes often say the same: each sentence once.
+    text = ": ".join(dict.fromkeys(map(_one_line, causes)))
     if "authentication token" in text.lower():
         mode = os.environ.get("RAY_AUTH_MODE") or "not set"
         return (
@@ -357,11 +357,9 @@ class Watch:
         import ray
 
         node = ray._private.worker._global_node
-        dead = (
-            [kind for kind, _ in node.dead_processes() if kind in VITAL]
-            if node is not None
-            else ["connection"]
-        )
+        dead = ["connection"]
+        if node is not None:
+            dead = [kind for kind, _ in node.dead_processes() if kind in VITAL]
 
         if dead:
             raise lost(f"Ray's {' and '.join(dead)} ended while trials ran")
@@ -433,8 +431,8 @@ def on_every_node(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    options, started = {}, {}
-
+    options: dict[str, dict[str, Any]] = {}
+    tasks = {}
     for node in ray.nodes():
         if node["Alive"]:
             name = node_name(node["NodeManagerAddress"], node["NodeID"])
@@ -445,19 +443,18 @@ def on_every_node(
                 "max_retries": 0,
                 "scheduling_strategy": strategy,
             }
-
-            started[name] = ray.remote(**options[name])(function).remote(argument)
+            tasks[name] = ray.remote(**options[name])(function).remote(argument)
 
     deadline = time.monotonic() + wait_s
     answers = {}
-    for name, task in started.items():
+    for name, task in tasks.items():
         try:
-            value = ray.get(task, timeout=max(deadline - time.monotonic(), 1.0))
+            left_s = max(deadline - time.monotonic(), 1.0)
+            value = ray.get(task, timeout=left_s)
             # One node after the other, as the time of an answer says how well a clock is known.
+            read_clock = ray.remote(**options[name])(_read_clock)
             asked_at = time.time()
-            clock = ray.get(
-                ray.remote(**options[name])(_read_clock).remote(), timeout=wait_s
-            )
+            clock = ray.get(read_clock.remote(), timeout=wait_s)
             answers[name] = Answer(value, asked_at, clock, time.time())
         except (ray.exceptions.RayError, OSError) as error:
             answers[name] = Answer(error)
@@ -477,4 +474,5 @@ def on_worker(
     check_fits(cpus, gpus)
     import ray
 
-    return ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(function).remote(argument))
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    return ray.get(task.remote(argument))

@@ -111,23 +111,31 @@ def run_ray(
     ray_cluster.check_fits(resources.cpus, resources.gpus)
     demand = Demand(resources.cpus, resources.gpus, resources.processes)
 
-    if ray_cluster.elsewhere() and (text := launch_line(demand, joined_cluster())):
-        listen(notice(text))
+    if ray_cluster.elsewhere():
+        shortage = launch_line(demand, joined_cluster())
+        if shortage:
+            listen(notice(shortage))
 
     store = open_store(job.store)
-    job, here = _with_one_writer(job, store)
+    job, targets = _with_one_writer(job, store)
     exported = _Exported(Gauges(cells_of(packs)))
     exported()  # who waits for workers is seen from here on
     collector = OutcomeCollector(
-        packs, job, listen, exported.gauges, exported.soon, here
+        packs=packs,
+        job=job,
+        listen=listen,
+        gauges=exported.gauges,
+        show=exported.soon,
+        targets=targets,
     )
+
     # Tune wants a folder; nothing in it is read again.
     name = uuid.uuid4().hex[:12]
     disk = folder_of(store)
-    folder = (disk.path("ray") if disk is not None else cache_folder() / "ray") / name
-    running = _running[name] = _Running(
-        collector, may_start, demand, PackCount(len(packs))
-    )
+    parent = disk.path("ray") if disk is not None else cache_folder() / "ray"
+    folder = parent / name
+    running = _Running(collector, may_start, demand, PackCount(len(packs)))
+    _running[name] = running
 
     try:
         tuner = _tuner(name, folder, packs, job, resources)
@@ -138,8 +146,8 @@ def run_ray(
         _end_workers(collector, store)
         exported.close()
         raise
-    except _TuneAbandonedError as left:
-        raise left.reason from None
+    except _TuneAbandonedError as error:
+        raise error.reason from None
     except tune.TuneError as error:
         if running.error is None:
             raise ray_cluster.lost(
@@ -171,22 +179,25 @@ def _tuner(
     bundles = tune.PlacementGroupFactory([share] * resources.processes)
     trainable = tune.with_resources(tune.with_parameters(_pack_trial, job=job), bundles)
 
+    tune_config = tune.TuneConfig(
+        reuse_actors=True,
+        search_alg=_Queue(name, resources.max_concurrent),
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+    )
+    run_config = tune.RunConfig(
+        name=name,
+        storage_path=str(folder.parent),
+        callbacks=[_Callback(name)],
+        failure_config=tune.FailureConfig(max_failures=RETRIES),
+        verbose=0,
+    )
+    encoded_packs = [_encode(pack) for pack in packs]
     return tune.Tuner(
         trainable,
-        param_space={"pack": tune.grid_search([_encode(pack) for pack in packs])},
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            search_alg=_Queue(name, resources.max_concurrent),
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=str(folder.parent),
-            callbacks=[_Callback(name)],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            verbose=0,
-        ),
+        param_space={"pack": tune.grid_search(encoded_packs)},
+        tune_config=tune_config,
+        run_config=run_config,
     )
 
 
@@ -216,9 +227,10 @@ def _end_workers(collector: OutcomeCollector, store: Store) -> None:
             os.kill(pid, signal.SIGTERM)
 
     deadline = time.monotonic() + SAVE_S
-    while time.monotonic() < deadline and any(
-        Path(f"/proc/{pid}").exists() for pid in pids
-    ):
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            break
+
         time.sleep(0.02)
 
 
@@ -427,13 +439,11 @@ def _pack_trial(config: Mapping[str, Any], job: Job) -> None:
     """The body of a Tune trial. It does not raise for a trial's own failure, so that Ray retries
     lost workers only.
     """
-    _settled()
+    _set_up_worker()
     reporter = WorkerReporter(tune.report)
-    reporter.end(
-        run_encoded(
-            config["pack"], job, reporter, _gather if job.processes > 1 else alone
-        )
-    )
+    gather = _gather if job.processes > 1 else alone
+    outcomes = run_encoded(config["pack"], job, reporter, gather)
+    reporter.end(outcomes)
 
 
 def run_encoded(
@@ -456,17 +466,18 @@ def run_encoded(
         outcomes = []
 
         for item in _items(pack):
-            recorded = record_loss(store, item["key"], failure, job.launch, job.wait_s)
-            outcomes.append(
-                Outcome(item["key"], "failed", recorded.reason, recorded.kind)
-            )
+            key = item["key"]
+            recorded = record_loss(store, key, failure, job.launch, job.wait_s)
+            outcomes.append(Outcome(key, "failed", recorded.reason, recorded.kind))
 
         return outcomes
 
 
 @cache
-def _settled() -> None:
-    """A worker has loaded what it needs: that is never looked at for garbage, all else as usual."""
+def _set_up_worker() -> None:
+    """Set up a worker that has loaded what it needs: that is never looked at for garbage, all else
+    as usual.
+    """
     guard_streams(outlives=True)
     gc.freeze()
     gc.set_threshold(*USUAL)
@@ -505,9 +516,9 @@ def _gather(config: TrialConfig, job: Job) -> Iterator[Group]:
 def _encode(pack: Pack) -> str:
     # One string: Tune would read dicts of its search space in its own way. The first trial's key
     # stands before, for the pack's name.
-    tasks = []
+    items = []
     for task in pack:
-        tasks.append(
+        items.append(
             {
                 "key": task.config.key(),
                 "config": task.config.to_dict(),
@@ -515,14 +526,15 @@ def _encode(pack: Pack) -> str:
             }
         )
 
-    return f"{pack[0].config.key()} {json.dumps(tasks)}"
+    return f"{items[0]['key']} {json.dumps(items)}"
 
 
 def _decode(text: str) -> list[Task]:
-    return [
-        Task(trial_from_dict(item["config"]), TrialTags(**item["tags"]))
-        for item in _items(text)
-    ]
+    tasks = []
+    for item in _items(text):
+        tasks.append(Task(trial_from_dict(item["config"]), TrialTags(**item["tags"])))
+
+    return tasks
 
 
 def _items(text: str) -> list[dict[str, Any]]:
@@ -540,11 +552,11 @@ class _Exported:
     def __init__(self, gauges: Gauges) -> None:
         self.gauges = gauges
         self.shown_at = -math.inf
-        self.made = {}
+        self.ray_gauges = {}
 
         for name, (label, text) in GAUGES.items():
             tags = ("sweep", label) if label else ("sweep",)
-            self.made[name] = Gauge(name, text, tag_keys=tags)
+            self.ray_gauges[name] = Gauge(name, text, tag_keys=tags)
 
     def soon(self) -> None:
         """Send the gauges as often as Prometheus could notice: of thousands of quick trials a call
@@ -557,11 +569,11 @@ class _Exported:
         self.shown_at = time.monotonic()
         for (name, sweep, value), number in self.gauges.values().items():
             tags = {"sweep": sweep}
-            label = GAUGES[name][0]
+            label, _ = GAUGES[name]
             if label:
                 tags[label] = value
 
-            self.made[name].set(number, tags)
+            self.ray_gauges[name].set(number, tags)
 
     def close(self) -> None:
         """The launch is over: what waits, runs or lags behind is shown as 0."""

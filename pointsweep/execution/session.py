@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -98,16 +99,13 @@ def execute(
         outcomes = launch_all(plans, store, targets, tags, options, display)
         tried = {plan.sweep.name: set(plan.states) for plan in plans}
         while not waiting(outcomes):
-            checked = [
-                _further(plan, store, tried[plan.sweep.name], display) for plan in plans
-            ]
-            further = [plan for plan in checked if plan is not None]
+            further = _all_further(plans, store, tried, display)
             if not further:
                 break
 
-            for fresh in further:
-                fresh_tags = _requested_tags(fresh)
-                tags_by_sweep[fresh.sweep.name].update(fresh_tags)
+            for plan in further:
+                fresh_tags = _requested_tags(plan)
+                tags_by_sweep[plan.sweep.name].update(fresh_tags)
                 tags = fresh_tags | tags
 
             outcomes += launch_all(further, store, targets, tags, options, display)
@@ -118,17 +116,16 @@ def execute(
     conclusions = []
     with after_launch():
         for plan in plans:
-            mirror_lines = mirrors[plan.sweep.name].lines()
-            concluded = conclude(
-                plan.sweep, store, mirror_lines, outcomes, options, display
+            sweep = plan.sweep
+            mirror = mirrors[sweep.name]
+            conclusion = conclude(
+                sweep, store, mirror.lines(), outcomes, options, display
             )
-            conclusions.append(concluded)
+            conclusions.append(conclusion)
 
-            if plan.sweep.full_sweep is None:
-                mirrors[plan.sweep.name].publish(
-                    tables.files_of(store, plan.sweep.name),
-                    cell_metrics(concluded.table),
-                )
+            if sweep.full_sweep is None:
+                files = tables.files_of(store, sweep.name)
+                mirror.publish(files, cell_metrics(conclusion.table))
 
     return conclusions
 
@@ -142,11 +139,28 @@ def _requested_tags(plan: Plan) -> dict[str, TrialTags]:
     """Return the tags of those of a sweep's trials that are asked for as yet: with adaptive seeds
     not of all.
     """
-    return {
-        key: tags
-        for key, tags in trial_tags_of(plan.sweep).items()
-        if key in plan.states
-    }
+    requested = {}
+    for key, tags in trial_tags_of(plan.sweep).items():
+        if key in plan.states:
+            requested[key] = tags
+
+    return requested
+
+
+def _all_further(
+    plans: Sequence[Plan],
+    store: Store,
+    tried: Mapping[str, set[str]],
+    display: Display,
+) -> list[Plan]:
+    """Return what the records now ask for, of all sweeps. Adds to `tried`, by sweep."""
+    further = []
+    for plan in plans:
+        fresh = _further(plan, store, tried[plan.sweep.name], display)
+        if fresh is not None:
+            further.append(fresh)
+
+    return further
 
 
 def _further(
@@ -159,16 +173,17 @@ def _further(
         return None
 
     states, records = trial_states(plan.sweep, store)
-    if not states.keys() - tried:  # what failed in this launch is left to the next one
+    if not states.keys() - tried:
         return None
 
-    fresh = replace(
-        plan,
-        states={k: s for k, s in states.items() if s == "finished" or k not in tried},
-        records=records,
-    )
+    # What failed in this launch is left to the next one.
+    fresh_states = {}
+    for key, state in states.items():
+        if state == "finished" or key not in tried:
+            fresh_states[key] = state
 
     tried.update(states)
+    fresh = replace(plan, states=fresh_states, records=records)
     display.say(
         f"{plan.sweep.name}: {len(fresh.to_run)} further trials for the comparisons that are open"
     )
@@ -178,10 +193,12 @@ def _further(
 
 def trial_tags_of(sweep: Sweep) -> dict[str, TrialTags]:
     """Return what the tracker is to say of every trial, by key."""
-    return {
-        trial.config.key(): TrialTags(sweep.name, *sweep.row_column_seed(trial))
-        for trial in sweep.trials()
-    }
+    tags = {}
+    for trial in sweep.trials():
+        row, column, seed = sweep.row_column_seed(trial)
+        tags[trial.config.key()] = TrialTags(sweep.name, row, column, seed)
+
+    return tags
 
 
 def launch_all(
@@ -222,7 +239,11 @@ def launch_all(
 
 def sources_of(plans: Sequence[Plan]) -> tuple[Source, ...]:
     """Return the plug-ins of all sweeps, each once."""
-    sources = {source.name: source for plan in plans for source in plan.sweep.plugins}
+    sources: dict[str, Source] = {}
+    for plan in plans:
+        for source in plan.sweep.plugins:
+            sources[source.name] = source
+
     return tuple(sources.values())
 
 
@@ -232,22 +253,22 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
 
     The name is that of the sweep whose budget counts; sweeps without one are launched together.
     """
-    groups: dict[tuple[Resources, str], list[TrialConfig]] = {}
-    names: dict[Resources, str] = {}
+    groups: dict[tuple[Resources, str], list[TrialConfig]] = defaultdict(list)
+    first_names: dict[Resources, str] = {}  # of sweeps without a budget
     seen: set[str] = set()
 
     for plan in plans:
         fresh = [config for config in plan.to_run if config.key() not in seen]
-        seen |= {config.key() for config in fresh}
-        if fresh:
-            own, name = plan.sweep.resources, plan.sweep.name
-            name = (
-                names.setdefault(own, name)
-                if math.isinf(own.budget.limit_hours())
-                else name
-            )
+        if not fresh:
+            continue
 
-            groups.setdefault((own, name), []).extend(fresh)
+        seen.update(config.key() for config in fresh)
+        resources = plan.sweep.resources
+        name = plan.sweep.name
+        if math.isinf(resources.budget.limit_hours()):
+            name = first_names.setdefault(resources, name)
+
+        groups[resources, name] += fresh
 
     return groups
 
@@ -260,12 +281,14 @@ def _show(
     `mirror`: what is said of the tracker; `part`: of a larger table.
     """
     report = store.location(f"sweeps/{table.name}/report.html")
-    full_table = [f"whole    pointsweep tables {table.name}"] if part else []
-    lines = ["", f"report   {report}", f"store    {store.url}", *full_table, *mirror]
+    lines = ["", f"report   {report}", f"store    {store.url}"]
+    if part:
+        lines.append(f"whole    pointsweep tables {table.name}")
+
+    lines += mirror
     text = render_for(display.stream, table) + "\n".join(lines)
-    display.result(
-        table, text, report=report, store=store.url, mlflow="\n".join(mirror)
-    )
+    mlflow = "\n".join(mirror)
+    display.result(table, text, report=report, store=store.url, mlflow=mlflow)
 
 
 def conclude(
@@ -282,7 +305,9 @@ def conclude(
     """
     display.phase("computing the table and the report")
     plan = make_plan(sweep, store)
-    failed, failures = {}, {}
+    failed = {}
+    failures = {}
+    held = {}  # the reasons, by key
 
     for outcome in outcomes:
         # A trial whose folder cannot be written has no failure in its history.
@@ -290,6 +315,9 @@ def conclude(
         if is_own and outcome.status == "failed":
             failed[outcome.key] = outcome
             failures[outcome.key] = outcome.reason
+
+        if outcome.status == "held":
+            held[outcome.key] = outcome.reason
 
     failures |= plan.failures
     table = tables.build(sweep.layout(), plan.records, failures, plan.parameters)
@@ -303,13 +331,8 @@ def conclude(
     _show(table, store, mirror, display, part=sweep.full_sweep is not None)
 
     missing = [key for key, state in plan.states.items() if state != "finished"]
-    held = {
-        outcome.key: outcome.reason for outcome in outcomes if outcome.status == "held"
-    }
     beyond_budget = waiting(outcomes).intersection(missing)
-    held_elsewhere = {
-        key for key in missing if key in held and key not in plan.failures
-    }
+    held_elsewhere = (held.keys() - plan.failures.keys()).intersection(missing)
 
     for key in missing:
         if key in beyond_budget:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -52,14 +53,11 @@ class PackCount:
 
     def is_stuck(self) -> bool:
         """Tell, every half a minute, whether no pack has run for that long while some wait."""
-        now = time.monotonic()
-        stuck = (
-            not self.running
-            and self.waiting > 0
-            and now - self.idle_since >= PATIENCE_S
-        )
+        if self.running or self.waiting <= 0:
+            return False
 
-        if not stuck or now - self.looked_at < AGAIN_S:
+        now = time.monotonic()
+        if now - self.idle_since < PATIENCE_S or now - self.looked_at < AGAIN_S:
             return False
 
         self.looked_at = now
@@ -82,9 +80,16 @@ def cause_of(text: str) -> tuple[str, str]:
     """Return the node that Ray's words of a dead worker name, and what became of it or of its
     worker.
     """
-    address, number = NODE_IP.search(text), NODE_ID.search(text)
-    parts = [address[1] if address else "", number[1][:6] if number else ""]
-    node = " ".join(part for part in parts if part) or "unknown"
+    names = []
+    address = NODE_IP.search(text)
+    if address:
+        names.append(address[1])
+
+    node_id = NODE_ID.search(text)
+    if node_id:
+        names.append(node_id[1][:6])
+
+    node = " ".join(names) or "unknown"
 
     if NODE_DIED.search(text):
         return node, f"node {node} was lost"
@@ -99,19 +104,20 @@ def lost_lines(lost: Iterable[Lost]) -> Iterator[str]:
 
     "node 10.0.0.3 4fa21c was lost: lora / vit / seed 0 goes on after epoch 12, on another worker"
     """
-    by_cause: dict[str, list[Lost]] = {}
-    for worker in lost:
-        by_cause.setdefault(worker.cause, []).append(worker)
+    by_cause: dict[str, list[Lost]] = defaultdict(list)
+    for trial in lost:
+        by_cause[trial.cause].append(trial)
 
     for cause, trials in by_cause.items():
-        texts = [
-            f"{worker.cell} goes on after epoch {worker.epoch}"
-            if worker.epoch
-            else f"{worker.cell} begins again"
-            for worker in trials[:MOST_NAMED]
-        ]
-        if len(trials) > len(texts):
-            texts.append(f"{len(trials) - len(texts)} more too")
+        texts = []
+        for trial in trials[:MOST_NAMED]:
+            if trial.epoch:
+                texts.append(f"{trial.cell} goes on after epoch {trial.epoch}")
+            else:
+                texts.append(f"{trial.cell} begins again")
+
+        if len(trials) > MOST_NAMED:
+            texts.append(f"{len(trials) - MOST_NAMED} more too")
 
         where = "on another worker" if len(trials) == 1 else "on other workers"
         yield f"{cause}: {', '.join(texts)}, {where}"
