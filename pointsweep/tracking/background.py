@@ -26,7 +26,6 @@ STUCK_S = 10.0  # without a trial sent: the tracker does not answer
 
 log = logging.getLogger("pointsweep.mirror")
 
-
 _mirrors: dict[Target, Mirror] = {}
 
 
@@ -67,18 +66,13 @@ class Mirror:
         """Something new stands in a folder."""
         with self.changed:
             now = time.monotonic()
-            due_at = (
-                self.waiting[folder.path][2]
-                if folder.path in self.waiting
-                else now + self.pace_s
-            )
+            due_at = now + self.pace_s
+            if (folder.path / "record.json").is_file():
+                due_at = now
+            elif folder.path in self.waiting:
+                _, _, due_at = self.waiting[folder.path]
 
-            self.waiting[folder.path] = (
-                folder,
-                tags,
-                now if (folder.path / "record.json").is_file() else due_at,
-            )
-
+            self.waiting[folder.path] = (folder, tags, due_at)
             self.behind_since = self.behind_since or now
             self.changed.notify_all()
 
@@ -87,19 +81,15 @@ class Mirror:
         it.
         """
         with self.changed:
-            self.waiting = {
-                path: (folder, tags, 0.0)
-                for path, (folder, tags, _) in self.waiting.items()
-            }
+            for path, (folder, tags, _) in self.waiting.items():
+                self.waiting[path] = (folder, tags, 0.0)
 
             self.changed.notify_all()
             previous = -1
+            while self.behind_since is not None and not self.failing:
+                if self.synced == previous:  # the tracker does not answer
+                    break
 
-            while (
-                self.behind_since is not None
-                and not self.failing
-                and self.synced > previous
-            ):
                 previous = self.synced
                 self.changed.wait(STUCK_S)
 
@@ -123,9 +113,8 @@ class Mirror:
                 writer = writer or tracker.writer(self.target)
                 writer.send(folder, tags)
                 pause = 1.0
-                self.pace_s = min(
-                    LONGEST_S, max(PACE_S, (time.thread_time() - started_at) / SHARE)
-                )
+                cpu_s = time.thread_time() - started_at
+                self.pace_s = min(max(PACE_S, cpu_s / SHARE), LONGEST_S)
 
                 with self.changed:
                     self.synced += 1
@@ -137,9 +126,8 @@ class Mirror:
                 self._warn(tracker.title, error)
                 writer = None
                 with self.changed:
-                    self.waiting.setdefault(
-                        folder.path, (folder, tags, time.monotonic())
-                    )
+                    due_now = (folder, tags, time.monotonic())
+                    self.waiting.setdefault(folder.path, due_now)
                     self.failing = True
                     self.changed.notify_all()
 
@@ -150,26 +138,26 @@ class Mirror:
         """The folder that has been due the longest, once there is one."""
         with self.changed:
             while True:
-                path = min(
-                    self.waiting, key=lambda path: self.waiting[path][2], default=None
-                )
-                wait_s = (
-                    self.waiting[path][2] - time.monotonic()
-                    if path is not None
-                    else None
-                )
-                if path is not None and wait_s is not None and wait_s <= 0:
-                    folder, tags, _ = self.waiting.pop(path)
+                if not self.waiting:
+                    self.changed.wait()
+                    continue
+
+                path = min(self.waiting, key=lambda path: self.waiting[path][2])
+                folder, tags, due_at = self.waiting[path]
+                wait_s = due_at - time.monotonic()
+                if wait_s <= 0:
+                    del self.waiting[path]
                     return folder, tags
 
                 self.changed.wait(wait_s)
 
     def _warn(self, title: str, error: Exception) -> None:
-        if type(error).__name__ not in self.warned:
-            self.warned.add(type(error).__name__)
+        name = type(error).__name__
+        if name not in self.warned:
+            self.warned.add(name)
             log.warning(
                 "%s at %s: %s; training goes on, the mirror catches up",
                 title,
                 masked(self.target.uri),
-                type(error).__name__,
+                name,
             )

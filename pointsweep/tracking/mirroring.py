@@ -115,8 +115,13 @@ class Mirroring:
                 f"has all runs and metrics, but {self.files_problem}; then: {command}"
             )
 
-        labels = [self.tracker.title, *[""] * (len(texts) - 1)]
-        return [f"{label:<8} {text}" for label, text in zip(labels, texts, strict=True)]
+        lines = []
+        label = self.tracker.title  # before the first line alone
+        for text in texts:
+            lines.append(f"{label:<8} {text}")
+            label = ""
+
+        return lines
 
     def trial_page(self, key: str) -> str:
         """Return the address of the page that shows a trial's run; "" where there is none."""
@@ -159,12 +164,12 @@ class Mirroring:
         except ValueError:
             return False
 
-        sent = self._sent()
-        if (
-            not isinstance(mark, dict)
-            or {name: mark.get(name) for name in sent} != sent
-        ):
+        if not isinstance(mark, dict):
             return False
+
+        for name, value in self._sent().items():
+            if mark.get(name) != value:
+                return False
 
         self._mirrored_experiment = str(mark.get("experiment", ""))
         return self.tracker.is_there()
@@ -203,8 +208,13 @@ def run_pages(store: Store, name: str) -> dict[str, str]:
         return {}
 
     tracker = open_tracker(uri)
-    pages = {str(key): tracker.trial_page(experiment, str(key)) for key in keys}
-    return {key: page for key, page in pages.items() if page}
+    pages = {}
+    for key in map(str, keys):
+        page = tracker.trial_page(experiment, key)
+        if page:
+            pages[key] = page
+
+    return pages
 
 
 def sync_command(store: Store, uri: str) -> str:

@@ -27,7 +27,7 @@ class TrialEvents:
 
     key: str
     name: str
-    place: Mapping[str, str]  # row, column and seed
+    labels: Mapping[str, str]  # row, column and seed
     epochs: Sequence[Event]
     record: Record | None
 
@@ -96,28 +96,27 @@ def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
 
 
 def _refuse_others(folder: Path) -> None:
-    others = [
-        entry.name
-        for entry in folder.iterdir()
-        if not entry.name.startswith(EVENT_FILES)
-    ]
-    if others:
-        raise FileExistsError(
-            f"{folder} holds {sorted(others)[0]}, which is no event file"
-        )
+    for name in sorted(entry.name for entry in folder.iterdir()):
+        if not name.startswith(EVENT_FILES):
+            raise FileExistsError(f"{folder} holds {name}, which is no event file")
 
 
 def _varied(trials: Sequence[TrialEvents]) -> list[str]:
     """Return the settings in which finished trials differ, by their dotted names."""
-    values: dict[str, set[str | None]] = {}
-    configs = [
-        dict(_flat(trial.record.config)) for trial in trials if trial.record is not None
-    ]
+    configs = []
+    names: set[str] = set()
+    for trial in trials:
+        if trial.record is not None:
+            config = dict(_flat(trial.record.config))
+            configs.append(config)
+            names.update(config)
 
-    for name in {name for config in configs for name in config}:
-        values[name] = {config.get(name) for config in configs}
+    varied = []
+    for name in sorted(names):
+        if len({config.get(name) for config in configs}) > 1:
+            varied.append(name)
 
-    return sorted(name for name, distinct in values.items() if len(distinct) > 1)
+    return varied
 
 
 def _write_trial(
@@ -129,22 +128,23 @@ def _write_trial(
     with SummaryWriter(str(folder)) as writer:
         if trial.record is not None:
             result = _result(trial.record, protocol)
-            settings = dict(_flat(trial.record.config))
-            settings_shown = {
-                **trial.place,
-                **{name: settings.get(name, "") for name in varied},
-            }
+            config = dict(_flat(trial.record.config))
+            settings = dict(trial.labels)
+            for name in varied:
+                settings[name] = config.get(name, "")
 
-            for summary in hparams(settings_shown, result):
+            for summary in hparams(settings, result):
                 writer.file_writer.add_summary(summary)
 
-        for epoch in trial.epochs:
-            values: dict[str, Any] = dict(epoch["metrics"])
-            values |= {name: epoch[name] for name in ("lr", "seconds") if name in epoch}
+        for event in trial.epochs:
+            values: dict[str, Any] = dict(event["metrics"])
+            for name in ("lr", "seconds"):
+                if name in event:
+                    values[name] = event[name]
+
+            time = event.get("time")
             for name, value in sorted(values.items()):
-                writer.add_scalar(
-                    name, value, epoch["epoch"], walltime=epoch.get("time")
-                )
+                writer.add_scalar(name, value, event["epoch"], walltime=time)
 
         if trial.record is not None:
             last = trial.epochs[-1]

@@ -58,20 +58,21 @@ def target_problem(uri: str) -> str:
 
 def uri_mistake(uri: str) -> str:
     """Return why a tracking URI can name no MLflow at all, "" if it can."""
-    scheme = scheme_of(uri)
-    known_schemes = [*SERVERS, *DATABASES]
-
-    if (
-        uri == "none"
-        or scheme in ("", "file")
-        or scheme.partition("+")[0] in known_schemes
-        or scheme in _plugins()
-    ):
-        if scheme in ("http", "https") and not _host(uri):
-            return f"the tracking URI {masked(uri)} names no host; write {scheme}://HOST:PORT"
+    if uri == "none":
         return ""
 
-    schemes = [*known_schemes, *(name for name in TRACKERS if name != MLFLOW)]
+    scheme = scheme_of(uri)
+    if scheme in ("http", "https") and not _host(uri):
+        return (
+            f"the tracking URI {masked(uri)} names no host; write {scheme}://HOST:PORT"
+        )
+
+    known_schemes = [*SERVERS, *DATABASES]
+    dialect = scheme.partition("+")[0]  # of SQLAlchemy, before the name of its driver
+    if scheme in ("", "file") or dialect in known_schemes or scheme in _plugins():
+        return ""
+
+    schemes = known_schemes + [name for name in TRACKERS if name != MLFLOW]
     return (
         f"the tracking URI {masked(uri)}: {unknown('scheme', scheme, schemes, 'Known')}"
     )
@@ -84,7 +85,10 @@ def _host(uri: str) -> str:
     except ValueError:
         return ""
 
-    return "" if port == 0 else parts.hostname or ""
+    if port == 0:
+        return ""
+
+    return parts.hostname or ""
 
 
 def _plugins() -> set[str]:
@@ -96,12 +100,7 @@ def way_back(path: Path, problem: str) -> str:
     if "locked" in problem:
         return "end that process, or wait"
 
-    if (
-        "damaged" in problem
-        or "folder" in problem
-        or "not a file" in problem
-        or "a link" in problem
-    ):
+    if any(word in problem for word in ("damaged", "folder", "not a file", "a link")):
         aside = shlex.quote(str(set_aside_name(path)))
         return f"all it holds is in the store; move it away: mv {shlex.quote(str(path))} {aside}"
 

@@ -41,15 +41,12 @@ def signature(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a cloud is to mlflow.pyfunc: (clouds, points, 3), any number of both; with
     features as many more as the data set has.
     """
-    width = 3 + sum(
-        FEATURE_CHANNELS.get(name, 0) for name in dataset.get("features") or ()
-    )
-    return [
-        {
-            "type": "tensor",
-            "tensor-spec": {"dtype": "float32", "shape": [-1, -1, width]},
-        }
-    ]
+    width = 3
+    for name in dataset.get("features") or ():
+        width += FEATURE_CHANNELS.get(name, 0)
+
+    spec = {"dtype": "float32", "shape": [-1, -1, width]}
+    return [{"type": "tensor", "tensor-spec": spec}]
 
 
 def artifact_mode() -> str:
@@ -65,7 +62,8 @@ def artifact_mode() -> str:
 
 def mark_of(record: Record, mode: str) -> str:
     """Return what a run says of its artifacts once they are all there."""
-    return f"{mode} {hashlib.sha256(record.to_json().encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(record.to_json().encode()).hexdigest()
+    return f"{mode} {digest[:16]}"
 
 
 def send_trial(
@@ -82,10 +80,10 @@ def send_trial(
                 shutil.copyfile(folder.path / name, upload_folder / name)
 
         (upload_folder / "record.json").write_text(record.to_json(), encoding="utf-8")
-        (upload_folder / "config.yaml").write_text(
-            yaml.safe_dump(json.loads(json.dumps(dict(record.config)))),
-            encoding="utf-8",
-        )
+        # By way of JSON, as YAML's safe form has no tuples.
+        config = json.loads(json.dumps(dict(record.config)))
+        config_file = upload_folder / "config.yaml"
+        config_file.write_text(yaml.safe_dump(config), encoding="utf-8")
 
         client.log_artifacts(run_id, str(upload_folder))
 
@@ -118,9 +116,10 @@ def _send_model(
         model_id = models[0].model_id
     else:
         tags = {"pointsweep.key": record.key}
-        model_id = client.create_logged_model(
+        model = client.create_logged_model(
             experiment, name=MODEL, source_run_id=run_id, tags=tags
-        ).model_id
+        )
+        model_id = model.model_id
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
 
     with tempfile.TemporaryDirectory(prefix="pointsweep-") as temporary:
@@ -136,19 +135,28 @@ def _write_model(
     model_folder: Path, model_id: str, run_id: str, folder: TrialFolder, record: Record
 ) -> None:
     """Write a model's folder in MLflow's format, but for its weights."""
-    truth = folder.truth() if (folder.path / PREDICTIONS).is_file() else None
+    class_names: list[str] = []
+    if (folder.path / PREDICTIONS).is_file():
+        truth = folder.truth()
+        if truth is not None:
+            class_names = list(truth[1])
+
     facts = {
         "config": dict(record.config),
         "num_classes": record.dataset["num_classes"],
-        "class_names": list(truth[1]) if truth is not None else [],
+        "class_names": class_names,
     }
-
     (model_folder / "data").mkdir()
     (model_folder / "data" / TRIAL).write_text(json.dumps(facts), encoding="utf-8")
+
+    requirement = "pointsweep"
     version = record.origin.get("version.pointsweep", "")
-    (model_folder / "requirements.txt").write_text(
-        f"pointsweep=={version}\n" if version else "pointsweep\n", encoding="utf-8"
-    )
+    if version:
+        requirement += f"=={version}"
+
+    requirements = model_folder / "requirements.txt"
+    requirements.write_text(f"{requirement}\n", encoding="utf-8")
+
     flavor = {
         "loader_module": LOADER,
         "data": "data",
@@ -185,11 +193,9 @@ def send_sweep(
     from mlflow.entities import Metric
 
     if metrics:
-        now = int(1000 * time.time())
-        client.log_batch(
-            run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        )
+        now_ms = int(1000 * time.time())
+        points = [Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+        client.log_batch(run_id, metrics=points)
 
     if not files:
         return

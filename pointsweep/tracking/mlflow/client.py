@@ -15,6 +15,7 @@ import re
 import shlex
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -160,14 +161,14 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
     disk = folder_of(store)
     own_store = disk if uri.startswith("sqlite") else None
 
-    def made() -> Target:
+    def create_database(fresh_uri: str) -> None:
+        connected(fresh_uri).search_experiments(max_results=1)
+
+    def set_up() -> Target:
         with one_at_a_time(disk):
             require_usable(uri)
             if own_store is not None:
-                ready_made(
-                    uri,
-                    lambda fresh: connected(fresh).search_experiments(max_results=1),
-                )
+                ready_made(uri, create_database)
                 take_artifacts_along(uri, own_store.path("mlartifacts"))
 
             client = connected(uri)
@@ -177,14 +178,20 @@ def prepare(uri: str, store: Store, layout: Layout) -> Target:
         _describe_sweep(client, parent, layout)
         _describe_experiment(client, experiment, layout)
         client.update_run(parent, status="RUNNING")
-        empty = not client.search_runs(
+        trials = client.search_runs(
             [experiment], "tags.`pointsweep.kind` = 'trial'", max_results=1
         )
 
-        return Target(uri, experiment, parent, layout.name, empty and disk is not None)
+        return Target(
+            uri=uri,
+            experiment_id=experiment,
+            parent_run_id=parent,
+            sweep=layout.name,
+            fresh=not trials and disk is not None,
+        )
 
     with tracker_errors(uri):
-        return _patiently(made, uri)
+        return _patiently(set_up, uri)
 
 
 def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
@@ -203,9 +210,10 @@ def set_runs_aside(uri: str, name: str, keys: Iterable[str]) -> None:
             return
 
         for key in keys:
-            for run in client.search_runs(
+            runs = client.search_runs(
                 [experiment.experiment_id], f"tags.`pointsweep.key` = '{key}'"
-            ):
+            )
+            for run in runs:
                 client.set_tag(run.info.run_id, "pointsweep.key", f"{key}-stale")
                 client.set_tag(run.info.run_id, "pointsweep.kind", "stale")
 
@@ -232,11 +240,9 @@ def _describe_sweep(client: Any, parent: str, layout: Layout) -> None:
     if stored_tags.get(LAYOUT_DIGEST) == tags[LAYOUT_DIGEST]:
         return
 
-    items = list(tags.items())
-    for start in range(0, len(items), TAG_BATCH):
-        client.log_batch(
-            parent, tags=[RunTag(*item) for item in items[start : start + TAG_BATCH]]
-        )
+    run_tags = [RunTag(name, value) for name, value in tags.items()]
+    for start in range(0, len(run_tags), TAG_BATCH):
+        client.log_batch(parent, tags=run_tags[start : start + TAG_BATCH])
 
 
 def _patiently(work: Callable[[], T], uri: str) -> T:
@@ -304,13 +310,12 @@ def _experiment(client: Any, name: str, store: FileStore | None, uri: str) -> st
 
     existing = client.get_experiment_by_name(name)
     if existing is None:
-        artifact_location = (
-            store.path("mlartifacts").as_uri() if store is not None else None
-        )
+        location = None
+        if store is not None:
+            location = store.path("mlartifacts").as_uri()
+
         try:
-            return str(
-                client.create_experiment(name, artifact_location=artifact_location)
-            )
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
             # Another driver was faster.
             existing = client.get_experiment_by_name(name)
@@ -335,11 +340,8 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
     }
 
     tags |= source_tags(layout.name)
-    return str(
-        client.create_run(
-            experiment, tags=tags, run_name=f"sweep {layout.name}"
-        ).info.run_id
-    )
+    run = client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}")
+    return str(run.info.run_id)
 
 
 class Runs:
@@ -359,11 +361,10 @@ class Runs:
         if key in self.ids:
             return None
 
-        return self.only(
-            self.client.search_runs(
-                [self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"
-            )
+        runs = self.client.search_runs(
+            [self.target.experiment_id], f"tags.`pointsweep.key` = '{key}'"
         )
+        return self.only(runs)
 
     def open(
         self,
@@ -384,9 +385,8 @@ class Runs:
         start = next((event for event in events if event["type"] == "start"), None)
         if existing is not None:
             run_id = str(existing.info.run_id)
-            self.sent[key] = {
-                metric.step for metric in self.client.get_metric_history(run_id, STEPS)
-            }
+            history = self.client.get_metric_history(run_id, STEPS)
+            self.sent[key] = {metric.step for metric in history}
             if existing.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
                 # The sweep's run was deleted in the UI, and another one made.
                 new_tags = {**new_tags, SWEEP_RUN: self.target.parent_run_id}
@@ -394,11 +394,10 @@ class Runs:
             if NESTED in existing.data.tags:
                 self.client.delete_tag(run_id, NESTED)
 
-            (
-                self.running.add
-                if existing.info.status == "RUNNING"
-                else self.running.discard
-            )(run_id)
+            if existing.info.status == "RUNNING":
+                self.running.add(run_id)
+            else:
+                self.running.discard(run_id)
         else:
             run_id = self._create(key, events, start, tags, new_tags)
             new_tags = {}
@@ -414,10 +413,14 @@ class Runs:
         second one: it is deleted.
         """
         ordered = sorted(runs, key=lambda run: str(run.info.run_id))
-        for duplicate in ordered[1:]:
+        if not ordered:
+            return None
+
+        first, *duplicates = ordered
+        for duplicate in duplicates:
             self.client.delete_run(duplicate.info.run_id)
 
-        return ordered[0] if ordered else None
+        return first
 
     def _create(
         self,
@@ -447,26 +450,26 @@ class Runs:
 
         data = start["dataset"]
         section = start["config"]["dataset"]
-        source = json.dumps(
-            {"folder": section.get("folder", section.get("root", "generated"))}
-        )
-        context = [InputTag("mlflow.data.context", "training and test")]
+        folder = section.get("folder", section.get("root", "generated"))
         dataset = Dataset(
-            data["name"],
-            data["digest"][:36],
-            "pointsweep",
-            source,
+            name=data["name"],
+            digest=data["digest"][:36],
+            source_type="pointsweep",
+            source=json.dumps({"folder": folder}),
             profile=json.dumps(data),
         )
+        context = [InputTag("mlflow.data.context", "training and test")]
+        inputs = [DatasetInput(dataset, context)]
 
         try:
-            self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
+            self.client.log_inputs(run_id, inputs)
         except MlflowException as error:
             # Of several writers that enter a data set at once a server on PostgreSQL lets one
             # succeed; then it is there for all.
             if not re.search("unique|duplicate", str(error), re.IGNORECASE):
                 raise
-            self.client.log_inputs(run_id, [DatasetInput(dataset, context)])
+
+            self.client.log_inputs(run_id, inputs)
 
         return [Param(name, value) for name, value in flat(start["config"])]
 
@@ -483,19 +486,24 @@ class Runs:
         """
         from mlflow.entities import Metric, RunTag
 
-        values, final_tags = summary(record) if record is not None else ({}, {})
+        values: Mapping[str, float] = {}
+        final_tags: Mapping[str, str] = {}
+        if record is not None:
+            values, final_tags = summary(record)
+
         run_id, params, missing_tags = self.open(
             key, events, tags, existing, final_tags
         )
         sent = self.sent[key]
         metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
-        run_tags = [RunTag(*item) for item in missing_tags.items()]
+        run_tags = [RunTag(name, value) for name, value in missing_tags.items()]
 
         for event in epochs_of(events):
-            epoch, time_ms = event["epoch"], int(1000 * event["time"])
+            epoch = event["epoch"]
             if epoch in sent:
                 continue
 
+            time_ms = int(1000 * event["time"])
             points = []
             for name, value in epoch_values(event).items():
                 points.append(Metric(name, value, time_ms, epoch))
@@ -548,38 +556,39 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
     key = folder.path.name
     with locked(folder.path / "mlflow.lock") as first:
         try:
-            events, record = folder.events(), _record_of(folder)
-            existing = None if first and runs.target.fresh else runs.find(key)
-            if (
-                existing is not None
-                and record is not None
-                and _is_sent(existing, record, runs.target)
-            ):
+            events = folder.events()
+            record = _record_of(folder)
+            existing = None
+            if not first or not runs.target.fresh:
+                existing = runs.find(key)
+
+            if _is_sent(existing, record, runs.target):
                 return  # by the other one
 
-            runs.close(runs.send(key, events, tags, record, existing), events, record)
+            run_id = runs.send(key, events, tags, record, existing)
+            runs.close(run_id, events, record)
         except BaseException:
             # Whether it arrived is not known: the next time it is asked.
             runs.ids.pop(key, None)
             raise
 
 
-def _is_sent(run: Any, record: Record, target: Target) -> bool:
-    return (
-        _in_place(run, target)
-        and _ended(run)
-        and joined(run.data.tags) == record.to_json()
-    )
+def _is_sent(run: Any, record: Record | None, target: Target) -> bool:
+    """Tell whether a run, None if there is none, has all of a record, and its end."""
+    if run is None or record is None:
+        return False
+    if not _belongs_to(run, target) or not _ended(run):
+        return False
+
+    return joined(run.data.tags) == record.to_json()
 
 
-def _in_place(run: Any, target: Target) -> bool:
+def _belongs_to(run: Any, target: Target) -> bool:
     """Tell whether a run belongs to the sweep's run, and is not nested in it as earlier versions
     had it.
     """
-    return (
-        run.data.tags.get(SWEEP_RUN) == target.parent_run_id
-        and NESTED not in run.data.tags
-    )
+    tags = run.data.tags
+    return tags.get(SWEEP_RUN) == target.parent_run_id and NESTED not in tags
 
 
 def _record_of(folder: TrialFolder) -> Record | None:
@@ -599,30 +608,35 @@ def finish(target: Target, store: Store, tags: Mapping[str, TrialTags]) -> str:
     Return why some trials' files are not there, "" if they all are: runs and metrics do not depend
     on them.
     """
-    with tracker_errors(target.uri):
+    uri = target.uri
+    with tracker_errors(uri):
         mode = artifact_mode()
-        require_usable(target.uri)
+        require_usable(uri)
         runs = Runs(target)
-        _patiently(
-            lambda: require_active(
-                runs.client.get_experiment(target.experiment_id), target.uri
-            ),
-            target.uri,
-        )
 
-        finished = _patiently(lambda: _done(runs), target.uri)
+        def check_experiment() -> None:
+            require_active(runs.client.get_experiment(target.experiment_id), uri)
+
+        def end_sweep() -> None:
+            runs.client.set_terminated(target.parent_run_id, "FINISHED")
+
+        _patiently(check_experiment, uri)
+        done = _patiently(functools.partial(_done, runs), uri)
 
         for key, trial_tags in tags.items():
-            if key not in finished and (folder := read_folder(store, key)).events():
-                _patiently(
-                    functools.partial(sync_trial, runs, folder, trial_tags), target.uri
-                )
+            if key in done:
+                continue
 
-        problem = _send_artifacts(runs, store, tags, mode) if mode != "none" else ""
-        _patiently(
-            lambda: runs.client.set_terminated(target.parent_run_id, "FINISHED"),
-            target.uri,
-        )
+            folder = read_folder(store, key)
+            if folder.events():
+                sync = functools.partial(sync_trial, runs, folder, trial_tags)
+                _patiently(sync, uri)
+
+        problem = ""
+        if mode != "none":
+            problem = _send_artifacts(runs, store, tags, mode)
+
+        _patiently(end_sweep, uri)
         return problem
 
 
@@ -634,7 +648,8 @@ def _send_artifacts(
     reason = ""
 
     for run in list(trial_runs(runs.target.uri, runs.target.experiment_id)):
-        key, text = run.data.tags["pointsweep.key"], joined(run.data.tags)
+        key = run.data.tags["pointsweep.key"]
+        text = joined(run.data.tags)
         if key not in tags or not text:
             continue
 
@@ -648,13 +663,8 @@ def _send_artifacts(
 
         try:
             folder = read_folder(store, key, HISTORY, PREDICTIONS, WEIGHTS)
-            send_trial(
-                runs.client,
-                (runs.target.experiment_id, run.info.run_id),
-                folder,
-                record,
-                mode,
-            )
+            experiment_and_run = runs.target.experiment_id, run.info.run_id
+            send_trial(runs.client, experiment_and_run, folder, record, mode)
         except Exception as error:
             # each artifact store of MLflow raises its own; the end of the launch says it
             missing.append(key)
@@ -680,14 +690,14 @@ def publish(
 
 def _done(runs: Runs) -> set[str]:
     """The trials that need no more sending; each has one run when this returns."""
-    runs_by_key: dict[str, list[Any]] = {}
+    runs_by_key: dict[str, list[Any]] = defaultdict(list)
     for run in trial_runs(runs.target.uri, runs.target.experiment_id):
-        runs_by_key.setdefault(run.data.tags["pointsweep.key"], []).append(run)
+        runs_by_key[run.data.tags["pointsweep.key"]].append(run)
 
     done = set()
     for key, key_runs in runs_by_key.items():
         run = runs.only(key_runs)
-        if _ended(run) and _in_place(run, runs.target):
+        if _ended(run) and _belongs_to(run, runs.target):
             done.add(key)
 
     return done
@@ -701,7 +711,8 @@ def _ended(run: Any) -> bool:
 
 def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
     """All trial runs of an experiment, page by page."""
-    client, token = connected(uri), None
+    client = connected(uri)
+    token = None
     while True:
         page = client.search_runs(
             [experiment],
@@ -712,6 +723,5 @@ def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
 
         yield from page
         token = page.token
-
         if not token:
             return

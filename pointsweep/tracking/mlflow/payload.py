@@ -20,9 +20,8 @@ from pointsweep.tracking.target import Target, TrialTags
 
 # the tag of a sweep's run that says what its layout's pieces are together
 LAYOUT_DIGEST = "pointsweep.layout"
-SWEEP_RUN = (
-    "pointsweep.sweep_run"  # the tag of a trial's run that names its sweep's run
-)
+# the tag of a trial's run that names its sweep's run
+SWEEP_RUN = "pointsweep.sweep_run"
 # of earlier versions; MLflow's page shows no run that has it until its parent is unfolded
 NESTED = "mlflow.parentRunId"
 VIEW = "trials"  # the view of a sweep's experiment that lists its trials with their metrics
@@ -60,13 +59,13 @@ def marks(
         "cell": f"{tags.row} / {tags.column}",
         "mlflow.note.content": trial_note(target.sweep, key, tags),
         **source_tags(target.sweep),
-        **{f"origin.{name}": value for name, value in origin.items()},
     }
+    for name, value in origin.items():
+        run_tags[f"origin.{name}"] = value
 
     # With a + files differ from the commit; without a repository there is a digest of the files in
     # its place.
     commit = origin.get("code", "").rstrip("+")
-
     if COMMIT.fullmatch(commit):
         run_tags["mlflow.source.git.commit"] = commit
 
@@ -91,12 +90,12 @@ def trial_note(sweep: str, key: str, tags: TrialTags) -> str:
     """Return what stands above a trial's run on its page: its cell, and how it is looked at and
     trained again.
     """
-    cell = shlex.join([sweep, tags.row, tags.column])
+    why = shlex.join(["pointsweep", "tables", sweep, "--why", tags.row, tags.column])
+    replay = shlex.join(["pointsweep", "replay", sweep, tags.row, tags.column])
     return (
         f"**{tags.row} / {tags.column}**, seed {tags.seed} of the sweep {sweep}. The trial's folder"
-        f" in the store is `trials/{key}`.\n\n`pointsweep tables"
-        f" {shlex.join([sweep, '--why', tags.row, tags.column])}` says how its cell came about,"
-        f" `pointsweep replay {cell}` trains it again and compares."
+        f" in the store is `trials/{key}`.\n\n`{why}` says how its cell came about,"
+        f" `{replay}` trains it again and compares."
     )
 
 
@@ -109,23 +108,18 @@ def experiment_tags(layout: Layout) -> dict[str, str]:
     split, _, measure = layout.metric.partition("/")
     # what is computed from predictions is not in MLflow
     if measure not in RECORDED_FRACTIONS:
-        split, measure = "test", RECORDED_FRACTIONS[0]
+        split = "test"
+        measure = RECORDED_FRACTIONS[0]
 
-    final = (
-        metric_name(measure, layout.protocol)
-        if split == "test"
-        else f"{split}/{measure}"
-    )
+    metrics = [f"{split}/{measure}", "train/loss"]
+    if split == "test":
+        metrics.insert(0, metric_name(measure, layout.protocol))
 
-    metrics = dict.fromkeys([final, f"{split}/{measure}", "train/loss"])
+    columns = [f"metrics.`{name}`" for name in metrics]
+    columns += ["tags.`row`", "tags.`column`", "tags.`seed`"]
     view = {
         "searchFilter": "tags.`pointsweep.kind` = 'trial'",
-        "selectedColumns": [
-            *(f"metrics.`{name}`" for name in metrics),
-            "tags.`row`",
-            "tags.`column`",
-            "tags.`seed`",
-        ],
+        "selectedColumns": columns,
     }
 
     return {
@@ -146,39 +140,38 @@ def epoch_values(event: Event) -> dict[str, float]:
     """Return the metrics of an epoch; those below `system/` are what MLflow's page shows under
     System metrics. Epochs of older versions have none of these.
     """
-    system = event.get("system", {})
-    return {
-        **event["metrics"],
-        **{name: event[name] for name in ("lr", "seconds", "peak_memory_bytes")},
-        **{f"system/{name}": value for name, value in system.items()},
-    }
+    values = dict(event["metrics"])
+    for name in ("lr", "seconds", "peak_memory_bytes"):
+        values[name] = event[name]
+
+    for name, value in event.get("system", {}).items():
+        values[f"system/{name}"] = value
+
+    return values
 
 
 def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
     """A record as metrics and tags: what a table compares, and the whole of it in pieces."""
-    text = record.to_json()
-    chunks = {}
-
-    for i, at in enumerate(range(0, len(text), CHUNK)):
-        chunks[f"pointsweep.record.{i}"] = text[at : at + CHUNK]
-
     values = {}
-    for protocol, chosen in record.metrics.items():
+    for protocol, metrics in record.metrics.items():
         for measure in RECORDED_FRACTIONS:
-            if f"test/{measure}" in chosen:
-                values[metric_name(measure, protocol)] = chosen[f"test/{measure}"]
+            if f"test/{measure}" in metrics:
+                values[metric_name(measure, protocol)] = metrics[f"test/{measure}"]
 
-    values |= {
-        f"parameters/{name}": float(count) for name, count in record.parameters.items()
-    }
-    values |= {"clouds_per_s": record.clouds_per_s, "attempts": float(record.attempts)}
-    tags = {
-        **chunks,
-        "weights": record.weights_origin,
-        "marks": ", ".join(record.marks),
-        "pointsweep.done": "1",
-    }
+    for name, count in record.parameters.items():
+        values[f"parameters/{name}"] = float(count)
 
+    values["clouds_per_s"] = record.clouds_per_s
+    values["attempts"] = float(record.attempts)
+
+    text = record.to_json()
+    tags = {}
+    for number, start in enumerate(range(0, len(text), CHUNK)):
+        tags[f"pointsweep.record.{number}"] = text[start : start + CHUNK]
+
+    tags["weights"] = record.weights_origin
+    tags["marks"] = ", ".join(record.marks)
+    tags["pointsweep.done"] = "1"
     return values, tags
 
 
@@ -210,9 +203,10 @@ def layout_text(tags: Mapping[str, str]) -> str:
     if not count.isdecimal():
         return ""
 
-    text = "".join(
-        tags.get(f"{LAYOUT_DIGEST}.{number}", "") for number in range(int(count))
-    )
+    text = ""
+    for number in range(int(count)):
+        text += tags.get(f"{LAYOUT_DIGEST}.{number}", "")
+
     if hashlib.sha256(text.encode()).hexdigest() == digest:
         return text
 
@@ -221,11 +215,13 @@ def layout_text(tags: Mapping[str, str]) -> str:
 
 def joined(tags: Mapping[str, str]) -> str:
     """The record in the tags of a run; empty if there is none."""
-    names = sorted(
-        (name for name in tags if name.startswith("pointsweep.record.")),
-        key=lambda name: int(name.rpartition(".")[2]),
-    )
-    return "".join(tags[name] for name in names)
+    chunks = {}
+    for name, text in tags.items():
+        prefix, _, number = name.rpartition(".")
+        if prefix == "pointsweep.record":
+            chunks[int(number)] = text
+
+    return "".join(chunks[number] for number in sorted(chunks))
 
 
 def trial_page(experiment: str, key: str) -> str:

@@ -47,12 +47,10 @@ def _read_table(
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
-        experiments = (
-            ", ".join(sorted(item.name for item in client.search_experiments()))
-            or "none"
-        )
+        names = sorted(experiment.name for experiment in client.search_experiments())
         raise NotMirroredError(
-            f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has: {experiments}"
+            f"MLflow at {masked(uri)} has no experiment {sweep!r}; it has:"
+            f" {', '.join(names) or 'none'}"
         )
 
     require_active(experiment, uri)
@@ -64,19 +62,22 @@ def _read_table(
             f"MLflow experiment {sweep!r} holds no run of a sweep; pointsweep sync STORE makes it"
         )
 
-    layout = layout_from_json(
-        layout_text(parents[0].data.tags)
-        or _layout_artifact(client, parents[0].info.run_id, sweep)
-    )
+    parent = parents[0]
+    text = layout_text(parent.data.tags)
+    if not text:
+        text = _layout_artifact(client, parent.info.run_id, sweep)
 
-    records, failures = {}, {}
+    layout = layout_from_json(text)
+    records = {}
+    failures = {}
     for run in trial_runs(uri, experiment.experiment_id):
-        key = run.data.tags["pointsweep.key"]
-        text = joined(run.data.tags)
-        if text:
-            records[key] = from_json(text)
-        elif "pointsweep.failure" in run.data.tags:
-            failures[key] = run.data.tags["pointsweep.failure"]
+        tags = run.data.tags
+        key = tags["pointsweep.key"]
+        record = joined(tags)
+        if record:
+            records[key] = from_json(record)
+        elif "pointsweep.failure" in tags:
+            failures[key] = tags["pointsweep.failure"]
 
     return layout, records, failures
 
@@ -87,9 +88,8 @@ def _layout_artifact(client: Any, run_id: str, sweep: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return Path(
-                client.download_artifacts(run_id, "layout.json", folder)
-            ).read_text()
+            file = client.download_artifacts(run_id, "layout.json", folder)
+            return Path(file).read_text()
         except Exception as error:  # each artifact store of MLflow raises its own
             raise NotMirroredError(
                 f"MLflow's run of sweep {sweep!r} does not say what the table looks like;"
@@ -103,20 +103,21 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
     """
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
-    runs = trial_runs(uri, experiment.experiment_id) if experiment is not None else []
-    steps = []
+    if experiment is None:
+        return []
 
-    for run in runs:
+    steps = []
+    for run in trial_runs(uri, experiment.experiment_id):
+        key = run.data.tags["pointsweep.key"]
         history = client.get_metric_history(run.info.run_id, STEPS)
-        steps.append(
-            (run.data.tags["pointsweep.key"], [metric.step for metric in history])
-        )
+        steps.append((key, [metric.step for metric in history]))
 
     return steps
 
 
 def rename(uri: str, sweep: str, name: str) -> None:
     """Give a sweep's experiment another name, so that the sweep begins a new one."""
-    experiment = connected(uri).get_experiment_by_name(sweep)
+    client = connected(uri)
+    experiment = client.get_experiment_by_name(sweep)
     if experiment is not None:
-        connected(uri).rename_experiment(experiment.experiment_id, name)
+        client.rename_experiment(experiment.experiment_id, name)

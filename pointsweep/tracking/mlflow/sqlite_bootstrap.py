@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pointsweep.storage.base import FileStore, create_beside, open_lock
@@ -19,9 +19,8 @@ from pointsweep.tracking.target import TrackerUnavailableError
 from pointsweep.utils.array_cache import cache_folder
 from pointsweep.utils.sqlite_files import sqlite_path, sqlite_uri
 
-LOCK_WAIT_S = (
-    120.0  # for another process to let go: on a busy machine a new database takes long
-)
+# for another process to let go: on a busy machine a new database takes long
+LOCK_WAIT_S = 120.0
 LOCK_PAUSE_S = 0.05
 
 
@@ -30,10 +29,12 @@ def one_at_a_time(store: FileStore | None) -> Iterator[None]:
     """Keep others out: two that open a fresh SQLite database at once break its creation, and on a
     server each would make a parent.
     """
-    if store is not None:
-        store.root.mkdir(parents=True, exist_ok=True)
+    if store is None:
+        yield
+        return
 
-    with locked(store.path("mlflow.lock")) if store is not None else nullcontext(False):
+    store.root.mkdir(parents=True, exist_ok=True)
+    with locked(store.path("mlflow.lock")):
         yield
 
 
@@ -128,13 +129,10 @@ def take_artifacts_along(uri: str, folder: Path) -> None:
             rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
             for number, location in rows:
                 before, own, rest = str(location).rpartition("/mlartifacts")
-                moved = (
-                    own
-                    and before.startswith("file:")
-                    and rest[:1] in ("", "/")
-                    and f"{before}{own}" != own_uri
+                in_a_store = (
+                    own and before.startswith("file:") and rest[:1] in ("", "/")
                 )
-                if moved:
+                if in_a_store and f"{before}{own}" != own_uri:
                     statement = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
                     database.execute(statement, (f"{own_uri}{rest}", number))
 

@@ -39,9 +39,8 @@ class MlflowTracker:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._file: tuple[int, int] | None = (
-            None  # the database that a launch began with
-        )
+        # the database that a launch began with
+        self._file: tuple[int, int] | None = None
 
     def mistake(self) -> str:
         """Return why the address can name no MLflow."""
