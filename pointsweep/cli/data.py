@@ -152,7 +152,7 @@ def _check_root(options: DataOptions) -> int:
         for report in reports:
             bad = bool(report.wrong) or (bool(report.parts) and not options.allow_parts)
             sound, faulty = sound + (not bad), faulty + bad
-            locations.append(report.place)
+            locations.append(report.location)
             print("\n".join(lines(report)), flush=True)
 
     left = unread(Path(root), locations)
@@ -208,7 +208,7 @@ def lines(report: Report) -> list[str]:
         *(f"part: {text}" for text in report.parts),
         *(f"wrong: {text}" for text in report.wrong),
     ]
-    return [f"  {report.place}", *(f"    {text}" for text in texts)]
+    return [f"  {report.location}", *(f"    {text}" for text in texts)]
 
 
 def _convert(converted: Iterator[Path]) -> int:

@@ -116,19 +116,18 @@ def turns_about_y(count: int, generator: torch.Generator) -> Tensor:
     zero = torch.zeros(count)
     one = torch.ones(count)
 
-    return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(
-        count, 3, 3
-    )
+    entries = [cos, zero, sin, zero, one, zero, -sin, zero, cos]  # row by row
+    return torch.stack(entries, dim=1).view(count, 3, 3)
 
 
 def turns(count: int, generator: torch.Generator) -> Tensor:
     """Matrices (count, 3, 3) of uniform rotations in space, from unit quaternions."""
     q = torch.randn(count, 4, generator=generator)
     w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(1)
-    rows = [
+    entries = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
 
-    return torch.stack(rows, dim=1).view(count, 3, 3)
+    return torch.stack(entries, dim=1).view(count, 3, 3)

@@ -27,7 +27,7 @@ from pointsweep.utils.array_cache import content_digest
 class Report:
     """Findings about one copy of a data set."""
 
-    place: str
+    location: str
     facts: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)  # less than was published
     wrong: list[str] = field(default_factory=list)
@@ -41,36 +41,37 @@ def readers() -> Iterator[tuple[str, type]]:
 
 def check(copy: Copy) -> Report:
     """Read a copy and compare it with what was published."""
-    report = Report(copy.place)
+    report = Report(copy.location)
     try:
         arrays = copy.read()
     except (ValueError, OSError) as error:  # MissingDataError is one
         report.wrong.append(str(error))
         return report
 
-    splits = [
-        name.removesuffix("_labels") for name in arrays if name.endswith("_labels")
-    ]
-    report.facts.append(
-        ", ".join(f"{split} {len(arrays[f'{split}_labels'])}" for split in splits)
-        + f"; {sizes(arrays, splits)}"
-    )
+    labels_of = {}
+    for name, array in arrays.items():
+        if name.endswith("_labels"):
+            labels_of[name.removesuffix("_labels")] = array
 
+    counts = [f"{split} {len(labels)}" for split, labels in labels_of.items()]
+    report.facts.append(f"{', '.join(counts)}; {sizes(arrays, list(labels_of))}")
     report.facts.append(f"digest {content_digest(arrays)}")
 
-    for split in splits:
-        _count(report, split, len(arrays[f"{split}_labels"]), copy)
-        _classes(report, split, arrays[f"{split}_labels"], copy)
+    for split, labels in labels_of.items():
+        _count(report, split, len(labels), copy)
+        _classes(report, split, labels, copy)
 
-    _overlap(
-        report, groups_of_splits({split: clouds(arrays, split) for split in splits})
-    )
+    clouds_of = {split: clouds(arrays, split) for split in labels_of}
+    _overlap(report, groups_of_splits(clouds_of))
     return report
 
 
 def sizes(arrays: Mapping[str, np.ndarray], splits: list[str]) -> str:
     """Return how many points the clouds have, in words."""
-    counts = [len(cloud) for split in splits for cloud in clouds(arrays, split)]
+    counts = []
+    for split in splits:
+        counts += [len(cloud) for cloud in clouds(arrays, split)]
+
     if min(counts) == max(counts):
         return f"{min(counts)} points a cloud"
 
@@ -94,27 +95,30 @@ def _count(report: Report, split: str, count: int, copy: Copy) -> None:
         report.facts.append(f"{split}: no published number to compare with")
     elif count not in published:
         text = f"{split} holds {count} clouds, published: {' or '.join(map(str, published))}"
-        (report.parts if count < min(published) else report.wrong).append(text)
+        if count < min(published):
+            report.parts.append(text)
+        else:
+            report.wrong.append(text)
 
 
 def _classes(report: Report, split: str, labels: np.ndarray, copy: Copy) -> None:
     """Readers refuse labels out of range and names out of order; what is left is a class without a
     cloud.
     """
-    empty = [
-        name
-        for number, name in enumerate(copy.class_names)
-        if not (labels == number).any()
-    ]
+    empty = []
+    for number, name in enumerate(copy.class_names):
+        if not (labels == number).any():
+            empty.append(name)
+
     if empty:
+        num_present = len(copy.class_names) - len(empty)
         report.parts.append(
-            f"{split} holds no cloud of {', '.join(empty)} ({len(copy.class_names) - len(empty)}"
-            " classes present)"
+            f"{split} holds no cloud of {', '.join(empty)} ({num_present} classes present)"
         )
 
 
 def _overlap(report: Report, groups: Mapping[str, np.ndarray]) -> None:
-    """Yield copies of a cloud in one split or in two (`duplicates.py`); another sample of the same
+    """Report copies of a cloud in one split or in two (`duplicates.py`); another sample of the same
     surface is not seen.
     """
     for split, numbers in groups.items():
@@ -143,16 +147,17 @@ def check_root(root: Path) -> Iterator[tuple[str, list[Report], str]]:
     for name, reader in readers():
         reports = [check(copy) for copy in reader.copies(root)]  # type: ignore[attr-defined]
         is_present[name] = bool(reports)
-        yield name, reports, _absence(reader, is_present) if not reports else ""
+        absence = "" if reports else _absence(reader, is_present)
+        yield name, reports, absence
 
 
-def _absence(reader: type, found: Mapping[str, bool]) -> str:
+def _absence(reader: type, is_present: Mapping[str, bool]) -> str:
     made_from: str = reader.made_from  # type: ignore[attr-defined]
     origin: str = reader.origin  # type: ignore[attr-defined]
-    if made_from not in found:
+    if made_from not in is_present:
         return f"made from {made_from}" if made_from else f"not here. {origin}"
 
-    here = "which is here" if found[made_from] else "which is not here"
+    here = "which is here" if is_present[made_from] else "which is not here"
     return f"source generated: made from {made_from}, {here}; published files: not here. {origin}"
 
 
@@ -188,11 +193,7 @@ def unread(root: Path, locations: Iterable[str]) -> list[str]:
     lines: list[str] = []
     files: list[str] = []
     for entry in sorted(root.iterdir()):
-        if (
-            entry.name.startswith(".")
-            or entry.name in taken
-            or entry.name in OTHER_FOLDERS
-        ):
+        if entry.name.startswith(".") or entry.name in (*taken, *OTHER_FOLDERS):
             continue
 
         if entry.is_dir():

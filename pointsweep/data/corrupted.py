@@ -16,6 +16,7 @@ repeated centres that the published samplers return then.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,30 +49,25 @@ class Corrupted(Dataset):
             test_arrays, _ = cached_arrays(key, lambda: self._make(parent, config))
         else:
             path = self.split_file(config)
-            test_arrays, _ = arrays_of_files(
-                "corrupted",
-                [path],
-                lambda: read_split(path, len(self.classes)),
-                self.name,
-            )
+            read = partial(read_split, path, len(self.classes))
+            test_arrays, _ = arrays_of_files("corrupted", [path], read, self.name)
 
         arrays = {
-            name: parent[name] for name in ("train_points", "train_labels")
-        } | test_arrays
+            "train_points": parent["train_points"],
+            "train_labels": parent["train_labels"],
+            **test_arrays,
+        }
         arrays["test_points"] = fill(test_arrays["test_points"], config.min_points)
         super().__init__(
             config,
             self.classes,
             arrays,
-            content_digest(arrays),
-            self.parent_objects(config, parent),
+            digest=content_digest(arrays),
+            groups=self.parent_objects(config, parent),
         )
 
-        self.marks = (
-            ("generated corruption",)
-            if config.source == "generated" and config.corruption != "clean"
-            else ()
-        )
+        if config.source == "generated" and config.corruption != "clean":
+            self.marks = ("generated corruption",)
 
     @classmethod
     def folders(cls, config: Any) -> list[Path]:
@@ -97,12 +93,13 @@ class Corrupted(Dataset):
         parent, _ = cls.parent(config)
         # refuses clouds of too few points
         corrupt(parent["test_points"][:1], config.corruption, config.severity)
-        arrays = parent | {
-            "test_points": fill(parent["test_points"], config.min_points)
-        }
-
+        test_points = fill(parent["test_points"], config.min_points)
         return Dataset(
-            config, cls.classes, arrays, "", cls.parent_objects(config, parent)
+            config,
+            cls.classes,
+            parent | {"test_points": test_points},
+            digest="",
+            groups=cls.parent_objects(config, parent),
         )
 
     @classmethod
@@ -141,25 +138,19 @@ class Corrupted(Dataset):
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
-        names = [
-            "clean",
-            *(
-                split_name(corruption, severity)
-                for corruption in CORRUPTIONS
-                for severity in range(NUM_SEVERITIES)
-            ),
-        ]
-        for folder in (
-            above / cls.default_folder
-            for above in folders_with(root, cls.default_folder)
-        ):
+        names = ["clean"]
+        for corruption in CORRUPTIONS:
+            for severity in range(NUM_SEVERITIES):
+                names.append(split_name(corruption, severity))
+
+        for folder in folders_with(root, cls.default_folder):
             for name in names:
-                path = folder / f"{name}.h5"
+                path = folder / cls.default_folder / f"{name}.h5"
                 yield Copy(
-                    str(path.relative_to(root)),
-                    lambda path=path: read_split(path, len(cls.classes)),  # type: ignore[misc]
-                    cls.classes,
-                    {"test": (cls.num_test,)},
+                    location=str(path.relative_to(root)),
+                    read=partial(read_split, path, len(cls.classes)),
+                    class_names=cls.classes,
+                    published={"test": (cls.num_test,)},
                 )
 
     def _samples(self, split: Split) -> np.ndarray:
@@ -178,12 +169,10 @@ class ModelNet40C(Corrupted):
 
     augment_first = False
     shuffles = True
-    name, classes, num_test, default_folder = (
-        "modelnet40_c",
-        modelnet40.CLASSES,
-        2468,
-        "modelnet_c",
-    )
+    name = "modelnet40_c"
+    classes = modelnet40.CLASSES
+    num_test = 2468
+    default_folder = "modelnet_c"
     origin = "ModelNet-C's files come from its authors (pointcloud-c.github.io)."
     made_from = "modelnet40"
 
@@ -193,9 +182,8 @@ class ModelNet40C(Corrupted):
 
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
-        return modelnet40.stored(
-            data_folder(cls.name, config.folder, modelnet40.ORIGIN)
-        )
+        folder = data_folder(cls.name, config.folder, modelnet40.ORIGIN)
+        return modelnet40.stored(folder)
 
     @classmethod
     def available(cls, config: Any) -> None:
@@ -207,12 +195,10 @@ class ModelNet40C(Corrupted):
 class ScanObjectNNC(Corrupted):
     """ScanObjectNN-C: the training objects of ScanObjectNN."""
 
-    name, classes, num_test, default_folder = (
-        "scanobjectnn_c",
-        scanobjectnn.CLASSES,
-        2882,
-        "scanobjectnn_c",
-    )
+    name = "scanobjectnn_c"
+    classes = scanobjectnn.CLASSES
+    num_test = 2882
+    default_folder = "scanobjectnn_c"
     origin = (
         "ScanObjectNN-C's files come from the authors of AdaptPoint"
         " (github.com/Roywangj/AdaptPoint)."
@@ -232,17 +218,15 @@ class ScanObjectNNC(Corrupted):
 
     @classmethod
     def parent(cls, config: Any) -> tuple[dict[str, np.ndarray], str]:
-        return scanobjectnn.stored(
-            data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant
-        )
+        folder = data_folder(cls.name, config.folder, scanobjectnn.ORIGIN)
+        return scanobjectnn.stored(folder, config.variant)
 
     @classmethod
     def parent_objects(
         cls, config: Any, parent: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray] | None:
-        files = scanobjectnn.split_files(
-            data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant
-        )
+        folder = data_folder(cls.name, config.folder, scanobjectnn.ORIGIN)
+        files = scanobjectnn.split_files(folder, config.variant)
         return scanobjectnn.objects_of(files, parent, config.copies_in_a_row)
 
     @classmethod
@@ -251,9 +235,8 @@ class ScanObjectNNC(Corrupted):
 
     @classmethod
     def available(cls, config: Any) -> None:
-        scanobjectnn.split_files(
-            data_folder(cls.name, config.folder, scanobjectnn.ORIGIN), config.variant
-        )
+        folder = data_folder(cls.name, config.folder, scanobjectnn.ORIGIN)
+        scanobjectnn.split_files(folder, config.variant)
         if config.source == "published":
             cls.split_file(config)
 

@@ -4,14 +4,18 @@ from their published parameters.
 Source: Benchmarking and Analyzing Point Cloud Classification under Corruptions (arXiv 2202.03377)
 and its program; l = severity 0..4.
 
-    scale           every axis times U(1/s, s), s = 1.6, 1.7, 1.8, 1.9, 2.0; then centred and scaled
-    to the unit sphere jitter          every coordinate plus N(0, 0.01 (l + 1)) rotate
-    about x, y and z by U(-a, a) each, a = 6 (l + 1) degrees; points (as rows) times Rz Ry Rx
-    dropout_global  a random 25, 37.5, 50, 62.5, 75 % of the points dropped dropout_local   100 (l +
-    1) points dropped in 1 to 7 clusters of random sizes, each the points nearest to a random point
-    add_global      10 (l + 1) points added, uniform in the unit ball add_local       100 (l + 1)
-    points added in 1 to 7 clusters of random sizes, each N(a random point, sd U(0.075, 0.125));
-                    a point p that falls outside the unit sphere goes to p / |p|^2
+    scale           every axis times U(1/s, s), s = 1.6, 1.7, 1.8, 1.9, 2.0; then centred and
+                    scaled to the unit sphere
+    jitter          every coordinate plus N(0, 0.01 (l + 1))
+    rotate          about x, y and z by U(-a, a) each, a = 6 (l + 1) degrees; points (as rows)
+                    times Rz Ry Rx
+    dropout_global  a random 25, 37.5, 50, 62.5, 75 % of the points dropped
+    dropout_local   100 (l + 1) points dropped in 1 to 7 clusters of random sizes, each the
+                    points nearest to a random point
+    add_global      10 (l + 1) points added, uniform in the unit ball
+    add_local       100 (l + 1) points added in 1 to 7 clusters of random sizes, each
+                    N(a random point, sd U(0.075, 0.125)); a point p that falls outside the
+                    unit sphere goes to p / |p|^2
 
 The published files were made with one stream of random numbers over all clouds and files; here
 every cloud has a generator of its own, seeded by (corruption, severity, cloud), so a cloud stays
@@ -27,9 +31,8 @@ from collections.abc import Callable
 import numpy as np
 
 REVISION = 1  # of what is below; part of the caches' keys
-NUM_POINTS = (
-    1024  # of a cloud before it is corrupted: the first ones stored, as in the program
-)
+# of a cloud before it is corrupted: the first ones stored, as in the program
+NUM_POINTS = 1024
 NUM_SEVERITIES = 5
 SCALES = (1.6, 1.7, 1.8, 1.9, 2.0)
 DROP_RATES = (0.25, 0.375, 0.5, 0.625, 0.75)
@@ -71,7 +74,8 @@ def dropout_global(
     points: np.ndarray, severity: int, random: np.random.Generator
 ) -> np.ndarray:
     """points (P, 3) -> (floor(P (1 - rate)), 3), shuffled."""
-    return random.permutation(points)[: int(len(points) * (1 - DROP_RATES[severity]))]
+    num_left = int(len(points) * (1 - DROP_RATES[severity]))
+    return random.permutation(points)[:num_left]
 
 
 def dropout_local(
@@ -79,8 +83,10 @@ def dropout_local(
 ) -> np.ndarray:
     """points (P, 3) -> (P - 100 (severity + 1), 3)."""
     for size in cluster_sizes(severity, random):
-        distance = ((points - points[random.integers(len(points))]) ** 2).sum(axis=1)
-        points = points[np.sort(np.argsort(distance, kind="stable")[size:])]
+        center = points[random.integers(len(points))]
+        distance = ((points - center) ** 2).sum(axis=1)
+        farther = np.argsort(distance, kind="stable")[size:]
+        points = points[np.sort(farther)]
 
     return points
 
@@ -93,9 +99,8 @@ def add_global(
     direction = random.standard_normal((count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
 
-    return np.concatenate(
-        [points, direction * random.uniform(size=(count, 1)) ** (1 / 3)]
-    )
+    radius = random.uniform(size=(count, 1)) ** (1 / 3)
+    return np.concatenate([points, direction * radius])
 
 
 def add_local(
@@ -105,9 +110,9 @@ def add_local(
     sizes = cluster_sizes(severity, random)
     centers = points[random.choice(len(points), len(sizes), replace=False)]
     spread = random.uniform(0.075, 0.125, len(sizes))
-    added = np.repeat(centers, sizes, axis=0) + np.repeat(spread, sizes)[
-        :, None
-    ] * random.standard_normal((sum(sizes), 3))
+    scatter = random.standard_normal((sum(sizes), 3))
+    offsets = np.repeat(spread, sizes)[:, None] * scatter
+    added = np.repeat(centers, sizes, axis=0) + offsets
     squared = (added**2).sum(axis=1, keepdims=True)
 
     return np.concatenate([points, np.where(squared > 1, added / squared, added)])
@@ -116,9 +121,8 @@ def add_local(
 def cluster_sizes(severity: int, random: np.random.Generator) -> list[int]:
     """1 to 7 sizes, together 100 (severity + 1); each point belongs to any cluster alike."""
     number = int(random.integers(1, 8))
-    sizes: list[int] = np.bincount(
-        random.integers(number, size=100 * (severity + 1)), minlength=number
-    ).tolist()
+    clusters = random.integers(number, size=100 * (severity + 1))  # of each point
+    sizes: list[int] = np.bincount(clusters, minlength=number).tolist()
 
     return sizes
 
@@ -155,9 +159,7 @@ def corrupt(points: np.ndarray, corruption: str, severity: int) -> np.ndarray:
         center = cloud.mean(axis=0)
         radius = np.linalg.norm(cloud - center, axis=1).max()
         random = np.random.default_rng([number, severity, index])
-        corrupted.append(
-            change((cloud[:NUM_POINTS] - center) / radius, severity, random) * radius
-            + center
-        )
+        scaled = (cloud[:NUM_POINTS] - center) / radius
+        corrupted.append(change(scaled, severity, random) * radius + center)
 
     return np.stack(corrupted).astype(np.float32)

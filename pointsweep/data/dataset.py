@@ -70,7 +70,7 @@ class Copy:
     clouds that were published; none where no number is known.
     """
 
-    place: str  # below the root, and which part
+    location: str  # below the root, and which part
     read: Callable[[], Mapping[str, np.ndarray]]
     class_names: Sequence[str]
     published: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -122,15 +122,17 @@ class Dataset:
                 continue  # most sets have no validation split of their own
 
             labels = np.asarray(arrays[f"{name}_labels"], dtype=np.int64)
-            whole = self._whole(name, arrays, labels)
+            split = self._stored_split(name, arrays, labels)
             if groups is not None:
-                whole = dataclasses.replace(
-                    whole, groups=checked_groups(groups[name], labels, name)
-                )
+                split_groups = checked_groups(groups[name], labels, name)
+                split = dataclasses.replace(split, groups=split_groups)
 
-            splits[name] = whole.take(in_turn(labels)[:limit], name) if limit else whole
+            if limit:
+                split = split.take(in_turn(labels)[:limit], name)
+
+            splits[name] = split
             if name != "val":
-                self.num_taken[name] = len(splits[name].labels)
+                self.num_taken[name] = len(split.labels)
 
         self.test = splits["test"]
         self.has_own_val = "val" in splits
@@ -139,13 +141,14 @@ class Dataset:
             self.val: Split | None = splits["val"]
             return
 
-        kept, held = hold_out(
-            splits["train"].labels, config.val_fraction, splits["train"].groups
+        stored = splits["train"]
+        train_rows, val_rows = hold_out(
+            stored.labels, config.val_fraction, stored.groups
         )
-        self.train = splits["train"].take(kept, "train")
-        self.val = splits["train"].take(held, "val") if len(held) else None
+        self.train = stored.take(train_rows, "train")
+        self.val = stored.take(val_rows, "val") if len(val_rows) else None
 
-    def _whole(
+    def _stored_split(
         self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray
     ) -> Split:
         return Split(name, arrays[f"{name}_points"], labels, np.arange(len(labels)))
@@ -213,9 +216,8 @@ class Dataset:
 
         points = sample(points, self.config.presample, self.config.skip_near_origin)
         # One random subset for the whole batch, as the program draws it (T19).
-        subset = torch.randperm(points.shape[1], generator=generator)[
-            : self.config.num_points
-        ]
+        order = torch.randperm(points.shape[1], generator=generator)
+        subset = order[: self.config.num_points]
         points = points[:, to_device(subset, device)]
 
         if not self.augment_first:
@@ -244,16 +246,15 @@ class Dataset:
         clouds, and labels (B,).
         """
         rows = split.index[index]
-        whole = self._samples(split)
-        points = normalise(torch.from_numpy(np.array(whole[rows])), self.config)
+        samples = self._samples(split)
+        points = normalise(torch.from_numpy(np.array(samples[rows])), self.config)
 
         return points, torch.from_numpy(split.labels[index])
 
     def _points(self, split: Split, index: np.ndarray) -> Tensor:
+        rows = split.index[index]
         # a copy: the map is read-only
-        return torch.from_numpy(
-            np.array(split.points[split.index[index]], dtype=np.float32)
-        )
+        return torch.from_numpy(np.array(split.points[rows], dtype=np.float32))
 
     def _samples(self, split: Split) -> np.ndarray:
         """The farthest point samples (n, num_points, 3) of all stored clouds of a split, made once
@@ -267,23 +268,18 @@ class Dataset:
         stored = split.name if is_stored else "train"
 
         def make() -> dict[str, np.ndarray]:
-            parts = [
-                split.points[at : at + CHUNK]
-                for at in range(0, len(split.points), CHUNK)
-            ]
-            return {
-                "points": np.concatenate(
-                    [
-                        sample(torch.from_numpy(np.array(p)), count, skip).numpy()
-                        for p in parts
-                    ]
-                )
-            }
+            samples = []
+            for start in range(0, len(split.points), CHUNK):
+                clouds = torch.from_numpy(np.array(split.points[start : start + CHUNK]))
+                samples.append(sample(clouds, count, skip).numpy())
+
+            return {"points": np.concatenate(samples)}
 
         if stored not in self._sampled:
             variant = f"{SAMPLING}-skip" if skip else SAMPLING
             key = f"samples-{variant}-{self.digest[:24]}-{stored}-{count}"
-            self._sampled[stored] = cached_arrays(key, make)[0]["points"]
+            arrays, _ = cached_arrays(key, make)
+            self._sampled[stored] = arrays["points"]
 
         return self._sampled[stored]
 

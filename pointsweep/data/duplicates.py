@@ -11,7 +11,7 @@ Another sample of the same surface is no copy. Letters: P points.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations_with_replacement
+from itertools import chain, combinations_with_replacement
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -22,11 +22,11 @@ POINT_TOLERANCE = 2e-5
 MOMENT_TOLERANCE = 1e-4
 CHUNK = 256  # clouds whose moments are computed at once
 
+# 6 of the second and 10 of the third degree
 MONOMIALS = [
-    axes
-    for degree in (2, 3)
-    for axes in combinations_with_replacement(range(3), degree)
-]  # 6 of the second and 10 of the third degree
+    *combinations_with_replacement(range(3), 2),
+    *combinations_with_replacement(range(3), 3),
+]
 
 
 def copy_groups(clouds: Sequence[np.ndarray]) -> np.ndarray:
@@ -57,8 +57,7 @@ def groups_of_splits(
     clouds_by_split: Mapping[str, Sequence[np.ndarray]],
 ) -> dict[str, np.ndarray]:
     """Return `copy_groups` over all splits together, as one array (n,) for every split."""
-    everything = [cloud for clouds in clouds_by_split.values() for cloud in clouds]
-    groups = copy_groups(everything)
+    groups = copy_groups(list(chain.from_iterable(clouds_by_split.values())))
     result = {}
     start = 0
 
@@ -73,15 +72,13 @@ def _join_copies(
     clouds: Sequence[np.ndarray], numbers: np.ndarray, groups: np.ndarray
 ) -> None:
     """Give copies among clouds of one size the group of the first of them; `numbers` are their
-    places in `groups`.
+    indices in `groups`.
     """
-    moments = np.concatenate(
-        [
-            _moments(_normalised(clouds[start : start + CHUNK]))
-            for start in range(0, len(clouds), CHUNK)
-        ]
-    )
+    chunks = []
+    for start in range(0, len(clouds), CHUNK):
+        chunks.append(_moments(_normalised(clouds[start : start + CHUNK])))
 
+    moments = np.concatenate(chunks)
     tree = KDTree(moments)
 
     for row in range(len(clouds)):
@@ -114,8 +111,8 @@ def are_copies(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _normalised(clouds: Sequence[np.ndarray]) -> np.ndarray:
-    """Return clouds (n, P, 3) of one size in the unit sphere, float64; a cloud of one place becomes
-    zeros.
+    """Return clouds (n, P, 3) of one size in the unit sphere, float64; a cloud of equal points
+    becomes zeros.
     """
     points = np.array(clouds, dtype=np.float64)
     points -= points.mean(axis=1, keepdims=True)

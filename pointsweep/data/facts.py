@@ -60,7 +60,7 @@ class DataFacts:
     has no entry.
     """
 
-    place: str = ""  # the folder that was read
+    folder: str = ""  # that was read
     digest: str = ""  # of the stored clouds; empty where trials make them
     sizes: Mapping[str, int] = field(default_factory=dict)  # clouds of a split
     # of train and test, before validation is held out
@@ -80,9 +80,8 @@ class DataFacts:
     shared_objects: Mapping[str, int] = field(default_factory=dict)
     # of a split; empty where every cloud is one, or none is known
     objects: Mapping[str, int] = field(default_factory=dict)
-    copies_unknown: bool = (
-        False  # there are several clouds of an object, and nothing says which
-    )
+    # there are several clouds of an object, and nothing says which
+    copies_unknown: bool = False
 
 
 class UnreadableDataError(ValueError):
@@ -102,14 +101,12 @@ def known(section: Mapping[str, Any], digest: bool = False) -> DataFacts | None:
         return None
 
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(_path(section).read_text())
-        if any(
-            folder_stamp(Path(folder)) != stamp
-            for folder, stamp in kept["stamps"].items()
-        ):
-            return None
+        remembered = json.loads(_path(section).read_text())
+        for folder, stamp in remembered["stamps"].items():
+            if folder_stamp(Path(folder)) != stamp:
+                return None
 
-        facts = DataFacts(**kept["facts"])
+        facts = DataFacts(**remembered["facts"])
         if facts.digest or not digest:
             return facts
 
@@ -151,18 +148,18 @@ def _remember(
 
 
 def _path(section: Mapping[str, Any]) -> Path:
-    settings = {
-        name: value for name, value in section.items() if name not in NOT_STORED
-    }
-    locations = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
-    code = [tree_digest(), *plugins.digests([("datasets", section["name"])]).values()]
-    text = json.dumps([*code, locations, settings], sort_keys=True)
+    settings = {}
+    for name, value in section.items():
+        if name not in NOT_STORED:
+            settings[name] = value
 
-    return (
-        cache_folder()
-        / "facts"
-        / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-    )
+    locations = [os.environ.get("POINTSWEEP_DATA", ""), *map(str, _folders(section))]
+    plugin_digests = plugins.digests([("datasets", section["name"])])
+    code = [tree_digest(), *plugin_digests.values()]
+    text = json.dumps([*code, locations, settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    return cache_folder() / "facts" / f"{digest}.json"
 
 
 def data_stamps(config: DatasetConfig) -> tuple[str, ...]:
@@ -238,7 +235,12 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
         maker: Any = registry.load("datasets", config.name)
         maker.available(config)
         folders = maker.folders(config)
-        stamped = {str(folder): _stamp_and_time(folder) for folder in folders}
+        stamps = {}
+        latest = 0
+        for folder in folders:
+            stamps[str(folder)], changed = _stamp_and_time(folder)
+            latest = max(latest, changed)
+
         now = time.time_ns()
         dataset = maker(config) if whole else maker.preview(config)
     except MissingDataError:
@@ -254,12 +256,12 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
         ) from error
 
     facts = read_facts(dataset, config, overlap=True)
-    facts = replace(facts, place=str(folders[0]) if folders else "")
-    # A file so young could change once more without a change of its times.
-    if all(latest < now - YOUNG_NS for _, latest in stamped.values()):
-        _remember(
-            section, facts, {folder: stamp for folder, (stamp, _) in stamped.items()}
-        )
+    if folders:
+        facts = replace(facts, folder=str(folders[0]))
+
+    # A younger file could change again without a change of its times.
+    if latest < now - YOUNG_NS:
+        _remember(section, facts, stamps)
 
     return facts
 
@@ -275,7 +277,6 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
     """
     maker: Any = registry.load("datasets", config.name)
     splits = {"train": dataset.train, "test": dataset.test}
-
     if dataset.val is not None:
         splits["val"] = dataset.val
 
@@ -295,13 +296,15 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
         if split.groups is not None:
             num_objects[name] = len(np.unique(split.groups))
 
+    published = {}
+    for name, counts in maker.published_sizes(config).items():
+        published[name] = list(counts)
+
     return DataFacts(
         digest=dataset.digest,
         sizes=sizes,
         taken=dict(dataset.num_taken),
-        published={
-            name: list(counts) for name, counts in maker.published_sizes(config).items()
-        },
+        published=published,
         fewest_points=fewest_points,
         most_points=most_points,
         num_classes=_expected_classes(config, dataset.num_classes),
@@ -314,12 +317,13 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
 
 
 def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
-    shared: dict[str, int] = {}
-    for name, split, other in (
+    pairs = [
         ("test", "test", "train"),
         ("val", "val", "train"),
         ("both", "test", "val"),
-    ):
+    ]
+    shared: dict[str, int] = {}
+    for name, split, other in pairs:
         if split not in splits or other not in splits:
             continue
 
@@ -398,7 +402,9 @@ def made_facts(config: Any) -> DataFacts:
     if config.stand_in == SceneDatasetConfig.stand_in:
         # of a block that is evaluated
         clouds = -(-config.source_points // config.num_points)
-        sizes |= {split: clouds * sizes[split] for split in sizes if split != "train"}
+        for split in sizes:
+            if split != "train":
+                sizes[split] *= clouds
 
     points = dict.fromkeys(sizes, config.source_points)
     return DataFacts(
@@ -439,10 +445,8 @@ def _size_marks(facts: DataFacts) -> Iterator[str]:
         if taken < min(published):
             yield f"part of the set: {taken:,} of {min(published):,} {objects}"
         else:
-            yield (
-                f"another set: {taken:,} {objects}, published"
-                f" {' or '.join(f'{count:,}' for count in published)}"
-            )
+            counts = " or ".join(f"{count:,}" for count in published)
+            yield f"another set: {taken:,} {objects}, published {counts}"
 
 
 def _class_marks(facts: DataFacts) -> Iterator[str]:
@@ -458,19 +462,19 @@ def _shared_marks(facts: DataFacts, config: DatasetConfig) -> Iterator[str]:
     no table can have such a mark.
     """
     if config.allow_overlap:
-        yield from (
-            f"{text} (allowed by dataset.allow_overlap)" for text in overlaps(facts)
-        )
+        for text in overlaps(facts):
+            yield f"{text} (allowed by dataset.allow_overlap)"
 
 
 def overlaps(facts: DataFacts) -> list[str]:
     """Return a sentence for each pair of splits that share clouds."""
-    sentences = []
-    for name, of, other in (
+    pairs = [
         ("test", "test", "training"),
         ("val", "validation", "training"),
         ("both", "test", "validation"),
-    ):
+    ]
+    sentences = []
+    for name, of, other in pairs:
         size = facts.sizes.get("test" if name == "both" else name, 0)
         shared = facts.shared.get(name, 0)
         if shared:
@@ -506,14 +510,13 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
 
     `batch`: the clouds of a training batch; None where no batches are trained on.
     """
-    data_name = f"{data.name} in {facts.place}" if facts.place else data.name
+    data_name = f"{data.name} in {facts.folder}" if facts.folder else data.name
     problems = [
         *_too_few_points(facts, data, data_name),
         *_too_few_clouds(facts, data, data_name),
     ]
 
     num_train = facts.sizes["train"]
-
     if batch is not None and batch > num_train:
         problems.append(
             f"train.batch_size: {batch} is more than the {num_train} training clouds of"

@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +52,19 @@ class Files(Dataset):
     origin = ORIGIN
 
     def __init__(self, config: CloudFilesConfig) -> None:
-        self.found = stored(self.as_found(config), folder_of(config, self.origin))
-        arrays = self.found.arrays
-        groups = {
-            name: arrays[f"{name}_groups"]
-            for name in SPLITS
-            if f"{name}_groups" in arrays
-        }
+        content = stored(self.as_found(config), folder_of(config, self.origin))
+        arrays = content.arrays
+        groups = {}
+        for split in SPLITS:
+            if f"{split}_groups" in arrays:
+                groups[split] = arrays[f"{split}_groups"]
 
         super().__init__(
-            config, self.found.class_names, arrays, self.found.digest, groups or None
+            config,
+            content.class_names,
+            arrays,
+            digest=content.digest,
+            groups=groups or None,
         )
         self.marks = tuple(_marks(arrays, config))
 
@@ -108,17 +112,20 @@ def files_of(config: CloudFilesConfig, root: Path) -> dict[str, SplitFiles]:
                 root,
                 split,
                 value,
-                config.pattern,
-                config.lists_folder,
-                config.class_before,
+                pattern=config.pattern,
+                lists_folder=config.lists_folder,
+                class_before=config.class_before,
             )
 
     if len({bool(files.arrays) for files in splits.values()}) > 1:
-        kinds = ", ".join(
-            f"{split}: {'arrays' if files.arrays else 'a cloud a file'}"
-            for split, files in splits.items()
+        kinds = []
+        for split, files in splits.items():
+            kind = "arrays" if files.arrays else "a cloud a file"
+            kinds.append(f"{split}: {kind}")
+
+        raise ValueError(
+            f"{root}: the splits must be of one kind, found {', '.join(kinds)}"
         )
-        raise ValueError(f"{root}: the splits must be of one kind, found {kinds}")
 
     one_kind(list(splits.values()), config.pattern)
     return splits
@@ -132,10 +139,10 @@ def stored(config: CloudFilesConfig, root: Path) -> Stored:
     # A cloud's class may be its folder, which the digest of its content does not cover.
     paths, class_of_clouds = {}, {}
 
-    for split, of_split in splits.items():
-        files += of_split.files
-        paths[split] = [str(path.relative_to(root)) for path in of_split.files]
-        class_of_clouds[split] = [name for _, name in of_split.clouds]
+    for split, listing in splits.items():
+        files += listing.files
+        paths[split] = [str(path.relative_to(root)) for path in listing.files]
+        class_of_clouds[split] = [name for _, name in listing.clouds]
 
     if names_file is not None:
         files.append(names_file)
@@ -151,11 +158,9 @@ def stored(config: CloudFilesConfig, root: Path) -> Stored:
     ]
 
     key = json.dumps([paths, settings, class_of_clouds])
-
     class_names = _class_names(config, splits, names_file)
-    arrays, digest = arrays_of_files(
-        "files", files, lambda: _read(config, splits, class_names), key
-    )
+    read = partial(_read, config, splits, class_names)
+    arrays, digest = arrays_of_files("files", files, read, key)
 
     if "class_names" in arrays:  # of arrays whose labels are names
         class_names = tuple(map(str, arrays["class_names"]))
@@ -212,33 +217,35 @@ def _class_names(
     numbers.
     """
     listed = None if names_file is None else names_of(names_file)
-    arrays = [path for found in splits.values() for path in found.arrays]
+    arrays: list[Path] = []
+    folder_names: set[str] = set()
+    for files in splits.values():
+        arrays += files.arrays
+        folder_names.update(name for _, name in files.clouds)
 
-    if arrays:
-        named = (
-            listed
-            or names_in(arrays[0], config.num_classes)
-            or map(str, range(config.num_classes))
-        )
-        return checked_names((), tuple(named), config.num_classes)
+    if not arrays:
+        return checked_names(sorted(folder_names), listed, config.num_classes)
 
-    names = sorted({name for found in splits.values() for _, name in found.clouds})
-    return checked_names(names, listed, config.num_classes)
+    names = listed or names_in(arrays[0], config.num_classes)
+    if not names:
+        names = tuple(map(str, range(config.num_classes)))
+
+    return checked_names((), names, config.num_classes)
 
 
 def checked_names(
-    found_names: Sequence[str], listed: Sequence[str] | None, num_classes: int
+    present: Sequence[str], listed: Sequence[str] | None, num_classes: int
 ) -> tuple[str, ...]:
     """Return the classes in the order of their numbers. Raises ValueError unless there are
     `num_classes`, all of them listed.
     """
-    for name in found_names:
+    for name in present:
         if listed is not None and name not in listed:
             raise ValueError(
                 unknown("class", name, listed, "dataset.class_names lists")
             )
 
-    names = tuple(found_names if listed is None else listed)
+    names = tuple(present if listed is None else listed)
     if len(names) != num_classes:
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         raise ValueError(
@@ -281,21 +288,21 @@ def _read(
         arrays["class_names"] = np.array(names)
 
     if config.test is None:
-        train, test = _parted(clouds_of["train"], config.test_fraction)
+        train, test = _train_test_split(clouds_of["train"], config.test_fraction)
         clouds_of |= {"train": train, "test": test}
 
     arrays |= _group_numbers(clouds_of)
 
-    size = max(len(cloud) for clouds in clouds_of.values() for cloud in clouds.clouds)
-    for split, clouds in clouds_of.items():
-        points = np.stack([resized(cloud, size) for cloud in clouds.clouds])
-        xyz, features = points[:, :, :3], points[:, :, 3:]
-        xyz = (
-            as_stored(xyz, f"dataset.{split}")
-            if config.keep_units
-            else unit_sphere(xyz)
-        )
+    sizes: list[int] = []
+    for clouds in clouds_of.values():
+        sizes += map(len, clouds.clouds)
 
+    largest = max(sizes)
+    for split, clouds in clouds_of.items():
+        points = np.stack([resized(cloud, largest) for cloud in clouds.clouds])
+        xyz, features = points[:, :, :3], points[:, :, 3:]
+        source = f"dataset.{split}"
+        xyz = as_stored(xyz, source) if config.keep_units else unit_sphere(xyz)
         if features.shape[2]:
             xyz = np.concatenate([xyz, features.astype(np.float32)], axis=2)
 
@@ -313,14 +320,12 @@ def _group_numbers(clouds_of: Mapping[str, _Clouds]) -> dict[str, np.ndarray]:
     if all(clouds.groups is None for clouds in clouds_of.values()):
         return {}
 
-    groups_of = {
-        split: np.asarray(clouds.groups) for split, clouds in clouds_of.items()
-    }
-    names = np.unique(np.concatenate(list(groups_of.values())))
+    groups = [np.asarray(clouds.groups) for clouds in clouds_of.values()]
+    names = np.unique(np.concatenate(groups))
     numbers = {}
-
-    for split, groups in groups_of.items():
-        numbers[f"{split}_groups"] = np.searchsorted(names, groups).astype(np.int64)
+    for split, split_groups in zip(clouds_of, groups, strict=True):
+        rows = np.searchsorted(names, split_groups)
+        numbers[f"{split}_groups"] = rows.astype(np.int64)
 
     return numbers
 
@@ -334,7 +339,10 @@ def _read_files(
 
     for path, _ in files.clouds:
         cloud = read_cloud(
-            path, config.stored_points, config.points_key, config.point_features
+            path,
+            config.stored_points,
+            points_key=config.points_key,
+            features=config.point_features,
         )
         clouds.append(_at_most(cloud, config.stored_points))
         sizes.append(len(cloud))
@@ -352,8 +360,9 @@ def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Cl
 
     for path in files.arrays:
         content = read_arrays(path, keys, split, config.point_features)
-        clouds.extend(_at_most(cloud, config.stored_points) for cloud in content.clouds)
-        sizes.extend(len(cloud) for cloud in content.clouds)
+        for cloud in content.clouds:
+            clouds.append(_at_most(cloud, config.stored_points))
+            sizes.append(len(cloud))
 
         if content.labels.dtype.kind != "U":
             labels.append(whole_labels(content.labels, config.num_classes, str(path)))
@@ -365,9 +374,9 @@ def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Cl
 
     return _Clouds(
         clouds,
-        sizes,
-        np.concatenate(labels),
-        np.concatenate(groups) if groups else None,
+        sizes=sizes,
+        labels=np.concatenate(labels),
+        groups=np.concatenate(groups) if groups else None,
     )
 
 
@@ -377,6 +386,7 @@ def _numbered(
     class_names: tuple[str, ...],
 ) -> tuple[dict[str, _Clouds], tuple[str, ...]]:
     """Return the clouds with numbers in place of names of classes, and the names."""
+    present: set[str] = set()
     for split, clouds in clouds_of.items():
         if clouds.labels.dtype.kind != "U":
             raise ValueError(
@@ -384,43 +394,39 @@ def _numbered(
                 " is allowed"
             )
 
-    present = sorted(
-        {str(name) for clouds in clouds_of.values() for name in clouds.labels}
-    )
+        present.update(map(str, clouds.labels))
+
     listed = class_names if config.class_names is not None else None
-    names = checked_names(present, listed, config.num_classes)
+    names = checked_names(sorted(present), listed, config.num_classes)
     numbers = {name: number for number, name in enumerate(names)}
     numbered = {}
 
     for split, clouds in clouds_of.items():
-        labels = np.array(
-            [numbers[str(name)] for name in clouds.labels], dtype=np.int64
+        labels = [numbers[str(name)] for name in clouds.labels]
+        numbered[split] = dataclasses.replace(
+            clouds, labels=np.array(labels, dtype=np.int64)
         )
-        numbered[split] = dataclasses.replace(clouds, labels=labels)
 
     return numbered, names
 
 
-def _parted(clouds: _Clouds, fraction: float) -> tuple[_Clouds, _Clouds]:
-    """Return the clouds that are kept for training, and those held out to test on."""
-    groups = (
-        None
-        if clouds.groups is None
-        else np.unique(clouds.groups, return_inverse=True)[1]
-    )
+def _train_test_split(clouds: _Clouds, fraction: float) -> tuple[_Clouds, _Clouds]:
+    """Return the clouds to train on, and those held out to test on."""
+    groups = None
+    if clouds.groups is not None:
+        _, groups = np.unique(clouds.groups, return_inverse=True)
 
-    kept, held = hold_out(clouds.labels, fraction, groups)
+    train_rows, test_rows = hold_out(clouds.labels, fraction, groups)
 
-    return _taken(clouds, kept), _taken(clouds, held)
+    return _subset(clouds, train_rows), _subset(clouds, test_rows)
 
 
-def _taken(clouds: _Clouds, rows: np.ndarray) -> _Clouds:
-    groups = None if clouds.groups is None else clouds.groups[rows]
+def _subset(clouds: _Clouds, rows: np.ndarray) -> _Clouds:
     return _Clouds(
         [clouds.clouds[row] for row in rows],
-        [clouds.sizes[row] for row in rows],
-        clouds.labels[rows],
-        groups,
+        sizes=[clouds.sizes[row] for row in rows],
+        labels=clouds.labels[rows],
+        groups=None if clouds.groups is None else clouds.groups[rows],
     )
 
 
@@ -443,7 +449,8 @@ def resized(cloud: np.ndarray, count: int) -> np.ndarray:
 
     generator = np.random.default_rng(size)
     if size < count:
-        return np.concatenate([cloud, cloud[generator.choice(size, count - size)]])
+        repeated = cloud[generator.choice(size, count - size)]
+        return np.concatenate([cloud, repeated])
 
     order = np.lexsort(cloud.T[::-1])
     rows = np.sort(generator.choice(size, count, replace=False))

@@ -88,7 +88,12 @@ def read_all(
         except ValueError as error:
             missing[f"weights of {backbone.name}: {error}"] = None
 
-    return Inputs(data, weights, tuple(sorted(missing)), tuple(sorted(to_fetch)))
+    return Inputs(
+        data,
+        weights,
+        missing=tuple(sorted(missing)),
+        to_fetch=tuple(sorted(to_fetch)),
+    )
 
 
 def parts_of(
@@ -133,7 +138,6 @@ def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
     """
     section = weight_section(backbone)
     remembered = known_weights(section)
-
     if remembered is not None:
         return remembered
 
@@ -157,9 +161,9 @@ def known_weights(section: Mapping[str, Any]) -> WeightFacts | None:
     changed since.
     """
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(_path(section).read_text())
-        facts = WeightFacts(**kept["facts"])
-        if _stamp(Path(facts.path)) == kept["stamp"]:
+        remembered = json.loads(_path(section).read_text())
+        facts = WeightFacts(**remembered["facts"])
+        if _stamp(Path(facts.path)) == remembered["stamp"]:
             return facts
 
     return None
@@ -171,29 +175,24 @@ def weight_section(backbone: BackboneConfig) -> dict[str, Any]:
 
 
 def _path(section: Mapping[str, Any]) -> Path:
-    roots = [
-        os.environ.get(name, "")
-        for name in ("POINTSWEEP_DATA", "HF_HOME", "HF_HUB_CACHE")
-    ]
+    variables = ("POINTSWEEP_DATA", "HF_HOME", "HF_HUB_CACHE")
+    roots = [os.environ.get(name, "") for name in variables]
 
-    where = str(Path.cwd()) if not Path(str(section["weights"])).is_absolute() else ""
+    # a relative path is one below the working folder
+    is_absolute = Path(str(section["weights"])).is_absolute()
+    base = "" if is_absolute else str(Path.cwd())
+
     # The draws of `shuffled` have the published checkpoint in common.
-    common = dict(section)
+    settings = dict(section)
+    if settings["weights"] == "shuffled":
+        settings |= {"weights": "pretrained", "weights_seed": 0}
 
-    if common["weights"] == "shuffled":
-        common |= {"weights": "pretrained", "weights_seed": 0}
+    plugin_digests = plugins.digests([("backbones", str(section["name"]))])
+    code = [tree_digest(), *plugin_digests.values()]
+    text = json.dumps([*code, roots, base, settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    code = [
-        tree_digest(),
-        *plugins.digests([("backbones", str(section["name"]))]).values(),
-    ]
-
-    text = json.dumps([*code, roots, where, common], sort_keys=True)
-    return (
-        cache_folder()
-        / "weights"
-        / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-    )
+    return cache_folder() / "weights" / f"{digest}.json"
 
 
 def _stamp(path: Path) -> list[int]:

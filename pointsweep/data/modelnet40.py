@@ -7,10 +7,12 @@ cloud is moved to its mean and scaled to the unit sphere when it is read.
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +80,10 @@ class ModelNet40(Dataset):
         for marker, train in MARKERS.items():
             for folder in folders_with(root, marker):
                 yield Copy(
-                    str(folder.relative_to(root)),
-                    lambda folder=folder: layout(folder)[1](),  # type: ignore[misc]
-                    CLASSES,
-                    {"train": train, "test": (NUM_TEST,)},
+                    location=str(folder.relative_to(root)),
+                    read=partial(_read, folder),
+                    class_names=CLASSES,
+                    published={"train": train, "test": (NUM_TEST,)},
                 )
 
 
@@ -91,6 +93,11 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     """
     files, read = layout(folder)
     return arrays_of_files("modelnet40", files(), read)
+
+
+def _read(folder: Path) -> dict[str, np.ndarray]:
+    _, read = layout(folder)
+    return read()
 
 
 def layout(
@@ -267,10 +274,8 @@ def _open_text(source: Path) -> Iterator[Callable[[str], str]]:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 if file is not None:
-                    members[
-                        member.name.partition("modelnet40_normal_resampled/")[2]
-                        or member.name
-                    ] = file.read()
+                    _, _, below = member.name.partition("modelnet40_normal_resampled/")
+                    members[below or member.name] = file.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise ValueError(
             f"{source}: not a readable .tar.xz of texts: {error}"
@@ -294,16 +299,10 @@ def check_names(text: str, source: str) -> None:
     """Raise ValueError unless the names are the 40 classes in alphabetical order, as the labels
     assume.
     """
-    names = tuple(text.split())
-    if names != CLASSES:
-        first = next(
-            (i for i, (a, b) in enumerate(zip(names, CLASSES, strict=False)) if a != b),
-            min(len(names), len(CLASSES)),
-        )
-
-        found = names[first] if first < len(names) else "nothing"
-        expected = CLASSES[first] if first < len(CLASSES) else "nothing"
-        raise ValueError(
-            f"{source}: class {first} is {found}, expected {expected} (40 classes in alphabetical"
-            " order)"
-        )
+    pairs = itertools.zip_longest(text.split(), CLASSES, fillvalue="nothing")
+    for number, (name, expected) in enumerate(pairs):
+        if name != expected:
+            raise ValueError(
+                f"{source}: class {number} is {name}, expected {expected} (40 classes in"
+                " alphabetical order)"
+            )

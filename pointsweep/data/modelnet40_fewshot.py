@@ -22,6 +22,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,30 +68,21 @@ class ModelNet40Fewshot(Dataset):
 
         if config.source == "generated":
             shapes, shapes_digest = stored(folder)
-            key = text_digest(
-                f"{shapes_digest} {episode_name(config.way, config.shot, fold)}"
-            )
-            arrays, digest = cached_arrays(
-                f"fewshot-{key}", lambda: draw(shapes, config.way, config.shot, fold)
-            )
+            name = episode_name(config.way, config.shot, fold)
+            key = text_digest(f"{shapes_digest} {name}")
+            make = partial(draw, shapes, config.way, config.shot, fold)
+            arrays, digest = cached_arrays(f"fewshot-{key}", make)
         else:
             path = fold_file(folder, config.way, config.shot, fold)
-            arrays, digest = arrays_of_files(
-                "fewshot",
-                [path],
-                lambda: read_npz(path, config.way, config.shot),
-                "point_bert",
-            )
+            read = partial(read_npz, path, config.way, config.shot)
+            arrays, digest = arrays_of_files("fewshot", [path], read, "point_bert")
 
         chosen = [CLASSES[number] for number in arrays["classes"]]
-        super().__init__(
-            config,
-            [*chosen, *(name for name in CLASSES if name not in chosen)],
-            arrays,
-            digest,
-        )
+        others = [name for name in CLASSES if name not in chosen]
+        super().__init__(config, [*chosen, *others], arrays, digest)
 
-        self.marks = ("generated folds",) if config.source == "generated" else ()
+        if config.source == "generated":
+            self.marks = ("generated folds",)
 
     @classmethod
     def available(cls, config: Any) -> None:
@@ -117,19 +109,20 @@ class ModelNet40Fewshot(Dataset):
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
         for folder in folders_with(root, "*way_*shot"):
-            for way, shot in (
-                kind
-                for kind in KINDS
-                if (folder / "{}way_{}shot".format(*kind)).is_dir()
-            ):
+            for way, shot in KINDS:
+                if not (folder / f"{way}way_{shot}shot").is_dir():
+                    continue
+
                 for fold in range(NUM_FOLDS):
+                    name = episode_name(way, shot, fold)
                     yield Copy(
-                        f"{folder.relative_to(root)}/{episode_name(way, shot, fold)}",
-                        lambda at=(folder, way, shot, fold): read_npz(
-                            fold_file(*at), *at[1:3]
-                        ),  # type: ignore[misc]
-                        CLASSES[:way],
-                        {"train": (way * shot,), "test": (way * TEST_PER_CLASS,)},
+                        location=f"{folder.relative_to(root)}/{name}",
+                        read=partial(_read_fold, folder, way, shot, fold),
+                        class_names=CLASSES[:way],
+                        published={
+                            "train": (way * shot,),
+                            "test": (way * TEST_PER_CLASS,),
+                        },
                     )
 
 
@@ -201,14 +194,12 @@ def draw(
     episode = {"classes": np.array(classes, dtype=np.int64)}
 
     for split, count in needed.items():
-        chosen: list[
-            tuple[str, int, int]
-        ] = []  # digest, row of the stored clouds, label
+        # digest, row of the stored clouds, label
+        chosen: list[tuple[str, int, int]] = []
         for label, number in enumerate(classes):
+            rows = np.flatnonzero(arrays[f"{split}_labels"] == number)
             candidates = []
-            for k, row in enumerate(
-                np.flatnonzero(arrays[f"{split}_labels"] == number)
-            ):
+            for k, row in enumerate(rows):
                 digest = text_digest(f"{name}/{split}/{class_names[number]}/{k}")
                 candidates.append((digest, int(row), label))
 
@@ -271,10 +262,17 @@ def read_npz(path: Path, way: int, shot: int) -> dict[str, np.ndarray]:
         ) from error
 
     check_episode(arrays, way, shot, str(path))
-    return {
-        name: unit_sphere(array) if name.endswith("points") else array.astype(np.int64)
-        for name, array in arrays.items()
-    }
+    for name, array in arrays.items():
+        if name.endswith("points"):
+            arrays[name] = unit_sphere(array)
+        else:
+            arrays[name] = array.astype(np.int64)
+
+    return arrays
+
+
+def _read_fold(folder: Path, way: int, shot: int, fold: int) -> dict[str, np.ndarray]:
+    return read_npz(fold_file(folder, way, shot, fold), way, shot)
 
 
 def check_episode(

@@ -72,33 +72,43 @@ class PartDataset(Dataset):
         self.parts = tuple(tuple(numbers) for numbers in parts)
         self.num_classes = max(max(numbers) for numbers in parts) + 1
 
-    def _whole(
+    def _stored_split(
         self, name: str, arrays: Mapping[str, np.ndarray], labels: np.ndarray
     ) -> PartSplit:
-        stored = (arrays[f"{name}_{part}"] for part in ("points", "parts", "starts"))
-        points, parts, starts = stored
-        return PartSplit(name, points, labels, np.arange(len(labels)), parts, starts)
+        return PartSplit(
+            name,
+            points=arrays[f"{name}_points"],
+            labels=labels,
+            index=np.arange(len(labels)),
+            parts=arrays[f"{name}_parts"],
+            starts=arrays[f"{name}_starts"],
+        )
 
     def train_batch(
         self, index: np.ndarray, generator: torch.Generator, device: torch.device = CPU
     ) -> tuple[Tensor, ...]:
         seeds = torch.randint(2**62, (len(index),), generator=generator).tolist()
-        points, *rest = self._drawn(
-            self.train, index, [np.random.default_rng(seed) for seed in seeds]
-        )
-        return augment(points, self.config, generator).contiguous(), *rest
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        points, categories, parts = self._draw(self.train, index, generators)
+        points = augment(points, self.config, generator).contiguous()
+
+        return points, categories, parts
 
     def eval_batch(self, split: Split, index: np.ndarray) -> tuple[Tensor, ...]:
-        generators = [
-            np.random.default_rng([int(split.index[row]), split.name == "test"])
-            for row in index
-        ]
-        points, *rest = self._drawn(split, index, generators)
-        return normalise(points, self.config), *rest
+        is_test = split.name == "test"
+        generators = []
+        for row in index:
+            seed = [int(split.index[row]), is_test]
+            generators.append(np.random.default_rng(seed))
 
-    def _drawn(
+        points, categories, parts = self._draw(split, index, generators)
+
+        return normalise(points, self.config), categories, parts
+
+    def _draw(
         self, split: Split, index: np.ndarray, random: Sequence[np.random.Generator]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return points (B, num_points, 3), categories (B,) and parts (B, num_points)."""
         assert isinstance(split, PartSplit)
         points, parts = split.batch(index, self.config.num_points, random)
         return (

@@ -45,10 +45,10 @@ def shape_iou(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) ->
 
     ious = []
     for part in parts:
-        union = int(((predicted == part) | (truth == part)).sum())
-        ious.append(
-            int(((predicted == part) & (truth == part)).sum()) / union if union else 1.0
-        )
+        is_predicted, is_true = predicted == part, truth == part
+        union = int((is_predicted | is_true).sum())
+        intersection = int((is_predicted & is_true).sum())
+        ious.append(intersection / union if union else 1.0)
 
     return sum(ious) / len(ious)
 
@@ -68,20 +68,21 @@ def part_score(
             " be as many, at least 1"
         )
 
-    ious = [
-        shape_iou(p, t, parts[c])
-        for p, t, c in zip(predicted, truth, category, strict=True)
-    ]
+    by_shape = []
+    for shape_predicted, shape_truth, number in zip(
+        predicted, truth, category, strict=True
+    ):
+        by_shape.append(shape_iou(shape_predicted, shape_truth, parts[number]))
 
-    numbers = np.asarray(category)
-    by_category = {
-        int(c): float(np.mean(np.asarray(ious)[numbers == c]))
-        for c in np.unique(numbers)
-    }
+    ious = np.asarray(by_shape)
+    categories = np.asarray(category)
+    by_category = {}
+    for number in np.unique(categories):
+        by_category[int(number)] = float(np.mean(ious[categories == number]))
 
     return PartScore(
-        float(np.mean(ious)),
-        float(np.mean(list(by_category.values()))),
-        by_category,
-        tuple(ious),
+        instance_miou=float(np.mean(by_shape)),
+        class_miou=float(np.mean(list(by_category.values()))),
+        by_category=by_category,
+        by_shape=tuple(by_shape),
     )

@@ -6,6 +6,7 @@ Source: arXiv 1908.04616; layout, splits and class order of spec 6.1. y is up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,9 @@ class ScanObjectNN(Dataset):
     def __init__(self, config: ScanObjectNNConfig) -> None:
         folder = data_folder("scanobjectnn", config.folder, ORIGIN)
         arrays, digest = stored(folder, config.variant)
-        groups = objects_of(
-            split_files(folder, config.variant), arrays, config.copies_in_a_row
-        )
-        super().__init__(config, CLASSES, arrays, digest, groups)
+        files = split_files(folder, config.variant)
+        groups = objects_of(files, arrays, config.copies_in_a_row)
+        super().__init__(config, CLASSES, arrays, digest=digest, groups=groups)
 
     @classmethod
     def holds_copies(cls, config: DatasetConfig) -> bool:
@@ -74,32 +74,30 @@ class ScanObjectNN(Dataset):
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
-        markers = [
-            f"{inner}{folder}"
-            for inner in ("", "h5_files/")
-            for folder in ("main_split", "main_split_nobg")
-        ]
-
-        found_copies = set()
+        markers = (
+            "main_split",
+            "main_split_nobg",
+            "h5_files/main_split",
+            "h5_files/main_split_nobg",
+        )
+        folders = set()
         for marker in markers:
             for path in folders_with(root, marker):
                 # The folder above h5_files/ is the one that a config names.
-                found_copies.add(
-                    path.parent if path.name == "h5_files" and path != root else path
-                )
+                if path.name == "h5_files" and path != root:
+                    path = path.parent
 
-        for folder in sorted(found_copies):
+                folders.add(path)
+
+        for folder in sorted(folders):
             for variant in VARIANTS:
-                if any(
-                    path.is_file()
-                    for places in candidates(folder, variant).values()
-                    for path in places
-                ):
+                paths = candidates(folder, variant)
+                if any(path.is_file() for path in (*paths["train"], *paths["test"])):
                     yield Copy(
-                        f"{folder.relative_to(root)} ({variant})",
-                        lambda folder=folder, variant=variant: read(folder, variant),  # type: ignore[misc]
-                        CLASSES,
-                        published_sizes(variant),
+                        location=f"{folder.relative_to(root)} ({variant})",
+                        read=partial(read, folder, variant),
+                        class_names=CLASSES,
+                        published=published_sizes(variant),
                     )
 
 
@@ -158,9 +156,10 @@ def objects_of(
     Taken from the text files `<stem of the split's file>_objects.txt`, else from the order that the
     configuration claims.
     """
-    lists = {
-        split: path.with_name(path.stem + OBJECTS_FILE) for split, path in files.items()
-    }
+    lists = {}
+    for split, path in files.items():
+        lists[split] = path.with_name(path.stem + OBJECTS_FILE)
+
     if any(path.is_file() for path in lists.values()):
         return _listed_objects(lists)
     if copies_in_a_row is None:
@@ -242,9 +241,8 @@ def _require_copies(
 def _shape(points: np.ndarray) -> np.ndarray:
     """Return what turning a cloud (P, 3) leaves: the extents along its own axes, sorted (3,)."""
     centred = points.astype(np.float64) - points.mean(axis=0)
-    extents: np.ndarray = np.sqrt(
-        np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(points)), 0.0)
-    )
+    variances = np.linalg.eigvalsh(centred.T @ centred / len(points))
+    extents: np.ndarray = np.sqrt(np.maximum(variances, 0.0))  # rounding goes below 0
 
     return extents
 
@@ -259,12 +257,10 @@ def candidates(folder: Path, variant: str) -> dict[str, list[Path]]:
     h5_files/ in it.
     """
     inner, ending = VARIANTS[variant]
+    stems = {"train": "training_objectdataset", "test": "test_objectdataset"}
     paths: dict[str, list[Path]] = {}
 
-    for split, stem in (
-        ("train", "training_objectdataset"),
-        ("test", "test_objectdataset"),
-    ):
+    for split, stem in stems.items():
         file = Path(inner, f"{stem}{ending}.h5")
         paths[split] = [folder / file, folder / "h5_files" / file]
 

@@ -82,8 +82,12 @@ class ShapeNetPart(PartDataset):
             (HDF5_LIST, read_hdf5),
         ):
             for folder in folders_with(root, marker):
-                place = str(folder.relative_to(root))
-                yield Copy(place, partial(reader, folder), CATEGORIES, counts)
+                yield Copy(
+                    location=str(folder.relative_to(root)),
+                    read=partial(reader, folder),
+                    class_names=CATEGORIES,
+                    published=counts,
+                )
 
 
 def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]]]:
@@ -93,19 +97,21 @@ def layout(folder: Path) -> tuple[list[Path], Callable[[], dict[str, np.ndarray]
     if (folder / HDF5_LIST).is_file():
         return hdf5_files(folder), partial(read_hdf5, folder)
 
-    lists = [
-        folder / "synsetoffset2category.txt",
-        *(list_file(folder, split) for split in PUBLISHED),
-    ]
-    return [*listed_files(folder), *lists], partial(read, folder)
+    files = listed_files(folder)
+    files.append(folder / "synsetoffset2category.txt")
+    for split in PUBLISHED:
+        files.append(list_file(folder, split))
+
+    return files, partial(read, folder)
 
 
 def listed_files(folder: Path) -> list[Path]:
     """The files of all shapes, in the lists' order. Raises MissingDataError, ValueError."""
-    lists = split_lists(folder, synsets(folder))
-    files = [folder / f"{entry}.txt" for entries in lists.values() for entry in entries]
-    missing = [file for file in files if not file.is_file()]
+    files: list[Path] = []
+    for entries in split_lists(folder, synsets(folder)).values():
+        files += [folder / f"{entry}.txt" for entry in entries]
 
+    missing = [file for file in files if not file.is_file()]
     if missing:
         raise MissingDataError(
             f"data set shapenetpart: no file {missing[0]} ({len(missing)} such shapes of"
@@ -125,20 +131,19 @@ def stored(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 
 def training(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what `read` gives, with the validation shapes behind the training shapes."""
-    first = {
-        name: arrays[f"train_{name}"]
-        for name in ("points", "parts", "starts", "labels")
-    }
+    joined = {}
+    for name in ("points", "parts", "starts", "labels"):
+        first, behind = arrays[f"train_{name}"], arrays[f"val_{name}"]
+        if name == "starts":
+            behind = behind[1:] + first[-1]
 
-    behind = {name: arrays[f"val_{name}"] for name in first}
-    behind["starts"] = behind["starts"][1:] + first["starts"][-1]
-    joined = {
-        f"train_{name}": np.concatenate([first[name], behind[name]]) for name in first
-    }
+        joined[f"train_{name}"] = np.concatenate([first, behind])
 
-    return joined | {
-        name: array for name, array in arrays.items() if name.startswith("test_")
-    }
+    for name, array in arrays.items():
+        if name.startswith("test_"):
+            joined[name] = array
+
+    return joined
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -152,16 +157,19 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
     for split, entries in split_lists(folder, categories).items():
         labels = [categories[entry.partition("/")[0]] for entry in entries]
-        shapes = []
+        points = []
+        parts = []
+        sizes = []
         for entry, label in zip(entries, labels, strict=True):
-            shapes.append(read_shape(folder / f"{entry}.txt", label))
+            shape_points, shape_parts = read_shape(folder / f"{entry}.txt", label)
+            points.append(shape_points)
+            parts.append(shape_parts)
+            sizes.append(len(shape_parts))
 
-        arrays |= {
-            f"{split}_points": np.concatenate([points for points, _ in shapes]),
-            f"{split}_parts": np.concatenate([parts for _, parts in shapes]),
-            f"{split}_starts": np.cumsum([0, *(len(parts) for _, parts in shapes)]),
-            f"{split}_labels": np.array(labels, dtype=np.int64),
-        }
+        arrays[f"{split}_points"] = np.concatenate(points)
+        arrays[f"{split}_parts"] = np.concatenate(parts)
+        arrays[f"{split}_starts"] = np.cumsum([0, *sizes])
+        arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
 
     return arrays
 
@@ -176,10 +184,8 @@ def synsets(folder: Path) -> dict[str, int]:
         )
 
     pairs = [line.split() for line in lines_of(read_text(path))]
-    if (
-        any(len(pair) != 2 for pair in pairs)
-        or tuple(sorted(pair[0].lower() for pair in pairs)) != CATEGORIES
-    ):
+    names = tuple(sorted(pair[0].lower() for pair in pairs))
+    if any(len(pair) != 2 for pair in pairs) or names != CATEGORIES:
         raise ValueError(
             f"{path}: must give a synset to each of {', '.join(CATEGORIES)}, found {pairs}"
         )
@@ -205,10 +211,9 @@ def split_lists(folder: Path, categories: Mapping[str, int]) -> dict[str, list[s
             raise MissingDataError(f"data set shapenetpart: no file {path}. {ORIGIN}")
 
         try:
-            entries = [
-                "/".join(PureWindowsPath(entry).parts[-2:])
-                for entry in json.loads(read_text(path))
-            ]
+            entries = []
+            for entry in json.loads(read_text(path)):
+                entries.append("/".join(PureWindowsPath(entry).parts[-2:]))
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{path}: not a list of prefix/synset/id: {error}"
@@ -308,12 +313,10 @@ def read_hdf5(folder: Path) -> dict[str, np.ndarray]:
             parts += list(_parts_of(path, clouds.shape[:2], categories))
             labels.append(categories)
 
-        arrays |= {
-            f"{split}_points": np.concatenate(points),
-            f"{split}_parts": np.concatenate(parts),
-            f"{split}_starts": np.cumsum([0, *(len(shape) for shape in parts)]),
-            f"{split}_labels": np.concatenate(labels),
-        }
+        arrays[f"{split}_points"] = np.concatenate(points)
+        arrays[f"{split}_parts"] = np.concatenate(parts)
+        arrays[f"{split}_starts"] = np.cumsum([0, *map(len, parts)])
+        arrays[f"{split}_labels"] = np.concatenate(labels)
 
     return arrays
 

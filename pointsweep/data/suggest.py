@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,13 @@ def suggest(folder: Path) -> list[str]:
     config = FilesConfig(root=folder.name, num_classes=2, **fields)
     config = config.replace(num_classes=_count_classes(config, folder))
     clouds = stored(config, folder)
-    sizes = []
-
-    for split in SPLITS:
-        if f"{split}_sizes" in clouds.arrays:
-            sizes.append(clouds.arrays[f"{split}_sizes"])
 
     # Points that a model sees: fewer than by default where the clouds are smaller.
-    largest = int(max(part.max() for part in sizes))
+    largest = 0
+    for split in SPLITS:
+        if f"{split}_sizes" in clouds.arrays:
+            largest = max(largest, int(clouds.arrays[f"{split}_sizes"].max()))
+
     small: dict[str, Any] = {}
     if largest < config.presample:
         small["presample"] = largest
@@ -76,23 +76,23 @@ def suggest(folder: Path) -> list[str]:
         **small,
     }
 
-    problems = component_problems("dataset", section)
+    problems = []
+    for path, message in component_problems("dataset", section):
+        problems.append(f"{path.removeprefix('dataset.')}: {message}")
+
     if problems:
-        texts = [
-            f"{path.removeprefix('dataset.')}: {message}" for path, message in problems
-        ]
-        raise ValueError(f"{folder}: {'; '.join(texts)}")
+        raise ValueError(f"{folder}: {'; '.join(problems)}")
 
     root, notes = _root(folder)
     section["root"] = root
     comments = [*notes, *_counts(clouds), *_not_read(config, folder)]
 
-    return [
-        *(f"# {line}" for line in comments),
-        "dataset:",
-        *(f"  {key}: {_yaml(value)}" for key, value in section.items()),
-        *_features(config, folder),
-    ]
+    lines = [f"# {comment}" for comment in comments]
+    lines.append("dataset:")
+    lines += [f"  {key}: {_yaml(value)}" for key, value in section.items()]
+    lines += _features(config, folder)
+
+    return lines
 
 
 def _features(config: FilesConfig, folder: Path) -> Iterator[str]:
@@ -107,33 +107,31 @@ def _features(config: FilesConfig, folder: Path) -> Iterator[str]:
         splits=config.split_key,
     )
 
-    found = features_in(files, keys, "train")
+    features = features_in(files, keys, "train")
+    if not features:
+        return
 
-    if found:
-        first = files.arrays[0] if files.arrays else files.clouds[0][0]
-        networks = [
-            name
-            for name, kind in registry.config_classes("networks").items()
-            if getattr(kind, "takes_features", False)
-        ]
+    first = files.arrays[0] if files.arrays else files.clouds[0][0]
+    networks = []
+    for name, config_class in registry.config_classes("networks").items():
+        if getattr(config_class, "takes_features", False):
+            networks.append(name)
 
-        yield (
-            f"  # features: [{', '.join(('xyz', *found))}]  # as {first.name} has them; for the"
-            f" networks {', '.join(networks)}, other models take coordinates alone"
-        )
+    yield (
+        f"  # features: [{', '.join(('xyz', *features))}]  # as {first.name} has them; for the"
+        f" networks {', '.join(networks)}, other models take coordinates alone"
+    )
 
 
 def _root(folder: Path) -> tuple[str, list[str]]:
     """Return the folder's name below POINTSWEEP_DATA, and what has to be set for it to lie
     there.
     """
-    base = os.environ.get("POINTSWEEP_DATA", "")
-    if (
-        base
-        and not is_address(base)
-        and folder.is_relative_to(Path(base).expanduser().resolve())
-    ):
-        return folder.relative_to(Path(base).expanduser().resolve()).as_posix(), []
+    data_root = os.environ.get("POINTSWEEP_DATA", "")
+    if data_root and not is_address(data_root):
+        path = Path(data_root).expanduser().resolve()
+        if folder.is_relative_to(path):
+            return folder.relative_to(path).as_posix(), []
 
     return folder.name, [
         f"export POINTSWEEP_DATA={folder.parent}  (or link {folder.name} into the folder that it"
@@ -151,11 +149,9 @@ def _counts(data: Stored) -> Iterator[str]:
             continue
 
         sizes = data.arrays[f"{split}_sizes"]
-        span = (
-            f"{sizes.min():,}"
-            if sizes.min() == sizes.max()
-            else f"{sizes.min():,} to {sizes.max():,}"
-        )
+        span = f"{sizes.min():,}"
+        if sizes.min() != sizes.max():
+            span = f"{span} to {sizes.max():,}"
 
         present = len(np.unique(data.arrays[f"{split}_labels"]))
         yield f"{split}: {len(sizes):,} clouds of {present} classes, {span} points each"
@@ -164,36 +160,41 @@ def _counts(data: Stored) -> Iterator[str]:
 def _not_read(config: FilesConfig, folder: Path) -> Iterator[str]:
     """Yield a line on the arrays that a file holds beside those that are read."""
     files = split_files(folder, "train", config.train, config.pattern).arrays
-    if files:
-        usual = (
-            *POINT_KEYS,
-            *cloud_arrays.LABEL_KEYS,
-            *cloud_arrays.OFFSET_KEYS,
-            *cloud_arrays.NAME_KEYS,
+    if not files:
+        return
+
+    usual = {
+        *POINT_KEYS,
+        *cloud_arrays.LABEL_KEYS,
+        *cloud_arrays.OFFSET_KEYS,
+        *cloud_arrays.NAME_KEYS,
+    }
+    configured = _configured_keys(config)
+    others = []
+    for key in keys_of(files[0]):
+        if key.lower() not in usual and key not in configured:
+            others.append(key)
+
+    if others:
+        yield (
+            f"not read of {files[0].name}: {', '.join(others)}; groups_key may name the one"
+            " that numbers the objects"
         )
 
-        asked = [
-            key.replace("{split}", split)
-            for split in SPLITS
-            for key in _asked_keys(config)
-        ]
 
-        others = [
-            key
-            for key in keys_of(files[0])
-            if key.lower() not in usual and key not in asked
-        ]
+def _configured_keys(config: FilesConfig) -> set[str]:
+    """Return the keys of arrays that the configuration names, of all splits."""
+    keys: set[str] = set()
+    for key in (
+        config.points_key,
+        config.labels_key,
+        config.offsets_key,
+        config.split_key,
+    ):
+        if key is not None:
+            keys.update(key.replace("{split}", split) for split in SPLITS)
 
-        if others:
-            yield (
-                f"not read of {files[0].name}: {', '.join(others)}; groups_key may name the one"
-                " that numbers the objects"
-            )
-
-
-def _asked_keys(config: FilesConfig) -> list[str]:
-    keys = (config.points_key, config.labels_key, config.offsets_key, config.split_key)
-    return [key for key in keys if key is not None]
+    return keys
 
 
 def _yaml(value: Any) -> str:
@@ -202,11 +203,8 @@ def _yaml(value: Any) -> str:
     if isinstance(value, (int, float)):
         return str(value)
 
-    is_plain = (
-        re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None
-        and value.lower() not in YAML_WORDS
-    )
-    if is_plain:
+    is_word = re.fullmatch(r"[A-Za-z_][\w./-]*", value) is not None
+    if is_word and value.lower() not in YAML_WORDS:
         return str(value)
 
     return json.dumps(value, ensure_ascii=False)
@@ -216,8 +214,8 @@ def _fields(folder: Path) -> dict[str, Any]:
     """Return the fields that say where the splits are. Raises MissingDataError naming what was
     looked for.
     """
-    for look in (_folders, _lists, _arrays, _classes):
-        fields = look(folder)
+    for detect in (_folders, _lists, _arrays, _classes):
+        fields = detect(folder)
         if fields:
             if "test" not in fields:
                 fields |= {"test": None, "test_fraction": TEST_FRACTION}
@@ -234,19 +232,15 @@ def _fields(folder: Path) -> dict[str, Any]:
 def _named(names: list[str], split: str) -> list[str]:
     """Return the names that hold the name of a split as a word of their own."""
     alternatives = "|".join(name.lower() for name in NAMES[split])
-    return [
-        name
-        for name in names
-        if re.search(rf"(^|[^a-z])({alternatives})([^a-z]|$)", name.lower())
-    ]
+    word = re.compile(rf"(^|[^a-z])({alternatives})([^a-z]|$)")
+    return [name for name in names if word.search(name.lower())]
 
 
 def _lists(folder: Path) -> dict[str, Any]:
-    names = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_file() and path.suffix.lower() in LISTS
-    )
+    names = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix.lower() in LISTS:
+            names.append(path.name)
 
     named = _named(names, "train")
     if not named:
@@ -254,23 +248,21 @@ def _lists(folder: Path) -> dict[str, Any]:
 
     # Of several (modelnet10_train.txt, modelnet40_train.txt) the longest, and what is called as it
     # is.
-    fields: dict[str, Any] = {
-        "train": max(named, key=lambda name: len(names_of(folder / name)))
-    }
-    before = fields["train"].lower().partition("train")[0]
+    longest = max(named, key=lambda name: len(names_of(folder / name)))
+    fields: dict[str, Any] = {"train": longest}
+    prefix, _, _ = longest.lower().partition("train")
+    siblings = [name for name in names if name.lower().startswith(prefix)]
+
     for split in ("test", "val"):
-        named = [
-            name for name in _named(names, split) if name.lower().startswith(before)
-        ]
+        named = _named(siblings, split)
         if named:
             fields[split] = named[0]
 
-    classes = [
-        name
-        for name in names
-        if NAMES_OF_CLASSES.search(name) and name.lower().startswith(before)
-    ]
-    return fields | ({"class_names": classes[0]} if len(classes) == 1 else {})
+    classes = [name for name in siblings if NAMES_OF_CLASSES.search(name)]
+    if len(classes) == 1:
+        fields["class_names"] = classes[0]
+
+    return fields
 
 
 def _folders(folder: Path) -> dict[str, Any]:
@@ -298,11 +290,10 @@ def _folders(folder: Path) -> dict[str, Any]:
 
 
 def _arrays(folder: Path) -> dict[str, Any]:
-    names = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in cloud_arrays.SUFFIXES
-    )
+    names = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in cloud_arrays.SUFFIXES:
+            names.append(path.name)
 
     fields: dict[str, Any] = {}
     for split in ("train", "test", "val"):
@@ -334,23 +325,23 @@ def _one_file(path: Path) -> dict[str, Any]:
         ("offsets_key", cloud_arrays.OFFSET_KEYS),
     ):
         for key in keys:
-            kind = re.sub(r"(^|[^a-z])train([^a-z]|$)", r"\1\2", key.lower()).strip(
-                "_-./ "
-            )
+            without_split = re.sub(r"(^|[^a-z])train([^a-z]|$)", r"\1\2", key.lower())
+            kind = without_split.strip("_-./ ")
             if kind != key.lower() and kind in usual:
                 fields[field] = key.replace("train", "{split}")
 
-    for split in ("test", "val"):
-        if (
-            "points_key" in fields
-            and fields["points_key"].replace("{split}", split) in keys
-        ):
-            fields[split] = path.name
+    if "points_key" in fields:
+        for split in ("test", "val"):
+            if fields["points_key"].replace("{split}", split) in keys:
+                fields[split] = path.name
 
-    own = [key for key in keys if key.lower() in ("split", "splits")]
-    if own and "points_key" not in fields:
-        present = splits_in(path, own[0])
-        fields |= dict.fromkeys(present, path.name) | {"split_key": own[0]}
+        return fields
+
+    split_keys = [key for key in keys if key.lower() in ("split", "splits")]
+    if split_keys:
+        present = splits_in(path, split_keys[0])
+        fields |= dict.fromkeys(present, path.name)
+        fields["split_key"] = split_keys[0]
 
     return fields
 
@@ -377,52 +368,55 @@ def _common(names: list[str]) -> str:
 
 
 def _classes(folder: Path) -> dict[str, Any]:
-    holds_clouds = any(
-        path.suffix.lower() in cloud_files.SUFFIXES for path in folder.glob("*/*")
-    )
-    return {"train": "."} if holds_clouds else {}
+    for path in folder.glob("*/*"):
+        if path.suffix.lower() in cloud_files.SUFFIXES:
+            return {"train": "."}
+
+    return {}
 
 
 def _pattern(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the pattern of the most frequent kind where files of several kinds lie in the folders
     of classes.
     """
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for split in SPLITS:
-        if fields.get(split) is None:
-            continue
-        for path, _ in split_files(folder, split, fields[split], None).clouds:
-            counts[path.suffix] = counts.get(path.suffix, 0) + 1
+        if fields.get(split) is not None:
+            files = split_files(folder, split, fields[split], None)
+            counts.update(path.suffix for path, _ in files.clouds)
 
     if len({suffix.lower() for suffix in counts}) < 2:
         return {}
 
-    return {"pattern": f"*{max(counts, key=lambda suffix: counts[suffix])}"}
+    [(most_frequent, _)] = counts.most_common(1)
+    return {"pattern": f"*{most_frequent}"}
 
 
 def _count_classes(config: Any, folder: Path) -> int:
     """Return the number of classes: of names, or the largest number and one more."""
-    names: set[str] = set()
-    largest = 0
-
     if config.class_names is not None:
         return len(names_of(folder / config.class_names))
 
     keys = Keys(
-        config.points_key, config.labels_key, config.offsets_key, None, config.split_key
+        config.points_key,
+        config.labels_key,
+        config.offsets_key,
+        splits=config.split_key,
     )
+    names: set[str] = set()
+    largest = 0
     for split in SPLITS:
         value = getattr(config, split)
         if value is None:
             continue
 
         files = split_files(folder, split, value, config.pattern)
-        names |= {name for _, name in files.clouds}
+        names.update(name for _, name in files.clouds)
         for path in files.arrays:
             labels = read_arrays(path, keys, split).labels
             if labels.dtype.kind in "iuf" and np.isfinite(labels).all():
                 largest = max(largest, int(labels.max()) + 1)
             else:
-                names |= set(map(str, labels))
+                names.update(map(str, labels))
 
     return max(len(names), largest)

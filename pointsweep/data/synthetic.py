@@ -36,25 +36,17 @@ def make_arrays(config: SyntheticConfig) -> dict[str, np.ndarray]:
     """
     arrays: dict[str, np.ndarray] = {}
     makers = list(SHAPES.values())[: config.num_classes]
+    per_class = {"train": config.train_per_class, "test": config.test_per_class}
 
-    for part, (split, per_class) in enumerate(
-        (("train", config.train_per_class), ("test", config.test_per_class))
-    ):
-        labels = np.arange(per_class * config.num_classes) % config.num_classes
+    for number, (split, count) in enumerate(per_class.items()):
+        labels = np.arange(count * config.num_classes) % config.num_classes
         clouds = []
         for i, label in enumerate(labels):
-            clouds.append(
-                make_cloud(
-                    makers[label],
-                    config,
-                    np.random.default_rng([config.data_seed, part, i]),
-                )
-            )
+            random = np.random.default_rng([config.data_seed, number, i])
+            clouds.append(make_cloud(makers[label], config, random))
 
-        arrays |= {
-            f"{split}_points": np.stack(clouds),
-            f"{split}_labels": labels.astype(np.int64),
-        }
+        arrays[f"{split}_points"] = np.stack(clouds)
+        arrays[f"{split}_labels"] = labels.astype(np.int64)
 
     return arrays
 
@@ -73,9 +65,12 @@ def make_cloud(
     points = maker(random, 4 * count)
     points = points - points.mean(axis=0)
     points = points / np.abs(points).max() @ turn(random)
+
     side = random.normal(size=3) * [1, 0.3, 1]
-    kept = np.argsort(points @ side)[: int(len(points) * (1 - config.partial))]
-    points = points[random.choice(kept, count, replace=len(kept) < count)]
+    num_seen = int(len(points) * (1 - config.partial))
+    seen = np.argsort(points @ side)[:num_seen]
+    points = points[random.choice(seen, count, replace=len(seen) < count)]
+
     points = points + random.normal(scale=config.noise, size=points.shape)
     stray = int(config.clutter * count)
     points[:stray] = random.uniform(-1, 1, (stray, 3))
@@ -87,13 +82,12 @@ def make_cloud(
 
 def turn(random: np.random.Generator) -> np.ndarray:
     """Any turn about y and a small tilt about x."""
-    a, b = random.uniform(-np.pi, np.pi), random.normal(scale=0.15)
-    about_y = np.array(
-        [[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]
-    )
-    about_x = np.array(
-        [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
-    )
+    angle = random.uniform(-np.pi, np.pi)
+    tilt = random.normal(scale=0.15)
+    cos, sin = np.cos(angle), np.sin(angle)
+    about_y = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+    cos, sin = np.cos(tilt), np.sin(tilt)
+    about_x = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
 
     return about_y @ about_x
 
@@ -111,16 +105,11 @@ def box(random: np.random.Generator, count: int, size: np.ndarray) -> np.ndarray
 
 def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.ndarray:
     """Several boxes (centre, size), points by surface."""
-    sizes = np.array([size for _, size in parts])
-    areas = (
-        sizes[:, 0] * sizes[:, 1]
-        + sizes[:, 1] * sizes[:, 2]
-        + sizes[:, 0] * sizes[:, 2]
-    )
-
+    x, y, z = np.array([size for _, size in parts]).T
+    areas = x * y + y * z + x * z
     numbers = random.multinomial(count, areas / areas.sum())
-    boxes = []
 
+    boxes = []
     for n, (center, size) in zip(numbers, parts, strict=True):
         boxes.append(box(random, n, np.array(size)) + center)
 
@@ -147,34 +136,29 @@ def revolved(
 
 def _ellipsoid(random: np.random.Generator, count: int) -> np.ndarray:
     points = random.normal(size=(count, 3))
-    return (
-        points
-        / np.linalg.norm(points, axis=1, keepdims=True)
-        * random.uniform(0.6, 1.0, 3)
-    )
+    directions = points / np.linalg.norm(points, axis=1, keepdims=True)
+    return directions * random.uniform(0.6, 1.0, 3)
 
 
 def _capsule(random: np.random.Generator, count: int) -> np.ndarray:
-    length, points = random.uniform(0.3, 1.0), _ellipsoid(random, count)
+    length = random.uniform(0.3, 1.0)
+    points = _ellipsoid(random, count)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    points[:, 1] = points[:, 1] + np.sign(points[:, 1]) * random.uniform(
-        0, length, count
-    )
+    heights = points[:, 1]
+    points[:, 1] = heights + np.sign(heights) * random.uniform(0, length, count)
 
     return points * [0.6, 1, 0.6]
 
 
 def _cylinder(random: np.random.Generator, count: int) -> np.ndarray:
-    return revolved(
-        random, count, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 2.2)
-    )
+    height = random.uniform(1.0, 2.2)
+    return revolved(random, count, lambda t: np.full_like(t, 0.6), height)
 
 
 def _cone(random: np.random.Generator, count: int) -> np.ndarray:
     top = random.uniform(0.0, 0.25)
-    return revolved(
-        random, count, lambda t: 0.75 - (0.75 - top) * t, random.uniform(1.0, 2.0)
-    )
+    height = random.uniform(1.0, 2.0)
+    return revolved(random, count, lambda t: 0.75 - (0.75 - top) * t, height)
 
 
 def _crate(random: np.random.Generator, count: int) -> np.ndarray:
@@ -195,23 +179,24 @@ def _torus(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def legs(width: float, depth: float, height: float, thick: float) -> list[Part]:
-    corners = []
+    """Four boxes below the corners of a seat or a board."""
+    boxes: list[Part] = []
     for sx in (-1, 1):
         for sz in (-1, 1):
-            corners.append((sx * (width - thick) / 2, sz * (depth - thick) / 2))
+            x = sx * (width - thick) / 2
+            z = sz * (depth - thick) / 2
+            boxes.append(([x, -height / 2, z], [thick, height, thick]))
 
-    return [([x, -height / 2, z], [thick, height, thick]) for x, z in corners]
+    return boxes
 
 
 def _table(random: np.random.Generator, count: int) -> np.ndarray:
     width = random.uniform(1.2, 1.8)
     depth = random.uniform(0.8, 1.6)
     height = random.uniform(0.7, 1.2)
-    return _boxes(
-        random,
-        count,
-        [([0, 0, 0], [width, 0.1, depth]), *legs(width, depth, height, 0.15)],
-    )
+    board: Part = ([0, 0, 0], [width, 0.1, depth])
+
+    return _boxes(random, count, [board, *legs(width, depth, height, 0.15)])
 
 
 def _chair(random: np.random.Generator, count: int) -> np.ndarray:
@@ -219,53 +204,54 @@ def _chair(random: np.random.Generator, count: int) -> np.ndarray:
     depth = random.uniform(0.8, 1.1)
     height = random.uniform(0.6, 1.0)
     back = random.uniform(0.6, 1.1)
-    parts: list[Part] = [
-        ([0, 0, 0], [width, 0.1, depth]),
-        ([0, back / 2, -depth / 2], [width, back, 0.1]),
-    ]
+    seat: Part = ([0, 0, 0], [width, 0.1, depth])
+    rest: Part = ([0, back / 2, -depth / 2], [width, back, 0.1])
 
-    return _boxes(random, count, [*parts, *legs(width, depth, height, 0.15)])
+    return _boxes(random, count, [seat, rest, *legs(width, depth, height, 0.15)])
 
 
 def _mug(random: np.random.Generator, count: int) -> np.ndarray:
-    height, handle = random.uniform(1.0, 1.8), count // 6
-    wall = revolved(random, count - handle, lambda t: np.full_like(t, 0.6), height)
-    angle = random.uniform(-np.pi / 2, np.pi / 2, handle)
-    around = random.uniform(-np.pi, np.pi, handle)
-    reach = 0.4 + 0.08 * np.cos(around)
-    loop = np.stack(
-        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)],
-        axis=1,
-    )
+    height = random.uniform(1.0, 1.8)
+    num_handle = count // 6
+    wall = revolved(random, count - num_handle, lambda t: np.full_like(t, 0.6), height)
 
-    return np.concatenate([wall, loop])
+    return np.concatenate([wall, handle(random, num_handle)])
+
+
+def handle(random: np.random.Generator, count: int) -> np.ndarray:
+    """Half a ring at the wall of a mug, (count, 3)."""
+    angle = random.uniform(-np.pi / 2, np.pi / 2, count)
+    around = random.uniform(-np.pi, np.pi, count)
+    reach = 0.4 + 0.08 * np.cos(around)
+    x = 0.6 + reach * np.cos(angle)
+    y = reach * np.sin(angle)
+    z = 0.08 * np.sin(around)
+
+    return np.stack([x, y, z], axis=1)
 
 
 def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
     width = random.uniform(0.8, 1.2)
     height = random.uniform(1.4, 2.0)
-    boards = int(random.integers(2, 5))
-    sides = [([sx * width / 2, 0.0, 0.0], [0.08, height, 0.5]) for sx in (-1, 1)]
-    shelves = []
+    num_boards = int(random.integers(2, 5))
+    boxes: list[Part] = []
+    for side in (-1, 1):
+        boxes.append(([side * width / 2, 0.0, 0.0], [0.08, height, 0.5]))
 
-    for i in range(boards):
-        shelves.append(
-            ([0.0, height * (i / (boards - 1) - 0.5), 0.0], [width, 0.08, 0.5])
-        )
+    for i in range(num_boards):
+        y = height * (i / (num_boards - 1) - 0.5)
+        boxes.append(([0.0, y, 0.0], [width, 0.08, 0.5]))
 
-    return _boxes(random, count, [*sides, *shelves])
+    return _boxes(random, count, boxes)
 
 
 def _bracket(random: np.random.Generator, count: int) -> np.ndarray:
-    long, high = random.uniform(1.2, 1.8), random.uniform(0.8, 1.6)
-    return _boxes(
-        random,
-        count,
-        [
-            ([0, 0, 0], [long, 0.3, 0.6]),
-            ([-long / 2 + 0.15, high / 2, 0], [0.3, high, 0.6]),
-        ],
-    )
+    length = random.uniform(1.2, 1.8)
+    height = random.uniform(0.8, 1.6)
+    foot: Part = ([0, 0, 0], [length, 0.3, 0.6])
+    arm: Part = ([-length / 2 + 0.15, height / 2, 0], [0.3, height, 0.6])
+
+    return _boxes(random, count, [foot, arm])
 
 
 SHAPES: dict[str, Maker] = {

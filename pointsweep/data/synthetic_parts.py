@@ -14,7 +14,7 @@ import numpy as np
 from pointsweep.config.datasets import SyntheticPartsConfig
 from pointsweep.data.dataset import text_digest
 from pointsweep.data.part_dataset import PartDataset
-from pointsweep.data.synthetic import box, legs, revolved, turn
+from pointsweep.data.synthetic import box, handle, legs, revolved, turn
 from pointsweep.utils.array_cache import cached_arrays
 
 REVISION = 1  # of the shapes below; part of the cache's key
@@ -39,26 +39,26 @@ def make_arrays(config: SyntheticPartsConfig) -> dict[str, np.ndarray]:
     the categories.
     """
     arrays: dict[str, np.ndarray] = {}
-    for number, (split, count) in enumerate(
-        (("train", config.train_per_category), ("test", config.test_per_category))
-    ):
+    per_category = {
+        "train": config.train_per_category,
+        "test": config.test_per_category,
+    }
+    for number, (split, count) in enumerate(per_category.items()):
         labels = np.arange(count * len(SHAPES)) % len(SHAPES)
-        shapes = []
+        points = []
+        parts = []
+        sizes = []
         for i, label in enumerate(labels):
-            shapes.append(
-                make_shape(
-                    int(label),
-                    config,
-                    np.random.default_rng([config.data_seed, number, i]),
-                )
-            )
+            random = np.random.default_rng([config.data_seed, number, i])
+            shape_points, shape_parts = make_shape(int(label), config, random)
+            points.append(shape_points)
+            parts.append(shape_parts)
+            sizes.append(len(shape_parts))
 
-        arrays |= {
-            f"{split}_points": np.concatenate([points for points, _ in shapes]),
-            f"{split}_parts": np.concatenate([parts for _, parts in shapes]),
-            f"{split}_starts": np.cumsum([0, *(len(parts) for _, parts in shapes)]),
-            f"{split}_labels": labels.astype(np.int64),
-        }
+        arrays[f"{split}_points"] = np.concatenate(points)
+        arrays[f"{split}_parts"] = np.concatenate(parts)
+        arrays[f"{split}_starts"] = np.cumsum([0, *sizes])
+        arrays[f"{split}_labels"] = labels.astype(np.int64)
 
     return arrays
 
@@ -82,9 +82,8 @@ def make_shape(
     return points[order].astype(np.float32), parts[order]
 
 
-Pieces = list[
-    np.ndarray
-]  # the points of each part, in the order of the category's parts
+# the points of each part, in the order of the category's parts
+Pieces = list[np.ndarray]
 
 
 def _shares(count: int, *weights: float) -> list[int]:
@@ -100,22 +99,21 @@ def _boxes(
 ) -> np.ndarray:
     """Boxes (centre, size) of one part, with as many points each."""
     numbers = _shares(count, *[1.0] * len(boxes))
-    return np.concatenate(
-        [
-            box(random, n, np.array(size)) + center
-            for n, (center, size) in zip(numbers, boxes, strict=True)
-        ]
-    )
+    points = []
+    for n, (center, size) in zip(numbers, boxes, strict=True):
+        points.append(box(random, n, np.array(size)) + center)
+
+    return np.concatenate(points)
 
 
 def _table(random: np.random.Generator, count: int) -> Pieces:
     width = random.uniform(1.2, 1.8)
     depth = random.uniform(0.8, 1.6)
     height = random.uniform(0.7, 1.2)
-    top, leg = _shares(count, 2, 1)
-    board = box(random, top, np.array([width, 0.1, depth]))
+    num_board, num_legs = _shares(count, 2, 1)
+    board = box(random, num_board, np.array([width, 0.1, depth]))
 
-    return [board, _boxes(random, leg, legs(width, depth, height, 0.15))]
+    return [board, _boxes(random, num_legs, legs(width, depth, height, 0.15))]
 
 
 def _chair(random: np.random.Generator, count: int) -> Pieces:
@@ -123,51 +121,33 @@ def _chair(random: np.random.Generator, count: int) -> Pieces:
     depth = random.uniform(0.8, 1.1)
     height = random.uniform(0.6, 1.0)
     high = random.uniform(0.6, 1.1)
-    seat, back, leg = _shares(count, 1, 1, 1)
-    rest = box(random, back, np.array([width, high, 0.1])) + np.array(
-        [0, high / 2, -depth / 2]
-    )
+    num_seat, num_back, num_legs = _shares(count, 1, 1, 1)
+    back = box(random, num_back, np.array([width, high, 0.1]))
+    back = back + np.array([0, high / 2, -depth / 2])
+    seat = box(random, num_seat, np.array([width, 0.1, depth]))
 
-    return [
-        box(random, seat, np.array([width, 0.1, depth])),
-        rest,
-        _boxes(random, leg, legs(width, depth, height, 0.15)),
-    ]
+    return [seat, back, _boxes(random, num_legs, legs(width, depth, height, 0.15))]
 
 
 def _mug(random: np.random.Generator, count: int) -> Pieces:
-    wall, handle = _shares(count, 5, 1)
-    angle = random.uniform(-np.pi / 2, np.pi / 2, handle)
-    around = random.uniform(-np.pi, np.pi, handle)
-    reach = 0.4 + 0.08 * np.cos(around)
-    loop = np.stack(
-        [0.6 + reach * np.cos(angle), reach * np.sin(angle), 0.08 * np.sin(around)],
-        axis=1,
-    )
+    num_wall, num_handle = _shares(count, 5, 1)
+    loop = handle(random, num_handle)
+    height = random.uniform(1.0, 1.8)
+    wall = revolved(random, num_wall, lambda t: np.full_like(t, 0.6), height)
 
-    return [
-        revolved(
-            random, wall, lambda t: np.full_like(t, 0.6), random.uniform(1.0, 1.8)
-        ),
-        loop,
-    ]
+    return [wall, loop]
 
 
 def _lamp(random: np.random.Generator, count: int) -> Pieces:
-    height, wide = random.uniform(1.2, 1.8), random.uniform(0.4, 0.7)
-    foot, pole, shade = _shares(count, 1, 1, 2)
-    plate = revolved(random, foot, lambda t: 0.5 - 0.2 * t, 0.1) - np.array(
-        [0, height / 2, 0]
-    )
-    cone = revolved(random, shade, lambda t: wide - (wide - 0.2) * t, 0.6) + np.array(
-        [0, height / 2, 0]
-    )
+    height = random.uniform(1.2, 1.8)
+    width = random.uniform(0.4, 0.7)
+    half = np.array([0, height / 2, 0])
+    num_foot, num_pole, num_shade = _shares(count, 1, 1, 2)
+    foot = revolved(random, num_foot, lambda t: 0.5 - 0.2 * t, 0.1) - half
+    shade = revolved(random, num_shade, lambda t: width - (width - 0.2) * t, 0.6) + half
+    pole = revolved(random, num_pole, lambda t: np.full_like(t, 0.06), height)
 
-    return [
-        plate,
-        revolved(random, pole, lambda t: np.full_like(t, 0.06), height),
-        cone,
-    ]
+    return [foot, pole, shade]
 
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], Pieces]] = {

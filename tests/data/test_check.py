@@ -40,7 +40,7 @@ def test_the_whole_of_modelnet40_is_sound(data_root):
     """The published numbers, 40 classes, and not one cloud twice."""
     copies = registry.load("datasets", "modelnet40").copies(data_root)
     place = "modelnet40_1024/modelnet40_ply_hdf5_2048"
-    found = check(next(copy for copy in copies if copy.place == place))
+    found = check(next(copy for copy in copies if copy.location == place))
     assert (found.parts, found.wrong) == ([], [])
     assert found.facts[0] == "train 9840, test 2468; 1024 points a cloud"
     assert found.facts[1] == f"digest {dataset('modelnet40', folder=place).digest}"
@@ -95,7 +95,7 @@ def test_copies_of_a_cloud_are_counted_whatever_their_points_order(folder):
 
 def test_more_clouds_than_published_are_wrong(folder):
     copy = modelnet_copy(folder)
-    fewer = Copy(copy.place, copy.read, copy.class_names, {"train": (79,), "test": (39, 41)})
+    fewer = Copy(copy.location, copy.read, copy.class_names, {"train": (79,), "test": (39, 41)})
     assert check(fewer).wrong == ["train holds 80 clouds, published: 79", "test holds 40 clouds, published: 39 or 41"]
 
 

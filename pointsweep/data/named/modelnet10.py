@@ -38,11 +38,9 @@ class ModelNet10(Files):
 
     @classmethod
     def copies(cls, root: Path) -> Iterator[Copy]:
-        for folder in (ModelNet10Config().root, "modelnet40_normal_resampled"):
-            if (
-                folder == ModelNet10Config().root
-                or (root / folder / LISTS["train"]).is_file()
-            ):
+        own_folder = ModelNet10Config().root
+        for folder in (own_folder, "modelnet40_normal_resampled"):
+            if folder == own_folder or (root / folder / LISTS["train"]).is_file():
                 config = in_layout(ModelNet10Config(root=folder), root / folder)
                 yield from named_copies(config, root, PUBLISHED)
 

@@ -12,6 +12,7 @@ object some have fewer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,27 +43,29 @@ class ScanObjectNNFewshot(Dataset):
         assert fold is not None, "a trial has a fold: config.with_seed fills it in"
         folder = data_folder("scanobjectnn_fewshot", config.folder, ORIGIN)
         clouds, clouds_digest = stored(folder, config.variant)
-        key = text_digest(
-            f"{clouds_digest} {episode_name(config.way, config.shot, fold)}"
-        )
+        name = episode_name(config.way, config.shot, fold)
+        key = text_digest(f"{clouds_digest} {name}")
         among = classes_with_enough(clouds, config.shot)
-        arrays, digest = cached_arrays(
-            f"fewshot-{key}",
-            lambda: draw(clouds, config.way, config.shot, fold, CLASSES, among),
+        make = partial(
+            draw,
+            clouds,
+            config.way,
+            config.shot,
+            fold,
+            class_names=CLASSES,
+            among=among,
         )
+        arrays, digest = cached_arrays(f"fewshot-{key}", make)
 
         chosen = [CLASSES[number] for number in arrays["classes"]]
         others = [name for name in CLASSES if name not in chosen]
         super().__init__(config, [*chosen, *others], arrays, digest)
+
+        self.marks = ("generated folds",)
         left_out = [name for number, name in enumerate(CLASSES) if number not in among]
-        self.marks = (
-            "generated folds",
-            *(
-                [f"too few clouds to be drawn: {', '.join(left_out)}"]
-                if left_out
-                else []
-            ),
-        )
+        if left_out:
+            text = f"too few clouds to be drawn: {', '.join(left_out)}"
+            self.marks = (*self.marks, text)
 
     @classmethod
     def holds_copies(cls, config: DatasetConfig) -> bool:
@@ -83,11 +86,8 @@ class ScanObjectNNFewshot(Dataset):
 
 def classes_with_enough(arrays: Mapping[str, np.ndarray], shot: int) -> list[int]:
     """Return the classes that have `shot` training and 20 test clouds."""
-    counts = {
-        split: np.bincount(arrays[f"{split}_labels"], minlength=len(CLASSES))
-        for split in ("train", "test")
-    }
+    num_train = np.bincount(arrays["train_labels"], minlength=len(CLASSES))
+    num_test = np.bincount(arrays["test_labels"], minlength=len(CLASSES))
+    has_enough = (num_train >= shot) & (num_test >= TEST_PER_CLASS)
 
-    enough = (counts["train"] >= shot) & (counts["test"] >= TEST_PER_CLASS)
-
-    return [int(number) for number in np.flatnonzero(enough)]
+    return [int(number) for number in np.flatnonzero(has_enough)]
