@@ -77,9 +77,16 @@ class Keys:
 
     def of(self, split: str) -> Keys:
         """Return the keys of a split."""
-        named = [self.points, self.labels, self.offsets, self.groups, self.splits]
+
+        def filled(key: str | None) -> str | None:
+            return None if key is None else key.replace("{split}", split)
+
         return Keys(
-            *(None if key is None else key.replace("{split}", split) for key in named)
+            points=filled(self.points),
+            labels=filled(self.labels),
+            offsets=filled(self.offsets),
+            groups=filled(self.groups),
+            splits=filled(self.splits),
         )
 
 
@@ -111,7 +118,8 @@ def read_arrays(
     if points.shape[-1:] == (3,):
         for name in features:
             key = array_key(path, content, None, ARRAY_KEYS[name], "features")
-            points = _beside(points, _array(path, key), name, f"{path}: {key}")
+            values = _array(path, key)
+            points = _with_feature(points, values, name=name, source=f"{path}: {key}")
 
     is_cloud = points.ndim in (2, 3) and points.shape[-1] >= 3 and len(points) > 0
     if not is_cloud or points.dtype.kind not in "fiu":
@@ -123,9 +131,8 @@ def read_arrays(
     clouds: list[np.ndarray]
     if points.ndim == 2:
         offsets_key = array_key(path, content, keys.offsets, OFFSET_KEYS, "offsets_key")
-        starts = starts_of(
-            _array(path, offsets_key), len(points), f"{path}: {offsets_key}"
-        )
+        offsets = _array(path, offsets_key)
+        starts = starts_of(offsets, len(points), f"{path}: {offsets_key}")
         clouds = np.split(points, starts[1:-1])
     elif keys.offsets is None:
         clouds = list(points)
@@ -148,18 +155,21 @@ def read_arrays(
         groups_key = array_key(path, content, keys.groups, (), "groups_key")
         groups = column(groups_key)[rows]
 
-    checked = [checked_cloud(clouds[row], source, int(row), features) for row in rows]
+    checked = []
+    for row in rows:
+        cloud = checked_cloud(clouds[row], source, number=int(row), features=features)
+        checked.append(cloud)
+
     return CloudArrays(checked, labels[rows], groups)
 
 
 def points_of(path: Path, keys: Keys) -> np.ndarray:
     """Return the points of a file with all their columns, as they are stored. Raises ValueError."""
-    return _array(
-        path, array_key(path, keys_of(path), keys.points, POINT_KEYS, "points_key")
-    )
+    key = array_key(path, keys_of(path), keys.points, POINT_KEYS, "points_key")
+    return _array(path, key)
 
 
-def _beside(
+def _with_feature(
     points: np.ndarray, values: np.ndarray, name: str, source: str
 ) -> np.ndarray:
     """Return points (..., C) with a feature in further columns. Raises ValueError for an array that
@@ -224,24 +234,25 @@ def starts_of(numbers: np.ndarray, total: int, source: str) -> np.ndarray:
         )
 
     values = numbers.astype(np.int64)
-    if values[0] == 0 and values[-1] == total:
+    first, last = values[0], values[-1]
+    if first == 0 and last == total:
         starts = values
-    elif values[0] == 0:
+    elif first == 0:
         starts = np.append(values, total)
-    elif values[-1] == total:
+    elif last == total:
         starts = np.insert(values, 0, 0)
     elif values.sum() == total:
         starts = np.insert(np.cumsum(values), 0, 0)
     else:
         raise ValueError(
-            f"{source} are {len(values)} numbers from {values[0]} to {values[-1]}: neither starts"
-            f" (the first is 0), nor ends (the last is the number of points, {total}), nor sizes"
-            f" (their sum is {total}, here {values.sum()})"
+            f"{source} are {len(values)} numbers from {first} to {last}: neither starts (the first"
+            f" is 0), nor ends (the last is the number of points, {total}), nor sizes (their sum is"
+            f" {total}, here {values.sum()})"
         )
 
-    steps = np.diff(starts)
-    if (steps <= 0).any():
-        cloud = int(np.flatnonzero(steps <= 0)[0])
+    empty = np.flatnonzero(np.diff(starts) <= 0)
+    if len(empty):
+        cloud = int(empty[0])
         raise ValueError(
             f"{source}: cloud {cloud} starts at {starts[cloud]} and ends at {starts[cloud + 1]}: it"
             " has no points"
@@ -264,11 +275,11 @@ def keys_of(path: Path) -> dict[str, None]:
         if path.suffix.lower() in HDF5:
             with h5py.File(path, "r") as file:
 
-                def take(name: str, item: object) -> None:
+                def add_key(name: str, item: object) -> None:
                     if isinstance(item, h5py.Dataset):
                         keys[name] = None
 
-                file.visititems(take)
+                file.visititems(add_key)
         else:
             with _open_npz(path) as archive:
                 keys = dict.fromkeys(archive.files)
@@ -320,11 +331,10 @@ def _column(values: np.ndarray, count: int, source: str) -> np.ndarray:
     values = values.reshape(-1)
     if values.dtype.kind in "SO":
         with suppress(UnicodeDecodeError, AttributeError):
-            return np.array(
-                [
-                    value if isinstance(value, str) else value.decode()
-                    for value in values
-                ]
-            )
+            texts = []
+            for value in values:
+                texts.append(value if isinstance(value, str) else value.decode())
+
+            return np.array(texts)
 
     return values

@@ -10,6 +10,7 @@ Letters: P points.
 from __future__ import annotations
 
 import importlib
+import itertools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,9 +23,10 @@ from pointsweep.data.readers.features import from_columns, from_fields, joined
 from pointsweep.data.readers.text import SHOWN, number_rows, read_text
 from pointsweep.errors import MissingDataError
 
-COLUMNS = tuple(
-    range(3, 13)
-)  # of a text file: x, y, z, and what else it gives of a point
+# of a text file: x, y, z, and what else it gives of a point
+COLUMNS = tuple(range(3, 13))
+# of a face in a PLY file
+VERTEX_INDICES = ("vertex_indices", "vertex_index")
 POINT_KEYS = (
     "points",
     "point",
@@ -68,14 +70,13 @@ def read_cloud(
     and what is wrong with it.
     """
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
-        return checked_cloud(
-            _read_numpy(path, points_key), str(path), features=features
-        )
-    if suffix in ROWS:
-        return checked_cloud(_read_rows(path), str(path), features=features)
+    if suffix in READERS:
+        # these place the features behind the coordinates themselves
+        points = READERS[suffix](path, mesh_points, features)
+        return checked_cloud(points, str(path))
 
-    return checked_cloud(READERS[suffix](path, mesh_points, features), str(path))
+    points = columns_of(path, points_key)
+    return checked_cloud(points, str(path), features=features)
 
 
 def checked_cloud(
@@ -159,9 +160,8 @@ def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
             return content
 
         with content:
-            key = array_key(
-                path, dict.fromkeys(content.files), points_key, POINT_KEYS, "points_key"
-            )
+            keys = dict.fromkeys(content.files)
+            key = array_key(path, keys, points_key, POINT_KEYS, "points_key")
             array: np.ndarray = content[key]
             return array
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -200,11 +200,10 @@ def array_key(
     if len(named) == 1:
         return named[0]
 
-    reason = (
-        f"{' and '.join(named)} may both be meant"
-        if named
-        else f"none of the usual names ({', '.join(usual)})"
-    )
+    if named:
+        reason = f"{' and '.join(named)} may both be meant"
+    else:
+        reason = f"none of the usual names ({', '.join(usual)})"
 
     raise ValueError(
         f"{path}: {reason}; set dataset.{field} to one of its keys: {present}"
@@ -247,35 +246,32 @@ def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
     try:
         content = library.PlyData.read(str(path))
         vertex = content["vertex"]
-        vertices = np.stack([vertex[axis] for axis in "xyz"], axis=1)
+        vertices = np.stack([vertex["x"], vertex["y"], vertex["z"]], axis=1)
         polygons = []
 
         for element in content:
             if element.name == "face" and len(element):
-                name = next(
-                    p.name
-                    for p in element.properties
-                    if p.name in ("vertex_indices", "vertex_index")
-                )
+                names = [field.name for field in element.properties]
+                name = next(name for name in names if name in VERTEX_INDICES)
                 polygons = list(element[name])
     except (library.PlyParseError, StopIteration, *DAMAGED) as error:
         raise _damaged(path, "PLY", error) from error
 
     if not polygons:
-        fields = [one.name for one in vertex.properties]
+        fields = [field.name for field in vertex.properties]
         try:
-            return joined(
-                vertices, from_fields(features, fields, lambda field: vertex[field])
-            )
+            columns = from_fields(features, fields, vertex.__getitem__)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
+        return joined(vertices, columns)
+
+    # a polygon is a fan of triangles around its first corner
     triangles = []
     for polygon in polygons:
-        for corner in range(1, len(polygon) - 1):
-            triangles.append(
-                (int(polygon[0]), int(polygon[corner]), int(polygon[corner + 1]))
-            )
+        corners = [int(corner) for corner in polygon]
+        for second, third in itertools.pairwise(corners[1:]):
+            triangles.append((corners[0], second, third))
 
     faces = np.array(triangles, dtype=np.int64).reshape(-1, 3)
     return _sampled(path, vertices, faces, mesh_points, features)
@@ -331,16 +327,16 @@ def _check_off(path: Path) -> None:
         if line.strip() and not line.lstrip().startswith("#"):
             lines.append(line)
 
-    header = " ".join(lines[:2]).upper().partition("OFF")[2].split()
+    _, _, counts = " ".join(lines[:2]).upper().partition("OFF")
+    header = counts.split()
     if len(header) < 2 or not (header[0].isdecimal() and header[1].isdecimal()):
         raise ValueError(
             "the header must be OFF and the numbers of vertices, faces and edges"
         )
 
     announced = int(header[0]) + int(header[1])
-    num_header_lines = (
-        1 if len(lines[0].split()) > 1 or lines[0].strip().upper() != "OFF" else 2
-    )
+    # the numbers stand behind the word OFF or in a line of their own
+    num_header_lines = 2 if lines[0].strip().upper() == "OFF" else 1
     num_rows = len(lines) - num_header_lines
 
     if num_rows < announced:
@@ -357,8 +353,8 @@ def _sampled(
     count: int,
     features: tuple[str, ...],
 ) -> np.ndarray:
-    """Return points (count, 3) of a surface, each place as likely as any other; the same ones
-    whenever it is read. Their normals are those of the triangles.
+    """Return points (count, 3) drawn uniformly from a surface; the same ones whenever it is read.
+    Their normals are those of the triangles.
     """
     missing = [name for name in features if name != "normal"]
     if missing:

@@ -20,7 +20,8 @@ CHUNK = 256  # clouds that are in memory as float64 at once
 # A cloud's farthest point may lie so many times as far from the middle as half of its points do.
 # The 12,308 shapes of ModelNet40 stay below 9.
 MAX_SPREAD = 100.0
-MAX_STEP = 0.01  # of a cloud's radius: the distance between neighbouring numbers of the stored type
+# of a cloud's radius: the distance between neighbouring numbers of the stored type
+MAX_STEP = 0.01
 # What float32 may move a coordinate by, as a part of the radius, before a cloud has to be centred
 # first.
 MAX_ROUNDING = 1e-6
@@ -54,10 +55,9 @@ def check_clouds(
         )
 
     whole_labels(labels, num_classes, source)
-    bad = []
+    bad: list[str] = []
     for start in range(0, len(points), CHUNK):
-        for message in faults(points[start : start + CHUNK], start):
-            bad.append(message)
+        bad += faults(points[start : start + CHUNK], start)
 
     if bad:
         more = f" ({len(bad)} clouds are refused)" if len(bad) > 1 else ""
@@ -122,8 +122,8 @@ def as_stored(points: np.ndarray, source: str) -> np.ndarray:
     """
     result = np.empty(points.shape, dtype=np.float32)
     for start in range(0, len(points), CHUNK):
-        part = points[start : start + CHUNK]
-        centred = _centred(part)
+        chunk = points[start : start + CHUNK]
+        centred = _centred(chunk)
         radius = np.linalg.norm(centred, axis=2).max(axis=1)
 
         for number in np.flatnonzero((radius < RADII[0]) | (radius > RADII[1])):
@@ -134,12 +134,13 @@ def as_stored(points: np.ndarray, source: str) -> np.ndarray:
             )
 
         if points.dtype == np.float32:
-            result[start : start + CHUNK] = part
+            result[start : start + CHUNK] = chunk
             continue
 
-        rounding = np.abs(part.astype(np.float64)).max(axis=(1, 2)) * 2.0**-24
+        largest = np.abs(chunk.astype(np.float64)).max(axis=(1, 2))
+        rounding = largest * 2.0**-24  # half a unit in the last digit of float32
         is_far = rounding > MAX_ROUNDING * radius
-        result[start : start + CHUNK] = np.where(is_far[:, None, None], centred, part)
+        result[start : start + CHUNK] = np.where(is_far[:, None, None], centred, chunk)
 
     return result
 
@@ -172,9 +173,8 @@ def faults(points: np.ndarray, first: int) -> Iterator[str]:
     is_finite = finite.all(axis=(1, 2))
     scaled = _scaled(np.where(is_finite[:, None, None], points, 0))
     # Around the median, which single far points do not move.
-    distances = np.linalg.norm(
-        scaled - np.median(scaled, axis=1, keepdims=True), axis=2
-    )  # (n, P)
+    middles = np.median(scaled, axis=1, keepdims=True)
+    distances = np.linalg.norm(scaled - middles, axis=2)  # (n, P)
     farthest = distances.max(axis=1)
     typical = np.median(distances, axis=1)
 
@@ -188,13 +188,13 @@ def faults(points: np.ndarray, first: int) -> Iterator[str]:
                 f" {point}"
             )
         elif (cloud == cloud[0]).all():
-            yield f"{name} is a single point repeated: {_place(cloud[0])}"
+            yield f"{name} is a single point repeated: {_shown(cloud[0])}"
         elif farthest[row] > MAX_SPREAD * typical[row]:
             yield f"{name} {_far_point(cloud, distances[row], typical[row])}"
         elif (step := _step(cloud)) > MAX_STEP:
             yield (
                 f"{name} was rounded when it was stored: {cloud.dtype} holds steps of"
-                f" {100 * step:.2g} % of its radius at {_place(cloud[0])}; store it as float64, or"
+                f" {100 * step:.2g} % of its radius at {_shown(cloud[0])}; store it as float64, or"
                 " moved to its centre"
             )
 
@@ -203,7 +203,7 @@ def _far_point(cloud: np.ndarray, distances: np.ndarray, typical: float) -> str:
     if typical == 0:
         far_point = cloud[distances.argmin()]
         return (
-            f"has more than half of its points at one place, {_place(far_point)}: a no-data value,"
+            f"has more than half of its points at one place, {_shown(far_point)}: a no-data value,"
             " or filled up?"
         )
 
@@ -232,5 +232,5 @@ def _step(cloud: np.ndarray) -> float:
     return float(np.spacing(np.abs(cloud).max())) / radius
 
 
-def _place(point: np.ndarray) -> str:
+def _shown(point: np.ndarray) -> str:
     return "(" + ", ".join(f"{value:g}" for value in point) + ")"

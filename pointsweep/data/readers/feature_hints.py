@@ -33,16 +33,17 @@ def features_in(files: SplitFiles, keys: Keys, split: str) -> tuple[str, ...]:
     if files.arrays:
         path = files.arrays[0]
         points = points_of(path, keys.of(split))
-        if points.shape[-1] == 3:
-            return tuple(
-                name
-                for name in FEATURE_CHANNELS
-                if _arrays_give(path, keys, split, name)
-            )
+        if points.shape[-1] != 3:
+            return in_columns(points.reshape(-1, points.shape[-1]))
 
-        return in_columns(points.reshape(-1, points.shape[-1]))
+        names = []
+        for name in FEATURE_CHANNELS:
+            if _arrays_give(path, keys, split, name):
+                names.append(name)
 
-    path = files.clouds[0][0]
+        return tuple(names)
+
+    path, _ = files.clouds[0]
     if path.suffix.lower() in READERS:
         return tuple(name for name in FEATURE_CHANNELS if _fields_give(path, name))
 
@@ -52,24 +53,24 @@ def features_in(files: SplitFiles, keys: Keys, split: str) -> tuple[str, ...]:
 def in_columns(rows: np.ndarray) -> tuple[str, ...]:
     """Return which features the columns behind x, y, z of rows (P, C) look like."""
     rows = rows[:MOST_ROWS].astype(np.float64)
-    found: list[str] = []
+    names: list[str] = []
     first = 3
 
     while first < rows.shape[1]:
         three = rows[:, first : first + 3]
-        if "normal" not in found and _are_normals(three):
-            found.append("normal")
-        elif "color" not in found and _are_colors(three):
-            found.append("color")
+        if "normal" not in names and _are_normals(three):
+            names.append("normal")
+        elif "color" not in names and _are_colors(three):
+            names.append("color")
         else:
             break
 
         first += 3
 
     if first == rows.shape[1] - 1 and _is_intensity(rows[:, first]):
-        found.append("intensity")
+        names.append("intensity")
 
-    return tuple(found)
+    return tuple(names)
 
 
 def _are_normals(three: np.ndarray) -> bool:

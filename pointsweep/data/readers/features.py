@@ -38,30 +38,23 @@ def from_fields(
     """
     columns = []
     for name in names:
-        fields = next(
-            (
-                field_names
-                for field_names in FIELDS[name]
-                if set(field_names) <= set(present)
-            ),
-            None,
-        )
-        if fields is None:
-            expected = " or ".join(
-                ", ".join(field_names) for field_names in FIELDS[name]
-            )
-            raise ValueError(
-                f"no {name} (fields {expected}), which dataset.features asks for; fields:"
-                f" {', '.join(present)}"
-            )
-
-        columns.append(
-            scaled(
-                name, np.stack([np.asarray(read(field)) for field in fields], axis=1)
-            )
-        )
+        fields = _fields_of(name, present)
+        values = np.stack([np.asarray(read(field)) for field in fields], axis=1)
+        columns.append(scaled(name, values))
 
     return columns
+
+
+def _fields_of(name: str, present: Collection[str]) -> tuple[str, ...]:
+    for fields in FIELDS[name]:
+        if set(fields) <= set(present):
+            return fields
+
+    expected = " or ".join(", ".join(fields) for fields in FIELDS[name])
+    raise ValueError(
+        f"no {name} (fields {expected}), which dataset.features asks for; fields:"
+        f" {', '.join(present)}"
+    )
 
 
 def from_columns(points: np.ndarray, names: Sequence[str], source: str) -> np.ndarray:
@@ -92,10 +85,9 @@ def joined(points: np.ndarray, features: Sequence[np.ndarray]) -> np.ndarray:
     if not features:
         return points
 
-    kind = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
-    return np.concatenate(
-        [points.astype(kind), *(feature.astype(kind) for feature in features)], axis=1
-    )
+    dtype = points.dtype if points.dtype.kind == "f" else np.dtype(np.float64)
+    columns = [values.astype(dtype) for values in (points, *features)]
+    return np.concatenate(columns, axis=1)
 
 
 def scaled(name: str, values: np.ndarray) -> np.ndarray:
@@ -103,9 +95,8 @@ def scaled(name: str, values: np.ndarray) -> np.ndarray:
     scaled_values = values.astype(np.float64)
     if name == "normal":
         lengths = np.linalg.norm(scaled_values, axis=1, keepdims=True)
-        return np.divide(
-            scaled_values, lengths, out=np.zeros_like(scaled_values), where=lengths != 0
-        )
+        normals = np.zeros_like(scaled_values)  # a normal of length 0 stays 0
+        return np.divide(scaled_values, lengths, out=normals, where=lengths != 0)
 
     if name == "color" and (values.dtype.kind == "f" or values.dtype.itemsize > 2):
         if len(scaled_values) and scaled_values.max() > 1:

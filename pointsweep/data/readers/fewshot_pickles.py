@@ -72,18 +72,17 @@ def convert(folder: Path) -> Iterator[Path]:
 
     for path in files:
         # Point-BERT's document writes the folder with and without the underscore.
-        match = re.fullmatch(
-            r"(5|10)way_?(10|20)shot/([0-9])", f"{path.parent.name}/{path.stem}"
-        )
+        name = f"{path.parent.name}/{path.stem}"
+        match = re.fullmatch(r"(5|10)way_?(10|20)shot/([0-9])", name)
         if match is None:
             raise ValueError(
                 f"{path}: must be called {{5,10}}way_{{10,20}}shot/{{0..9}}.pkl"
             )
 
-        way, shot, fold = (int(part) for part in match.groups())
+        way, shot, fold = map(int, match.groups())
         target = folder / f"{episode_name(way, shot, fold)}.npz"
         target.parent.mkdir(exist_ok=True)
-        beside = target.with_name(f".{target.stem}.{os.getpid()}.tmp.npz")
-        np.savez(beside, **read_pickle(path, way, shot))  # type: ignore[arg-type]
-        beside.rename(target)
+        temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.npz")
+        np.savez(temporary, **read_pickle(path, way, shot))  # type: ignore[arg-type]
+        temporary.rename(target)
         yield target

@@ -48,7 +48,7 @@ def split_files(
     lists_folder: str | None = None,
     class_before: str | None = None,
 ) -> SplitFiles:
-    """Return the files of a split whose place below `root` is `value`.
+    """Return the files of the split that `value` names below `root`.
 
     `value`: a folder with a folder for each class, the name of a folder in each class's folder, a
     list of names, a file of arrays, or a pattern of those. `split` is the field of the
@@ -76,7 +76,7 @@ def _split_files(
     lists_folder: str | None,
     class_before: str | None,
 ) -> SplitFiles:
-    if Path(value).is_absolute() or ".." in PureWindowsPath(value).parts:
+    if _leads_out(value):
         raise ValueError(
             f"{where} leads out of dataset.root; allowed are names below it"
         )
@@ -106,13 +106,16 @@ def _split_files(
     return SplitFiles(clouds=tuple(clouds))
 
 
+def _leads_out(name: str) -> bool:
+    """Return whether a name may lead out of the folder that it is looked up in."""
+    return Path(name).is_absolute() or ".." in PureWindowsPath(name).parts
+
+
 def _matching_arrays(root: Path, where: str, value: str) -> SplitFiles:
     """Return the files of arrays whose names match. Raises MissingDataError if none does."""
     suffixes = cloud_arrays.SUFFIXES
-    arrays = sorted(
-        path for path in root.glob(value) if path.suffix.lower() in suffixes
-    )
-
+    paths = sorted(root.glob(value))
+    arrays = [path for path in paths if path.suffix.lower() in suffixes]
     if not arrays:
         raise MissingDataError(
             f"{where} matches no {' or '.join(suffixes)} file in {root}; {contents(root)}"
@@ -125,29 +128,36 @@ def _class_folders(root: Path, where: str, value: str) -> dict[str, Path]:
     """Return a split's folders by class: those in SPLIT/CLASS, else those called CLASS/SPLIT.
     Raises MissingDataError.
     """
-    place = root / value
-    if place.is_dir():
-        folders = {path.name: path for path in _folders(place)}
+    split_folder = root / value
+    if split_folder.is_dir():
+        folders = {path.name: path for path in _folders(split_folder)}
         if not folders:
             raise MissingDataError(
-                f"{where}: {place} holds no folders, one for each class is expected;"
-                f" {contents(place)}"
+                f"{where}: {split_folder} holds no folders, one for each class is expected;"
+                f" {contents(split_folder)}"
             )
 
         return folders
 
-    folders = {
-        path.name: path / value for path in _folders(root) if (path / value).is_dir()
-    }
+    class_folders = list(_folders(root))
+    folders = {}
+    for path in class_folders:
+        if (path / value).is_dir():
+            folders[path.name] = path / value
+
     if folders:
         return folders
 
     names = [path.name for path in root.iterdir()]
-    inner = {path.name for folder in _folders(root) for path in _folders(folder)}
-    near = difflib.get_close_matches(value, [*names, *inner], n=1)
+    inner_names: set[str] = set()
+    for path in class_folders:
+        inner_names.update(inner.name for inner in _folders(path))
+
+    near = difflib.get_close_matches(value, [*names, *inner_names], n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise MissingDataError(
-        f"{where}: neither {place} nor {root}/CLASS/{value} is there.{hint} {contents(root)}"
+        f"{where}: neither {split_folder} nor {root}/CLASS/{value} is there.{hint}"
+        f" {contents(root)}"
     )
 
 
@@ -173,20 +183,20 @@ def one_kind(splits: Sequence[SplitFiles], pattern: str | None) -> None:
 
 def contents(folder: Path) -> str:
     """Return in words what a folder holds."""
-    names = sorted(
-        f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir()
-    )
+    names = []
+    for path in folder.iterdir():
+        names.append(f"{path.name}/" if path.is_dir() else path.name)
+
+    names.sort()
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
     return f"{folder.name} holds {', '.join(names[:SHOWN]) or 'nothing'}{more}"
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
-    ]
+def _folders(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.name.startswith((".", "__MACOSX")):
+            yield path
 
 
 def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
@@ -194,12 +204,14 @@ def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
     out.
     """
     for path, folders, names in os.walk(folder, followlinks=True):
+        # os.walk goes on with what is left in its list
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            is_cloud = Path(
-                name
-            ).suffix.lower() in cloud_files.SUFFIXES and not name.startswith(".")
-            if is_cloud and (pattern is None or fnmatch(name, pattern)):
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() not in cloud_files.SUFFIXES:
+                continue
+            if pattern is None or fnmatch(name, pattern):
                 yield Path(path, name)
 
 
@@ -230,11 +242,7 @@ def _of_file(
             f" {allowed}"
         )
 
-    numbered = [
-        (number, line.strip())
-        for number, line in enumerate(read_text(path).split("\n"), start=1)
-        if line.strip()
-    ]
+    numbered = list(_numbered_lines(path))
     if not numbered:
         raise ValueError(f"{path}: lists no file")
 
@@ -242,13 +250,10 @@ def _of_file(
     # both kinds of slash.
     _, first_line = numbered[0]
     if PureWindowsPath(first_line).suffix.lower() in cloud_arrays.HDF5:
-        return SplitFiles(
-            arrays=tuple(_listed_arrays(root, path, numbered)), lists=(path,)
-        )
+        arrays = tuple(_listed_arrays(root, path, numbered))
+        return SplitFiles(arrays=arrays, lists=(path,))
 
-    if lists_folder and (
-        Path(lists_folder).is_absolute() or ".." in PureWindowsPath(lists_folder).parts
-    ):
+    if lists_folder and _leads_out(lists_folder):
         raise ValueError(
             f"dataset.lists_folder: {lists_folder!r} leads out of dataset.root; allowed are names"
             " below it"
@@ -276,6 +281,13 @@ def _of_file(
         clouds.append((cloud, name))
 
     return SplitFiles(clouds=tuple(clouds), lists=(path,))
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a list that are not empty, with their numbers from 1 on."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
 
 
 def _listed_arrays(
@@ -317,9 +329,8 @@ class _Names:
             relative = path.relative_to(root)
             self.by_path[relative.as_posix()] = path
             if len(relative.parts) > 1 or class_before is not None:
-                self.by_stem.setdefault(relative.with_suffix("").as_posix(), []).append(
-                    path
-                )
+                stem = relative.with_suffix("").as_posix()
+                self.by_stem.setdefault(stem, []).append(path)
 
     def look_up(self, line: str, source: str) -> tuple[Path, str]:
         """Return the file that a line names, and its class: the line's second column, the folder,
@@ -331,11 +342,10 @@ class _Names:
 
         for separator in ("\t", ",", ";", " "):
             name, _, label = line.rpartition(separator)
-            path = (
-                self._file(name.strip(), source)
-                if name.strip() and label.strip()
-                else None
-            )
+            if not name.strip() or not label.strip():
+                continue
+
+            path = self._file(name.strip(), source)
             if path is not None:
                 return path, label.strip()
 

@@ -57,9 +57,7 @@ def convert(folder: Path) -> Iterator[Path]:
             _write(target / f"{split}.h5", *read_pickle(files[split]))
             (target / f"{split}_files.txt").write_text(f"{split}.h5\n")
 
-        (target / "shape_names.txt").write_text(
-            "".join(f"{name}\n" for name in CLASSES)
-        )
+        (target / "shape_names.txt").write_text("\n".join(CLASSES) + "\n")
         yield target
 
 
@@ -71,9 +69,10 @@ def read_pickle(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
         content = load_numbers(file, str(path))
 
     try:
-        stored, marked = content
-        clouds = [_xyz(plain(cloud)) for cloud in stored]
-        labels = np.array([np.asarray(plain(label)).item() for label in marked])
+        stored_clouds, stored_labels = content
+        clouds = [_xyz(plain(cloud)) for cloud in stored_clouds]
+        numbers = [np.asarray(plain(label)).item() for label in stored_labels]
+        labels = np.array(numbers)
         sizes = {len(cloud) for cloud in clouds}
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
@@ -87,9 +86,8 @@ def read_pickle(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
         )
 
     for number, cloud in enumerate(clouds):
-        check_clouds(
-            cloud[None], labels[number : number + 1], len(CLASSES), f"{path}: {number}"
-        )
+        label = labels[number : number + 1]
+        check_clouds(cloud[None], label, len(CLASSES), source=f"{path}: {number}")
 
     return clouds, labels.astype(np.int64)
 
@@ -102,8 +100,8 @@ def _xyz(cloud: Any) -> np.ndarray:
 
 def _write(path: Path, clouds: list[np.ndarray], labels: np.ndarray) -> None:
     """Write an hdf5 file whole: a reader never sees a part of it."""
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp.h5")
-    with h5py.File(beside, "w") as file:
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.h5")
+    with h5py.File(temporary, "w") as file:
         shape = (len(clouds), len(clouds[0]), 3)
         points = file.create_dataset("data", shape=shape, dtype=clouds[0].dtype)
         # Cloud by cloud: the pickle's own numbers fill two gigabytes.
@@ -112,4 +110,4 @@ def _write(path: Path, clouds: list[np.ndarray], labels: np.ndarray) -> None:
 
         file["label"] = labels
 
-    beside.rename(path)
+    temporary.rename(path)

@@ -28,12 +28,10 @@ class _Type:
         self.dtype = np.dtype(str(name))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, *parts = (
-            state  # version, byte order, then what only structured types have
-        )
-        if order not in ("<", ">", "|", "=") or any(
-            part is not None for part in parts[:3]
-        ):
+        # version, byte order, then what only structured types have
+        _, order, *structure = state
+        is_structured = any(field is not None for field in structure[:3])
+        if is_structured or order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError(
                 "refused a structured numpy type: only numbers are admitted"
             )
@@ -82,9 +80,8 @@ def _numbers(
             "refused an array that does not consist of numbers"
         )
 
-    return np.frombuffer(raw, kind.dtype).reshape(
-        shape, order="F" if order == "F" else "C"
-    )
+    values = np.frombuffer(raw, kind.dtype)
+    return values.reshape(shape, order="F" if order == "F" else "C")
 
 
 ADMITTED: dict[tuple[str, str], type] = {
@@ -103,9 +100,8 @@ class NumbersUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> type:
         # numpy 2 calls its inner package _core.
-        admitted = ADMITTED.get(
-            (module_name.replace("numpy._core.", "numpy.core."), global_name)
-        )
+        known_module = module_name.replace("numpy._core.", "numpy.core.")
+        admitted = ADMITTED.get((known_module, global_name))
         if admitted is None:
             raise pickle.UnpicklingError(
                 f"refused {module_name}.{global_name}: only numpy arrays of numbers are admitted"

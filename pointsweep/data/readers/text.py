@@ -103,12 +103,7 @@ def _read_fast(text: str, columns: Sequence[int]) -> np.ndarray | None:
 
 
 def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
-    expected = (
-        f"{columns[0]} to {columns[-1]}"
-        if len(columns) > 3
-        else " or ".join(map(str, columns))
-    )
-
+    expected = _shown_counts(columns)
     rows: list[list[float]] = []
     first_line = 0
 
@@ -117,18 +112,14 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
         if not line:
             continue
 
-        fields = _fields(line)
-        if (
-            not rows
-            and not first_line
-            and _is_header(_fields(line.lstrip("#/ ")), columns)
-        ):
+        is_first = not rows and not first_line
+        if is_first and _is_header(_fields(line.lstrip("#/ ")), columns):
             first_line = number
             continue
 
         where = f"{source}, line {number}"
         try:
-            values = [_number(field) for field in fields]
+            values = [_number(field) for field in _fields(line)]
         except ValueError:
             raise ValueError(
                 f"{where}: not a row of numbers: {line[:SHOWN]!r}; {expected} columns are expected"
@@ -155,12 +146,8 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
         raise ValueError(
             f"{source}: holds no row of numbers; rows of {expected} numbers are expected"
         )
-    if (
-        "," in text
-        and ";" not in text
-        and "." not in text
-        and not any(" " in line or "\t" in line for line in lines_of(text))
-    ):
+    has_commas_alone = "," in text and ";" not in text and "." not in text
+    if has_commas_alone and not _has_inner_blanks(text):
         raise ValueError(
             f"{source}, line {first_line}: whole numbers alone, separated by commas. Decimal commas"
             " cannot be told from separators: write decimal points"
@@ -169,19 +156,32 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
     return np.array(rows, dtype=np.float64)
 
 
+def _shown_counts(columns: Sequence[int]) -> str:
+    if len(columns) > 3:
+        return f"{columns[0]} to {columns[-1]}"
+
+    return " or ".join(map(str, columns))
+
+
+def _has_inner_blanks(text: str) -> bool:
+    return any(" " in line or "\t" in line for line in lines_of(text))
+
+
 def _fields(line: str) -> list[str]:
     """Return the fields of a line, decimal commas as points where blanks or semicolons separate."""
     if ";" in line:
         return [_with_point(field) for field in line.split(";")]
 
-    parts = line.split()
-    is_decimal = len(parts) > 1 and all(
-        part.count(",") <= 1 and part.strip(",") == part for part in parts
-    )
-    if is_decimal or "," not in line:
-        return [_with_point(part) for part in parts]
+    fields = line.split()
+    if "," not in line or (len(fields) > 1 and all(map(_is_decimal, fields))):
+        return [_with_point(field) for field in fields]
 
     return line.split(",")
+
+
+def _is_decimal(field: str) -> bool:
+    """Return whether a comma in a field, if any, can be that of a decimal number."""
+    return field.count(",") <= 1 and field.strip(",") == field
 
 
 def _with_point(field: str) -> str:

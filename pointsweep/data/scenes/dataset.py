@@ -52,11 +52,11 @@ class DealtSplit(PartSplit):
         order = generator.permutation(len(classes))
         own = order[self.piece[row] :: self.num_pieces[row]]
         fill = generator.choice(len(classes), num_points - len(own))
-        counted = np.concatenate(
-            [classes[own].astype(np.int64), np.full(len(fill), IGNORED, dtype=np.int64)]
-        )
+        own_classes = classes[own].astype(np.int64)
+        ignored = np.full(len(fill), IGNORED, dtype=np.int64)
 
-        return points[np.concatenate([own, fill])], counted
+        rows = np.concatenate([own, fill])
+        return points[rows], np.concatenate([own_classes, ignored])
 
 
 def dealt(split: PartSplit, num_points: int) -> DealtSplit:
@@ -67,12 +67,12 @@ def dealt(split: PartSplit, num_points: int) -> DealtSplit:
     first = np.repeat(np.cumsum(counts) - counts, counts)
 
     return DealtSplit(
-        split.name,
-        split.points,
-        split.labels[rows],
-        split.index[rows],
-        split.parts,
-        split.starts,
+        name=split.name,
+        points=split.points,
+        labels=split.labels[rows],
+        index=split.index[rows],
+        parts=split.parts,
+        starts=split.starts,
         piece=np.arange(len(rows)) - first,
         num_pieces=counts[rows],
         groups=None if split.groups is None else split.groups[rows],
@@ -108,12 +108,16 @@ class SceneDataset(PartDataset):
         if not isinstance(split, DealtSplit):
             return super().eval_batch(split, index)
 
-        clouds = [split.cloud(row, self.config.num_points) for row in index]
-        points = torch.from_numpy(np.stack([points for points, _ in clouds]))
-        classes = torch.from_numpy(np.stack([classes for _, classes in clouds]))
+        clouds = []
+        classes = []
+        for row in index:
+            cloud, cloud_classes = split.cloud(row, self.config.num_points)
+            clouds.append(cloud)
+            classes.append(cloud_classes)
 
+        points = torch.from_numpy(np.stack(clouds))
         return (
             normalise(points, self.config),
             torch.from_numpy(split.labels[index]),
-            classes,
+            torch.from_numpy(np.stack(classes)),
         )

@@ -16,6 +16,7 @@ Letters: n blocks, P points.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,10 +58,15 @@ class S3DIS(SceneDataset):
 
     def __init__(self, config: S3DISConfig) -> None:
         files, read = layout(config, self.folders(config)[0])
-        cut = (config.block, config.stride, config.stored_points, config.min_points)
-        arrays, digest = arrays_of_files(
-            "s3dis", files, read, config.layout, config.test_area, *cut
+        settings = (
+            config.layout,
+            config.test_area,
+            config.block,
+            config.stride,
+            config.stored_points,
+            config.min_points,
         )
+        arrays, digest = arrays_of_files("s3dis", files, read, *settings)
         super().__init__(config, CLASSES, arrays, digest)
 
     @classmethod
@@ -92,11 +98,10 @@ class S3DIS(SceneDataset):
             yield Copy(f"{folder.relative_to(root)} (blocks)", read, CATEGORIES, sizes)
 
         config = config.model_copy(update={"layout": "rooms"})
-        markers = ("Area_*.npy", "Area_*/*/Annotations")
         folders = {
-            folder for marker in markers for folder in folders_with(root, marker)
+            *folders_with(root, "Area_*.npy"),
+            *folders_with(root, "Area_*/*/Annotations"),
         }
-
         for folder in sorted(folders):
             read = partial(_read_rooms, config, folder)
             yield Copy(f"{folder.relative_to(root)} (rooms)", read, CATEGORIES)
@@ -126,14 +131,11 @@ def layout(
             if not path.is_file():
                 raise MissingDataError(f"data set s3dis: no file {path}. {ORIGIN}")
 
-        return [*block_files(folder), *lists], partial(
-            _read_blocks, folder, config.test_area
-        )
+        files = [*block_files(folder), *lists]
+        return files, partial(_read_blocks, folder, config.test_area)
 
-    rooms = room_files(folder)
-    return [path for paths in rooms.values() for path in paths], partial(
-        _read_rooms, config, folder
-    )
+    files = list(itertools.chain.from_iterable(room_files(folder).values()))
+    return files, partial(_read_rooms, config, folder)
 
 
 # The hdf5 files of blocks
@@ -154,9 +156,15 @@ def block_files(folder: Path) -> list[Path]:
 
 def _read_blocks(folder: Path, test_area: int) -> dict[str, np.ndarray]:
     """Return the arrays of the hdf5 files. Raises ValueError naming the file and what is wrong."""
-    read = [_read_block_file(path) for path in block_files(folder)]
-    points = np.concatenate([points for points, _ in read])  # (n, P, 3)
-    classes = np.concatenate([classes for _, classes in read])  # (n, P)
+    points_of_files = []
+    classes_of_files = []
+    for path in block_files(folder):
+        file_points, file_classes = _read_block_file(path)
+        points_of_files.append(file_points)
+        classes_of_files.append(file_classes)
+
+    points = np.concatenate(points_of_files)  # (n, P, 3)
+    classes = np.concatenate(classes_of_files)  # (n, P)
     rooms = lines_of(read_text(folder / ROOMS_LIST))
 
     if len(rooms) != len(points):
@@ -169,8 +177,8 @@ def _read_blocks(folder: Path, test_area: int) -> dict[str, np.ndarray]:
     blocks = Blocks(points.reshape(-1, 3), classes.reshape(-1), sizes, rooms)
     arrays: dict[str, np.ndarray] = {}
 
-    for split, is_taken in _areas_of(rooms, test_area, folder / ROOMS_LIST).items():
-        arrays |= _arrays(split, _taken(blocks, is_taken), rooms)
+    for split, is_member in _areas_of(rooms, test_area, folder / ROOMS_LIST).items():
+        arrays |= _arrays(split, _selected(blocks, is_member), rooms)
 
     return arrays
 
@@ -222,18 +230,16 @@ def _read_rooms(config: S3DISConfig, folder: Path) -> dict[str, np.ndarray]:
     names = list(rooms)
     arrays: dict[str, np.ndarray] = {}
 
-    for split, is_taken in _areas_of(names, config.test_area, folder).items():
-        cuts: list[Blocks] = []
-        for name in np.array(names)[is_taken].tolist():
+    for split, is_member in _areas_of(names, config.test_area, folder).items():
+        blocks_of_rooms: list[Blocks] = []
+        for name in itertools.compress(names, is_member):
             points, classes = read_room(rooms[name])
-            cuts.append(cut(name, points, classes, config, trains=split == "train"))
+            room_blocks = cut(
+                name, points, classes, config=config, trains=split == "train"
+            )
+            blocks_of_rooms.append(room_blocks)
 
-        blocks = Blocks(
-            np.concatenate([cut.points for cut in cuts]),
-            np.concatenate([cut.classes for cut in cuts]),
-            np.concatenate([cut.sizes for cut in cuts]),
-            [room for cut in cuts for room in cut.rooms],
-        )
+        blocks = _joined(blocks_of_rooms)
         if not len(blocks.sizes):
             raise ValueError(
                 f"{folder}: no {split} block has {config.min_points} points"
@@ -242,6 +248,19 @@ def _read_rooms(config: S3DISConfig, folder: Path) -> dict[str, np.ndarray]:
         arrays |= _arrays(split, blocks, names)
 
     return arrays
+
+
+def _joined(several: Sequence[Blocks]) -> Blocks:
+    rooms: list[str] = []
+    for blocks in several:
+        rooms += blocks.rooms
+
+    return Blocks(
+        points=np.concatenate([blocks.points for blocks in several]),
+        classes=np.concatenate([blocks.classes for blocks in several]),
+        sizes=np.concatenate([blocks.sizes for blocks in several]),
+        rooms=rooms,
+    )
 
 
 def read_room(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -263,15 +282,17 @@ def read_room(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
         points = rows[:, :3]
         classes = point_classes(rows[:, 6], str(paths[0]))
     else:
-        parts = [number_rows(read_text(path), str(path), (6,))[:, :3] for path in paths]
-        points = np.concatenate(parts)
-        numbers = [class_of(path) for path in paths]
-        classes = np.repeat(
-            np.array(numbers, dtype=np.uint8), [len(part) for part in parts]
-        )
+        objects = []
+        for path in paths:
+            rows = number_rows(read_text(path), str(path), (6,))
+            objects.append(rows[:, :3])
 
-    place = paths[0] if len(paths) == 1 else paths[0].parent
-    check_clouds(points[None], np.zeros(1), 1, str(place))
+        points = np.concatenate(objects)
+        object_classes = np.array([class_of(path) for path in paths], dtype=np.uint8)
+        classes = np.repeat(object_classes, [len(rows) for rows in objects])
+
+    source = paths[0] if len(paths) == 1 else paths[0].parent
+    check_clouds(points[None], np.zeros(1), 1, str(source))
     return points - points.min(axis=0), classes
 
 
@@ -310,9 +331,8 @@ def cut(
 
             if most is not None and len(rows) > most:
                 seed = int(text_digest(f"{room} {trains} {len(taken)}"), 16)
-                rows = np.sort(
-                    np.random.default_rng(seed).choice(rows, most, replace=False)
-                )
+                generator = np.random.default_rng(seed)
+                rows = np.sort(generator.choice(rows, most, replace=False))
 
             taken.append(rows)
             centers.append((x, y))
@@ -322,12 +342,15 @@ def cut(
         return Blocks(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8), nothing, [])
 
     sizes = np.array([len(rows) for rows in taken])
-    every = np.concatenate(taken)
-    moved = points[every].astype(np.float64)
+    all_rows = np.concatenate(taken)
+    moved = points[all_rows].astype(np.float64)
     moved[:, :2] -= np.repeat(centers, sizes, axis=0)
 
     return Blocks(
-        y_up(moved).astype(np.float32), classes[every], sizes, [room] * len(sizes)
+        points=y_up(moved).astype(np.float32),
+        classes=classes[all_rows],
+        sizes=sizes,
+        rooms=[room] * len(sizes),
     )
 
 
@@ -357,10 +380,11 @@ def point_classes(classes: np.ndarray, source: str) -> np.ndarray:
     """Return the classes of points as uint8. Raises ValueError for what is no number of a class."""
     allowed = np.isin(classes, np.arange(len(CLASSES)))
     if not allowed.all():
-        place = np.argwhere(~allowed)[0]
+        first = tuple(np.argwhere(~allowed)[0])
+        num_wrong = int((~allowed).sum())
         raise ValueError(
-            f"{source}: point {place[-1]} has class {classes[tuple(place)]:g}, allowed 0 to"
-            f" {len(CLASSES) - 1} ({int((~allowed).sum())} such points)"
+            f"{source}: point {first[-1]} has class {classes[first]:g}, allowed 0 to"
+            f" {len(CLASSES) - 1} ({num_wrong} such points)"
         )
 
     return classes.astype(np.uint8)
@@ -379,13 +403,13 @@ def _areas_of(
     """
     areas = []
     for room in rooms:
-        found = ROOM_NAME.fullmatch(room)
-        if found is None:
+        match = ROOM_NAME.fullmatch(room)
+        if match is None:
             raise ValueError(
                 f"{source}: {room!r} is no room; allowed: Area_1_NAME to Area_6_NAME"
             )
 
-        areas.append(int(found[1]))
+        areas.append(int(match[1]))
 
     is_test = np.array(areas) == test_area
     if not is_test.any() or is_test.all():
@@ -398,11 +422,14 @@ def _areas_of(
     return {"train": ~is_test, "test": is_test}
 
 
-def _taken(blocks: Blocks, is_taken: np.ndarray) -> Blocks:
-    rows = np.repeat(is_taken, blocks.sizes)
-    rooms = [room for room, taken in zip(blocks.rooms, is_taken, strict=True) if taken]
+def _selected(blocks: Blocks, is_selected: np.ndarray) -> Blocks:
+    """Return those blocks (n,) that are selected."""
+    rows = np.repeat(is_selected, blocks.sizes)
     return Blocks(
-        blocks.points[rows], blocks.classes[rows], blocks.sizes[is_taken], rooms
+        points=blocks.points[rows],
+        classes=blocks.classes[rows],
+        sizes=blocks.sizes[is_selected],
+        rooms=list(itertools.compress(blocks.rooms, is_selected)),
     )
 
 
@@ -410,13 +437,12 @@ def _arrays(split: str, blocks: Blocks, rooms: Sequence[str]) -> dict[str, np.nd
     """Return the arrays of one split; `rooms` are those of both, whose order gives their
     numbers.
     """
-    number = {room: number for number, room in enumerate(sorted(set(rooms)))}
+    number_of = {room: number for number, room in enumerate(sorted(set(rooms)))}
+    groups = [number_of[room] for room in blocks.rooms]
     return {
         f"{split}_points": blocks.points,
         f"{split}_parts": blocks.classes,
         f"{split}_starts": np.concatenate([[0], np.cumsum(blocks.sizes)]),
         f"{split}_labels": np.zeros(len(blocks.sizes), dtype=np.int64),
-        f"{split}_groups": np.array(
-            [number[room] for room in blocks.rooms], dtype=np.int64
-        ),
+        f"{split}_groups": np.array(groups, dtype=np.int64),
     }

@@ -39,21 +39,23 @@ def make_arrays(config: SyntheticRoomsConfig) -> dict[str, np.ndarray]:
     """
     arrays: dict[str, np.ndarray] = {}
     num_train = config.train_per_category
+    num_blocks = {"train": num_train, "test": config.test_per_category}
 
-    for number, (split, count) in enumerate(
-        (("train", num_train), ("test", config.test_per_category))
-    ):
-        blocks = [
-            make_block(config, np.random.default_rng([config.data_seed, number, i]))
-            for i in range(count)
-        ]
-        arrays |= {
-            f"{split}_points": np.concatenate([points for points, _ in blocks]),
-            f"{split}_parts": np.concatenate([classes for _, classes in blocks]),
-            f"{split}_starts": np.arange(count + 1) * config.source_points,
-            f"{split}_labels": np.zeros(count, dtype=np.int64),
-            f"{split}_groups": np.arange(count) + number * num_train,
-        }
+    for number, (split, count) in enumerate(num_blocks.items()):
+        points = []
+        classes = []
+        for i in range(count):
+            random = np.random.default_rng([config.data_seed, number, i])
+            block_points, block_classes = make_block(config, random)
+            points.append(block_points)
+            classes.append(block_classes)
+
+        arrays[f"{split}_points"] = np.concatenate(points)
+        arrays[f"{split}_parts"] = np.concatenate(classes)
+        arrays[f"{split}_starts"] = np.arange(count + 1) * config.source_points
+        arrays[f"{split}_labels"] = np.zeros(count, dtype=np.int64)
+        # rooms of the test split are numbered behind those of the training split
+        arrays[f"{split}_groups"] = np.arange(count) + number * num_train
 
     return arrays
 
@@ -64,25 +66,22 @@ def make_block(
     """points (P, 3) float32 in metres around the block's middle, the floor at 0, and their classes
     (P,): a floor, and one to three other things.
     """
-    things = [
-        FLOOR,
-        *random.permutation([WALL, TABLE, CHAIR, CLUTTER])[: random.integers(1, 4)],
-    ]
+    shuffled = random.permutation([WALL, TABLE, CHAIR, CLUTTER])
+    num_others = random.integers(1, 4)
+    things = [FLOOR, *shuffled[:num_others]]
+    chances = np.full(len(things), 1 / len(things))
+    counts = random.multinomial(config.source_points, chances)
 
-    shares = random.multinomial(
-        config.source_points, np.full(len(things), 1 / len(things))
-    )
-    points = np.concatenate(
-        [
-            _thing(thing, random, count)
-            for thing, count in zip(things, shares, strict=True)
-        ]
-    )
+    pieces = []
+    for thing, count in zip(things, counts, strict=True):
+        pieces.append(_thing(thing, random, count))
 
+    points = np.concatenate(pieces)
     points = points + random.normal(scale=config.noise, size=points.shape)
+    classes = np.repeat(things, counts)
     order = random.permutation(len(points))
 
-    return points[order].astype(np.float32), np.repeat(things, shares)[order]
+    return points[order].astype(np.float32), classes[order]
 
 
 def _thing(thing: int, random: np.random.Generator, count: int) -> np.ndarray:
@@ -91,25 +90,24 @@ def _thing(thing: int, random: np.random.Generator, count: int) -> np.ndarray:
         return box(random, count, np.array([1.0, 0.02, 1.0]))
 
     if thing == WALL:
-        wall = box(random, count, np.array([1.0, 2.5, 0.1])) + np.array(
-            [0, 1.25, -0.45]
-        )
+        wall = box(random, count, np.array([1.0, 2.5, 0.1]))
+        wall = wall + np.array([0, 1.25, -0.45])
         return wall if random.random() < 0.5 else wall[:, [2, 1, 0]]
 
     x, z = random.uniform(-0.25, 0.25, 2)
     if thing == TABLE:
-        return box(random, count, np.array([0.9, 0.05, 0.6])) + np.array([x, 0.75, z])
+        board = box(random, count, np.array([0.9, 0.05, 0.6]))
+        return board + np.array([x, 0.75, z])
 
     if thing == CHAIR:
-        seat = count // 2
-        parts = [
-            box(random, seat, np.array([0.45, 0.05, 0.45])) + np.array([0, 0.45, 0]),
-            box(random, count - seat, np.array([0.45, 0.5, 0.05]))
-            + np.array([0, 0.7, -0.2]),
-        ]
-        return np.concatenate(parts) + np.array([x, 0, z])
+        num_seat = count // 2
+        seat = box(random, num_seat, np.array([0.45, 0.05, 0.45]))
+        seat = seat + np.array([0, 0.45, 0])
+        back = box(random, count - num_seat, np.array([0.45, 0.5, 0.05]))
+        back = back + np.array([0, 0.7, -0.2])
+        return np.concatenate([seat, back]) + np.array([x, 0, z])
 
     size = random.uniform(0.1, 0.3, 3)
-    return box(random, count, size) + np.array(
-        [x, size[1] / 2 + random.uniform(0, 1.5), z]
-    )
+    clutter = box(random, count, size)
+    height = size[1] / 2 + random.uniform(0, 1.5)
+    return clutter + np.array([x, height, z])
