@@ -77,6 +77,7 @@ def epochs_problem(record: Record, epochs: Sequence[Event]) -> str:
             epoch = epochs[-1]
         else:
             watched = f"{protocol.removeprefix('best_')}/{measure}"
+            # of equal ones the earliest
             epoch = max(
                 epochs, key=lambda event: (event["metrics"][watched], -event["epoch"])
             )
@@ -103,9 +104,9 @@ def unsealed_problem(record: Record, read: Callable[[str], bytes]) -> str:
         return ""
 
     try:
-        problem = _history_problem(record, read(HISTORY)) or _predictions_problem(
-            record, read(PREDICTIONS)
-        )
+        problem = _history_problem(record, read(HISTORY))
+        if not problem:
+            problem = _predictions_problem(record, read(PREDICTIONS))
     except FileNotFoundError:
         problem = f"{HISTORY} or {PREDICTIONS} is missing beside it"
     except (StoreError, KeyError, TypeError, ValueError) as error:
@@ -122,8 +123,11 @@ def _history_problem(record: Record, data: bytes) -> str:
     if problem:
         return problem
 
-    starts = [event for event in events if event["type"] == "start"]
-    trained_on: Mapping[str, object] = starts[-1].get("dataset", {}) if starts else {}
+    trained_on: Mapping[str, object] = {}
+    for event in events:
+        if event["type"] == "start":
+            trained_on = event.get("dataset", {})
+
     for name in sorted(trained_on.keys() & record.dataset.keys()):
         if trained_on[name] != record.dataset[name]:
             return (
@@ -147,8 +151,9 @@ def _predictions_problem(record: Record, data: bytes) -> str:
                 " objects"
             )
 
+        labels = arrays.get("labels")
         problem = _values_problem(
-            record, protocol, recorded, predicted, arrays.get("labels")
+            record, protocol, recorded, predicted=predicted, labels=labels
         )
         if problem:
             return problem

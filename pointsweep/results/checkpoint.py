@@ -19,9 +19,8 @@ def encode(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
     from safetensors.torch import save
 
     body = json.dumps(state)
-    return save(
-        dict(tensors), metadata={"state": body, "sha256": _digest(tensors, body)}
-    )
+    metadata = {"state": body, "sha256": _digest(tensors, body)}
+    return save(dict(tensors), metadata=metadata)
 
 
 def decode(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -44,15 +43,15 @@ def decode(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        digest.update(
-            f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)};".encode()
-        )
-        digest.update(tensors[name].contiguous().flatten().view(_bytes()).numpy().data)
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        as_bytes = tensor.contiguous().flatten().view(_uint8())
+        digest.update(as_bytes.numpy().data)
 
     return digest.hexdigest()
 
 
-def _bytes() -> Any:
+def _uint8() -> Any:
     import torch
 
     return torch.uint8

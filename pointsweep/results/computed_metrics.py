@@ -17,6 +17,7 @@ from pointsweep.results.working_copy import PREDICTIONS, read_folder
 from pointsweep.storage.base import Store
 from pointsweep.utils.array_cache import find_entry
 
+SHOWN = 10  # trials in a message
 # what numpy raises for a missing or damaged file
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
@@ -33,6 +34,7 @@ def with_metric(
     if definition is None or definition.from_predictions is None:
         return dict(records)
 
+    compute = definition.from_predictions
     completed: dict[str, Record] = {}
     problems: list[str] = []
     for key, record in records.items():
@@ -40,21 +42,18 @@ def with_metric(
             completed[key] = record
             continue
         try:
-            completed[key] = _completed(
-                store, record, metric, definition.from_predictions
-            )
+            completed[key] = _completed(store, record, metric, compute)
         except ComputedMetricError as error:
             problems.append(f"trial {key}: {error}")
 
     if problems:
-        shown = "\n  ".join(
-            [
-                *problems[:10],
-                *([f"... {len(problems) - 10} more"] if len(problems) > 10 else []),
-            ]
-        )
+        lines = problems[:SHOWN]
+        if len(problems) > SHOWN:
+            lines.append(f"... {len(problems) - SHOWN} more")
+
+        text = "\n  ".join(lines)
         raise ComputedMetricError(
-            f"{metric} cannot be computed from the stored predictions of these trials\n  {shown}"
+            f"{metric} cannot be computed from the stored predictions of these trials\n  {text}"
         )
 
     return completed
@@ -62,11 +61,12 @@ def with_metric(
 
 def without_computed(record: Record) -> Record:
     """Return the record as it is stored: without metrics that were computed for a table."""
-    metrics = {}
-    for protocol, chosen in record.metrics.items():
-        metrics[protocol] = {
-            name: value for name, value in chosen.items() if computed(name) is None
-        }
+    metrics: dict[str, dict[str, float]] = {}
+    for protocol, values in record.metrics.items():
+        metrics[protocol] = {}
+        for name, value in values.items():
+            if computed(name) is None:
+                metrics[protocol][name] = value
 
     return replace(record, metrics=metrics)
 
@@ -95,11 +95,7 @@ def _completed(
     metrics = {}
     for protocol, chosen in record.metrics.items():
         predicted = predictions.get(protocol)
-        if (
-            predicted is None
-            or predicted.dtype.kind not in "iu"
-            or predicted.shape != labels.shape
-        ):
+        if predicted is None or not _are_classes(predicted, labels.shape):
             raise ComputedMetricError(
                 f"{PREDICTIONS} has no predicted classes of protocol {protocol}"
             )
@@ -111,6 +107,10 @@ def _completed(
         metrics[protocol] = {**chosen, metric: compute(predicted, labels)}
 
     return replace(record, metrics=metrics)
+
+
+def _are_classes(predicted: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return predicted.dtype.kind in "iu" and predicted.shape == shape
 
 
 def _cached_labels(record: Record) -> np.ndarray | None:

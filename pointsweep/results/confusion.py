@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 CONFUSION_METRICS = ("test/miou", "test/mean_class_accuracy", "test/accuracy")
-IGNORED = (
-    -100
-)  # label of a point that is not counted: the default of torch's cross entropy
+# label of a point that is not counted: the default of torch's cross entropy
+IGNORED = -100
 
 
 def confusion(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
@@ -36,16 +35,17 @@ def confusion_scores(counts: np.ndarray) -> dict[str, float]:
     """
     counts = counts.astype(np.int64)
     total = int(counts.sum())
-
     if total == 0:
         raise ValueError("the confusion matrix counts no point")
 
     right = np.diagonal(counts)
     true = counts.sum(axis=1)
     union = true + counts.sum(axis=0) - right
+    ious = right[union > 0] / union[union > 0]
+    accuracies = right[true > 0] / true[true > 0]
 
     return {
-        "miou": float(np.mean(right[union > 0] / union[union > 0])),
-        "mean_class_accuracy": float(np.mean(right[true > 0] / true[true > 0])),
+        "miou": float(np.mean(ious)),
+        "mean_class_accuracy": float(np.mean(accuracies)),
         "accuracy": int(right.sum()) / total,
     }

@@ -18,24 +18,34 @@ Event = dict[str, Any]
 
 def epochs_of(events: Sequence[Event]) -> list[Event]:
     """The epoch events among a history's, each epoch once, in order."""
-    epochs = [event for event in events if event["type"] == "epoch"]
     # Two processes that both took themselves for the owner leave an epoch twice, with the same
-    # numbers.
-    return list({event["epoch"]: event for event in reversed(epochs)}.values())[::-1]
+    # numbers. From the end on, so that the first of the two stays, at the position of the last.
+    by_epoch: dict[int, Event] = {}
+    for event in reversed(events):
+        if event["type"] == "epoch":
+            by_epoch[event["epoch"]] = event
+
+    return list(reversed(by_epoch.values()))
 
 
 def device_s(epochs: Sequence[Event]) -> float:
     """Seconds of epochs times the devices that each had; epochs of older versions had one."""
-    return math.fsum(
-        event["device_s"] if "device_s" in event else event["seconds"]
-        for event in epochs
-    )
+    seconds = []
+    for event in epochs:
+        name = "device_s" if "device_s" in event else "seconds"
+        seconds.append(event[name])
+
+    return math.fsum(seconds)
 
 
 def to_line(event: Mapping[str, Any]) -> bytes:
     """An event as it stands in a history: with its checksum."""
     body = json.dumps(event, sort_keys=True, separators=(",", ":"))
-    return f'{{"crc":"{zlib.crc32(body.encode()):08x}","event":{body}}}\n'.encode()
+    return f'{{"crc":"{_crc(body)}","event":{body}}}\n'.encode()
+
+
+def _crc(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"
 
 
 def parse(data: bytes) -> tuple[list[Event], int]:
@@ -48,24 +58,17 @@ def parse(data: bytes) -> tuple[list[Event], int]:
     for line in data.splitlines(keepends=True):
         try:
             entry = json.loads(line)
-            body = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"))
-            sound = (
-                line.endswith(b"\n")
-                and entry["crc"] == f"{zlib.crc32(body.encode()):08x}"
-            )
-
-            sound = (
-                sound
-                and isinstance(entry["event"], dict)
-                and isinstance(entry["event"].get("type"), str)
-            )
+            event = entry["event"]
+            body = json.dumps(event, sort_keys=True, separators=(",", ":"))
+            is_whole = line.endswith(b"\n") and entry["crc"] == _crc(body)
+            is_event = isinstance(event, dict) and isinstance(event.get("type"), str)
         except (ValueError, KeyError, TypeError, RecursionError):
-            sound = False
-
-        if not sound:
             break
 
-        events.append(entry["event"])
+        if not is_whole or not is_event:
+            break
+
+        events.append(event)
         good += len(line)
 
     return events, good
@@ -102,6 +105,9 @@ def read_failure_kind(store: Store, key: str) -> str:
 def read_events(store: Store, key: str) -> list[Event]:
     """All events of a trial in any store; none if it was not begun."""
     try:
-        return parse(store.read(f"trials/{key}/history.jsonl"))[0]
+        data = store.read(f"trials/{key}/history.jsonl")
     except (FileNotFoundError, NotAFileError):
         return []
+
+    events, _ = parse(data)
+    return events

@@ -79,43 +79,43 @@ class Failure:
 # Of torch, when a step's numbers leave the range of its type.
 OVERFLOW_WORDS = ("without overflow", "is non-finite")
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
+NO_SPACE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+# An error is of the first class that it is an instance of.
+KINDS: dict[type[BaseException], str] = {
+    DivergedError: "diverged",
+    HungError: "hang",
+    DataError: "data",
+    OSError: "data",
+    MissingDataError: "data",
+    MissingWeightsError: "data",
+    ProcessLostError: "lost_node",
+    ConfigError: "config",
+    ResourcesError: "config",
+    StoreError: "store",
+}
 
 
 def classify(error: BaseException) -> str:
     """The class of what a trial raised, one of POLICIES; what is nothing else is a bug."""
-    message = str(error).lower()
     # By its name: torch is not imported here.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    if isinstance(error, RuntimeError) and any(
-        text in message for text in MEMORY_WORDS
-    ):
+    if _is_runtime_error(error, MEMORY_WORDS):
         return "out_of_memory"
-    if isinstance(error, StoreUnavailableError) or (
-        isinstance(error, OSError)
-        and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-    ):
+    if isinstance(error, StoreUnavailableError):
         return "store"
-    if isinstance(error, RuntimeError) and any(
-        text in message for text in OVERFLOW_WORDS
-    ):
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return "store"
+    if _is_runtime_error(error, OVERFLOW_WORDS):
         return "diverged"
 
-    kinds: dict[type[BaseException], str] = {
-        DivergedError: "diverged",
-        HungError: "hang",
-        DataError: "data",
-        OSError: "data",
-    }
+    for error_class, kind in KINDS.items():
+        if isinstance(error, error_class):
+            return kind
 
-    kinds |= {
-        MissingDataError: "data",
-        MissingWeightsError: "data",
-        ProcessLostError: "lost_node",
-    }
+    return "bug"
 
-    kinds |= {ConfigError: "config", ResourcesError: "config", StoreError: "store"}
 
-    return next(
-        (kind for known, kind in kinds.items() if isinstance(error, known)), "bug"
-    )
+def _is_runtime_error(error: BaseException, words: tuple[str, ...]) -> bool:
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(text in message for text in words)

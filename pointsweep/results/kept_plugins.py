@@ -35,15 +35,12 @@ def keep_plugins(
     """Write the code of a sweep's plug-ins; return what its plan.json says of them."""
     listed = []
     for source in sources:
+        files = []
         for file, text in source.files:
             store.write(f"sweeps/{name}/{FOLDER}/{file}", text.encode())
-        listed.append(
-            {
-                "name": source.name,
-                "folder": source.folder,
-                "files": [file for file, _ in source.files],
-            }
-        )
+            files.append(file)
+
+        listed.append({"name": source.name, "folder": source.folder, "files": files})
 
     return listed
 
@@ -56,9 +53,8 @@ def kept_plugins(store: Store, name: str) -> tuple[Source, ...]:
     for about in _listed(store, name):
         files = []
         for file in about["files"]:
-            files.append(
-                (str(file), store.read(f"sweeps/{name}/{FOLDER}/{file}").decode())
-            )
+            data = store.read(f"sweeps/{name}/{FOLDER}/{file}")
+            files.append((str(file), data.decode()))
 
         folder = store.location(f"sweeps/{name}/{FOLDER}") if files else ""
         sources.append(Source(str(about["name"]), tuple(files), folder))
@@ -77,11 +73,9 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
         if not about["files"]:
             continue  # a package that is installed
 
-        in_package = "/" in str(about["files"][0])
-        path = Path(
-            str(about["folder"]),
-            str(about["name"]) if in_package else str(about["files"][0]),
-        )
+        first = str(about["files"][0])
+        is_package = "/" in first
+        path = Path(str(about["folder"]), str(about["name"]) if is_package else first)
         with suppress(PluginError):
             digests[f"{PREFIX}{about['name']}"] = read_source(path).digest
 
@@ -90,11 +84,12 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
 
 def as_members(sources: Iterable[Source]) -> dict[str, bytes]:
     """Return the code of plug-ins as members of a bundle, by name."""
-    return {
-        f"{FOLDER}/{file}": text.encode()
-        for source in sources
-        for file, text in source.files
-    }
+    members = {}
+    for source in sources:
+        for file, text in source.files:
+            members[f"{FOLDER}/{file}"] = text.encode()
+
+    return members
 
 
 def from_members(members: Mapping[str, bytes], shown: str) -> tuple[Source, ...]:
@@ -108,9 +103,9 @@ def from_members(members: Mapping[str, bytes], shown: str) -> tuple[Source, ...]
             top = file.partition("/")[0].removesuffix(".py")
             files.setdefault(top, []).append((file, data.decode()))
 
-    return tuple(
-        Source(name, tuple(own), f"{shown}/{FOLDER}") for name, own in files.items()
-    )
+    folder = f"{shown}/{FOLDER}"
+    sources = [Source(name, tuple(texts), folder) for name, texts in files.items()]
+    return tuple(sources)
 
 
 def other_code(record: Record, sources: Iterable[Source]) -> str:
@@ -136,7 +131,6 @@ def import_all(sources: Iterable[Source], name: str, allowed: bool) -> None:
     """
     sources = list(sources)
     refused = [source for source in sources if not is_allowed(source, allowed)]
-
     if refused:
         names = ", ".join(f"{source.folder}/{source.shown}" for source in refused)
         text = (
@@ -157,10 +151,7 @@ def register_metrics(
         if source.is_installed:
             continue
         for value in vars(modules[source.name]).values():
-            if (
-                isinstance(value, Metric)
-                and metrics.METRICS.get(value.name) is not value
-            ):
+            if isinstance(value, Metric):
                 metrics.register(value, source.shown)
 
 

@@ -167,9 +167,8 @@ def discover(name: str) -> bool:
     for point in entry_points.offered("metrics", name):
         try:
             metric = point.load()
-        except (
-            Exception
-        ) as error:  # whatever another package's import raises: said with its words
+        except Exception as error:
+            # whatever another package's import raises: said with its words
             raise PluginError(
                 f"metric {name!r} of {point.value}: {type(error).__name__}: {error}"
             ) from error
@@ -209,12 +208,11 @@ def computed(metric: str) -> Metric | None:
     is recorded.
     """
     split, _, name = metric.partition("/")
-    found = METRICS.get(name) if split == TEST else None
+    definition = METRICS.get(name)
+    if split != TEST or definition is None or definition.recorded:
+        return None
 
-    if found is not None and not found.recorded:
-        return found
-
-    return None
+    return definition
 
 
 def of_dataset(recorded: Sequence[str]) -> list[str]:
@@ -222,10 +220,12 @@ def of_dataset(recorded: Sequence[str]) -> list[str]:
     deciding one first.
     """
     task = METRICS[recorded[0]].task or "classification"
-    return [
-        *recorded,
-        *(name for name in computed_names() if METRICS[name].task in ("", task)),
-    ]
+    names = list(recorded)
+    for name in computed_names():
+        if METRICS[name].task in ("", task):
+            names.append(name)
+
+    return names
 
 
 def deciding(names: Collection[str]) -> str:
@@ -239,7 +239,7 @@ def higher_is_better(metric: str) -> bool:
     """Tell whether the larger of two values of a metric, with or without its split, is the better
     one.
     """
-    name = metric.rpartition("/")[2]
+    _, _, name = metric.rpartition("/")
     return name not in METRICS or METRICS[name].direction == "maximize"
 
 

@@ -18,15 +18,14 @@ def plugin_origin(config: TrialConfig) -> dict[str, str]:
     """Return what the origin of a trial's record says of the plug-ins that it runs; nothing where
     there are none.
     """
-    parts = []
-    for part, kind in PARTS.items():
-        value = getattr(config, part)
+    components = []
+    for field, kind in PARTS.items():
+        value = getattr(config, field)
         if isinstance(value, NamedConfig):
-            parts.append((kind, value.name))
+            components.append((kind, value.name))
 
-    return {
-        f"{PREFIX}{name}": digest for name, digest in plugins.digests(parts).items()
-    }
+    digests = plugins.digests(components)
+    return {f"{PREFIX}{name}": digest for name, digest in digests.items()}
 
 
 def digests_of(configs: Iterable[TrialConfig]) -> dict[str, str]:

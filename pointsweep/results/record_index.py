@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,15 +37,15 @@ from pointsweep.storage.base import FileStore, Store, reading
 from pointsweep.storage.stores import folder_of
 
 FEW = 500  # records: up to as many are as fast read one by one
-MANY = 200  # files: more are read by several threads, for a disk has its answers ready side by side
+# files: more are read by several threads, for a disk has its answers ready side by side
+MANY = 200
+CHUNK = MANY // 8  # files that a thread reads in a row
 THREADS = 16
-REWRITE_SHARE = (
-    0.02  # of the records: where more are not in the index it is written anew
-)
+# of the records: where more are not in the index it is written anew
+REWRITE_SHARE = 0.02
 REMEDY = "the sweep's command, run again, sets it aside and trains the trial again"
-MIN_AGE_NS = (
-    2 * 10**9
-)  # of a file that is entered: the coarsest clock of a file system ticks every two seconds
+# of a file that is entered: the coarsest clock of a file system ticks every two seconds
+MIN_AGE_NS = 2 * 10**9
 FORMAT = 4
 # the same for many: each value is kept once
 SHARED = ("parameters", "dataset", "weights_origin", "marks", "origin")
@@ -99,18 +99,17 @@ def trial_status(store: Store, key: str) -> str:
 
 
 def _record(store: Store, key: str, data: bytes) -> Record:
+    def read(name: str) -> bytes:
+        return store.read(f"trials/{key}/{name}")
+
     try:
         record = from_json(data, key)
         problem = files_problem(record, _sizes_in(store, key))
-        problem = problem or unsealed_problem(
-            record, lambda name: store.read(f"trials/{key}/{name}")
-        )
-
+        problem = problem or unsealed_problem(record, read)
         if problem:
             raise RecordError(problem)
-    except (
-        StoreError
-    ) as error:  # the class stays: a record of a later version is not a damaged one
+    except StoreError as error:
+        # the class stays: a record of a later version is not a damaged one
         raise type(error)(f"{store.url}, trials/{key}/record.json: {error}") from error
 
     return record
@@ -166,9 +165,8 @@ def sound_records(
         if stamps.get(key) == stamp:
             records[key] = record
 
-    damaged = _files_beside(disk, records)
+    damaged = _file_problems(disk, records)
     changed = [key for key in stamps if key not in records]
-
     rewrite = keep_index and len(changed) > REWRITE_SHARE * len(stamps)
     # The time is taken, and the stamps are, before the files are read: a file that changes while
     # it is read has a stamp of its own then, or is too young to be entered.
@@ -219,17 +217,18 @@ def _with_remedy(error: StoreError) -> str:
     return f"{error}; {REMEDY}" if isinstance(error, RecordError) else str(error)
 
 
-def _files_beside(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
+def _file_problems(store: FileStore, records: Mapping[str, Record]) -> dict[str, str]:
     """Return what is wrong beside records that have not changed since they were read: the files
     that they name may have.
     """
-    wrong = {}
+    problems = {}
     for key, record in records.items():
         problem = files_problem(record, _sizes_in(store, key)) if record.files else ""
         if problem:
-            wrong[key] = f"{store.url}, trials/{key}/record.json: {problem}; {REMEDY}"
+            name = f"trials/{key}/record.json"
+            problems[key] = f"{store.url}, {name}: {problem}; {REMEDY}"
 
-    return wrong
+    return problems
 
 
 def _read_all(
@@ -239,26 +238,24 @@ def _read_all(
     damaged ones.
     """
 
-    def read(part: Sequence[str]) -> list[bytes | RecordError | None]:
-        return [_bytes_or_problem(store, key) for key in part]
+    def read(chunk: Sequence[str]) -> list[bytes | RecordError | None]:
+        return [_bytes_or_problem(store, key) for key in chunk]
 
     if len(keys) <= MANY:
-        data = read(keys)
+        contents = read(keys)
     else:
-        parts = [
-            keys[start : start + MANY // 8] for start in range(0, len(keys), MANY // 8)
-        ]
+        chunks = [keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK)]
         with ThreadPoolExecutor(THREADS) as pool:
-            data = [record for part in pool.map(read, parts) for record in part]
+            contents = list(chain.from_iterable(pool.map(read, chunks)))
 
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
-    for key, record in zip(keys, data, strict=True):
-        if isinstance(record, RecordError):
-            damaged[key] = _with_remedy(record)
-        elif record is not None:
+    for key, content in zip(keys, contents, strict=True):
+        if isinstance(content, RecordError):
+            damaged[key] = _with_remedy(content)
+        elif content is not None:
             try:
-                records[key] = _record(store, key, record)
+                records[key] = _record(store, key, content)
             except (RecordError, NewerRecordError) as error:
                 damaged[key] = _with_remedy(error)
 
@@ -280,24 +277,23 @@ def _path(store: FileStore, key: str) -> str:
     """Return the path of a record. Ten thousand are put together by hand; one that could lead out
     is for `path` to refuse.
     """
-    return (
-        f"{store.root}/trials/{key}/record.json"
-        if key.isalnum()
-        else str(store.path(f"trials/{key}/record.json"))
-    )
+    if key.isalnum():
+        return f"{store.root}/trials/{key}/record.json"
+
+    return str(store.path(f"trials/{key}/record.json"))
 
 
 def _bytes(path: str) -> bytes | None:
     try:
         # Without waiting: whoever opens a pipe to read it waits for a writer.
-        with os.fdopen(
-            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0
-        ) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise NotAFileError(path)
-            return file.read()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotAFileError(path)
+        return file.read()
 
 
 def _name(sweep: str) -> str:
@@ -309,7 +305,7 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
     stamps = {}
     for key in keys:
         try:
-            seen = os.stat(_path(store, key))  # noqa: PTH116 - half the time of pathlib's
+            status = os.stat(_path(store, key))  # noqa: PTH116 - half the time of pathlib's
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -323,7 +319,7 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
             continue
 
         stamps[key] = Stamp(
-            seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+            status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
 
     return stamps
@@ -347,14 +343,14 @@ def _clock(store: FileStore, sweep: str) -> int | None:
 
 def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
     records = [record for _, record in entries.values()]
+    stamps = [stamp for stamp, _ in entries.values()]
     columns: dict[str, Any] = {
         "key": list(entries),
-        "stamp": list(zip(*(stamp for stamp, _ in entries.values()), strict=True)),
+        "stamp": list(zip(*stamps, strict=True)),
     }
     for name in FIELDS:
-        columns[f"field.{name}"] = _column(
-            name, [getattr(record, name) for record in records]
-        )
+        values = [getattr(record, name) for record in records]
+        columns[f"field.{name}"] = _column(name, values)
 
     body = json.dumps(columns, separators=(",", ":"), allow_nan=False).encode()
     head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
@@ -398,36 +394,33 @@ def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """
     numbers: dict[bytes, int] = {}
     parts: list[Any] = []
-    seedless = [
-        {
-            name: _code(numbers, parts, part)
-            for name, part in config.items()
-            if name != "seed" or part is None
-        }
-        for config in configs
-    ]
+    combinations = []
+    seeds = []
+    for config in configs:
+        codes = {}
+        for name, part in config.items():
+            if name != "seed" or part is None:
+                codes[name] = _code(numbers, parts, part)
 
-    return {
-        "parts": parts,
-        **_shared(seedless),
-        "seeds": [config.get("seed") for config in configs],
-    }
+        combinations.append(codes)
+        seeds.append(config.get("seed"))
+
+    return {"parts": parts, **_shared(combinations), "seeds": seeds}
 
 
 def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """The inverse of `_configs`. Records that share a part share one object."""
     parts = column["parts"]
-    configs = [
-        {name: parts[number] for name, number in value.items()}
-        for value in column["values"]
-    ]
+    combinations = []
+    for codes in column["values"]:
+        combinations.append({name: parts[code] for name, code in codes.items()})
 
-    pairs = zip(column["codes"], column["seeds"], strict=True)
+    configs = []
+    for code, seed in zip(column["codes"], column["seeds"], strict=True):
+        config = combinations[code]
+        configs.append(config if seed is None else {**config, "seed": seed})
 
-    return [
-        configs[code] if seed is None else {**configs[code], "seed": seed}
-        for code, seed in pairs
-    ]
+    return configs
 
 
 def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
@@ -445,11 +438,10 @@ def _numbers(values: Sequence[Any]) -> dict[str, list[Any]]:
     if not all(map(_exact, rows.values())):
         return {"plain": list(values)}
 
-    # (places, values) each
-    arrays = [
-        base64.b64encode(np.array(column, "<f8").T.tobytes()).decode()
-        for column in rows.values()
-    ]
+    arrays = []
+    for rows_of_shape in rows.values():
+        array = np.array(rows_of_shape, "<f8").T  # (numbers of a value, values)
+        arrays.append(base64.b64encode(array.tobytes()).decode())
 
     codes = {shape: code for code, shape in enumerate(rows)}
     return {
@@ -474,11 +466,14 @@ def _exact(rows: Sequence[Sequence[Any]]) -> bool:
     """Return whether floats hold all of the numbers to the last bit, and nothing else is among
     them.
     """
-    return all(
-        type(number) is float or (type(number) is int and abs(number) < 2**53)
-        for row in rows
-        for number in row
-    )
+    for row in rows:
+        for number in row:
+            if type(number) is float:
+                continue
+            if type(number) is not int or abs(number) >= 2**53:
+                return False
+
+    return True
 
 
 def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
@@ -487,30 +482,30 @@ def _numbered(column: Mapping[str, list[Any]]) -> list[Any]:
         return column["plain"]
 
     by_code = []
-    for code, (shape, array) in enumerate(
-        zip(column["shapes"], column["arrays"], strict=True)
-    ):
+    shapes = zip(column["shapes"], column["arrays"], strict=True)
+    for code, (shape, array) in enumerate(shapes):
         count = column["codes"].count(code)
-        # (places, values)
-        numbers = np.frombuffer(binascii.a2b_base64(array), "<f8").reshape(-1, count)
-        by_code.append(iter(_filled(shape, iter(numbers), count)))
+        numbers = np.frombuffer(binascii.a2b_base64(array), "<f8")
+        by_position = numbers.reshape(-1, count)  # (numbers of a value, values)
+        by_code.append(iter(_filled(shape, iter(by_position), count)))
 
     return [next(by_code[code]) for code in column["codes"]]
 
 
 def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
-    """The values of one shape; `numbers` (count,) of each place."""
+    """The values of one shape; `numbers` (count,) of each of its positions."""
     if isinstance(shape, str):
         values: list[float] = next(numbers).astype(shape).tolist()
         return values
 
+    if not shape:
+        return [{} for _ in range(count)]
+
     names = [name for name, _ in shape]
-    parts = [_filled(part, numbers, count) for _, part in shape]
-    return (
-        list(map(dict, map(zip, repeat(names), zip(*parts, strict=True))))
-        if parts
-        else [{} for _ in range(count)]
-    )
+    columns = [_filled(part, numbers, count) for _, part in shape]
+    rows = zip(*columns, strict=True)
+    # dict(zip(names, row)) of every row, without a step of Python for each
+    return list(map(dict, map(zip, repeat(names), rows)))
 
 
 @contextmanager
@@ -534,12 +529,8 @@ def _load(store: Store, sweep: str) -> Entries:
         data = store.read(_name(sweep))
         end = data.find(b"\n")
         body = memoryview(data)[end + 1 :]  # no copy of so many megabytes
-
-        if json.loads(data[: max(end, 0)]) != {
-            "format": FORMAT,
-            "fields": list(FIELDS),
-            "crc": zlib.crc32(body),
-        }:
+        head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
+        if json.loads(data[: max(end, 0)]) != head:
             return {}
 
         columns = json.loads(str(body, "ascii"))  # four times as fast as UTF-8
@@ -558,7 +549,9 @@ def _load(store: Store, sweep: str) -> Entries:
         columns[f"field.{name}"] = _numbered(columns[f"field.{name}"])
 
     columns["field.config"] = _joined(columns["field.config"])
-    records = map(Record, *(columns[f"field.{name}"] for name in FIELDS))
+    fields = [columns[f"field.{name}"] for name in FIELDS]
+    records = map(Record, *fields)
     stamps = map(Stamp._make, zip(*columns["stamp"], strict=True))
+    entries = zip(stamps, records, strict=True)
 
-    return dict(zip(columns["key"], zip(stamps, records, strict=True), strict=True))
+    return dict(zip(columns["key"], entries, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,16 +23,12 @@ FIRST_WITH_CHECKSUM = 2
 # how the reason of a trial begins that is not in a table because its record is not believed
 DAMAGED = "damaged record"
 CHECKSUM = "checksum"  # its name in the file; it covers every other field there, unknown ones too
-SINCE_CHECKSUM = (
-    "checksum",
-    "files",
-)  # fields that records without a checksum never had
+# fields that records without a checksum never had
+SINCE_CHECKSUM = ("checksum", "files")
 QUICKLY_READ_BYTES = 16 * 2**20
-PREDICTIONS, WEIGHTS, HISTORY = (
-    "predictions.npz",
-    "weights.safetensors",
-    "history.jsonl",
-)
+PREDICTIONS = "predictions.npz"
+WEIGHTS = "weights.safetensors"
+HISTORY = "history.jsonl"
 
 
 def class_type(num_classes: int) -> str:
@@ -142,7 +139,8 @@ def from_json(text: str | bytes, key: str | None = None) -> Record:
         raise RecordError(f"it is the record of trial {data['key']}")
 
     values = {name: value for name, value in data.items() if name in FIELDS}
-    return Record(**(values | {"marks": tuple(values.get("marks", ()))}))
+    values["marks"] = tuple(values.get("marks", ()))
+    return Record(**values)
 
 
 def _parsed(text: str | bytes) -> Any:
@@ -158,8 +156,8 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands there twice")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repeated!r} stands there twice")
 
     return mapping
 
@@ -173,11 +171,11 @@ def _check_sum(data: Mapping[str, Any]) -> None:
         raise RecordError("its checksum is missing")
 
     try:
-        right = checksum(data) == data[CHECKSUM]
+        expected = checksum(data)
     except (ValueError, RecursionError) as error:  # a number too large for a float
         raise RecordError(f"not a record: {error}") from error
 
-    if not right:
+    if data[CHECKSUM] != expected:
         raise RecordError(
             "its checksum does not match: it was edited or damaged after it was written"
         )
@@ -226,11 +224,9 @@ def _is_files(value: Any) -> bool:
         return False
 
     for about in value.values():
-        if (
-            not isinstance(about, dict)
-            or not _is_count(about.get("bytes"))
-            or not _is_text(about.get("sha256"))
-        ):
+        if not isinstance(about, dict) or not _is_text(about.get("sha256")):
+            return False
+        if not _is_count(about.get("bytes")):
             return False
 
     return True
@@ -279,13 +275,19 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(metrics, dict):
         return
 
-    for protocol, values in metrics.items():
-        for name, value in values.items() if isinstance(values, dict) else ():
-            if name.endswith(FRACTIONS) and _is_number(value) and not 0 <= value <= 1:
-                yield f"{protocol} {name} is {value}, allowed is 0 to 1"
-
+    yield from _fraction_problems(metrics)
     if data["schema"] >= FIRST_WITH_CHECKSUM:
         yield from _accuracy_problems(data)
+
+
+def _fraction_problems(metrics: Mapping[str, Any]) -> Iterator[str]:
+    for protocol, values in metrics.items():
+        if not isinstance(values, dict):
+            continue
+
+        for name, value in values.items():
+            if name.endswith(FRACTIONS) and _is_number(value) and not 0 <= value <= 1:
+                yield f"{protocol} {name} is {value}, allowed is 0 to 1"
 
 
 def _accuracy_problems(data: Mapping[str, Any]) -> Iterator[str]:
@@ -293,11 +295,9 @@ def _accuracy_problems(data: Mapping[str, Any]) -> Iterator[str]:
 
     A checksum can be made anew by whoever edits a number; `verify` compares with the predictions.
     """
-    total = (
-        data["dataset"].get("num_test") if _is_mapping(data.get("dataset")) else None
-    )
+    dataset: Any = data.get("dataset")
+    total = dataset.get("num_test") if _is_mapping(dataset) else None
     correct: Any = data.get("correct")
-
     if not _is_count(total) or not total or not _is_texts(correct):
         return
 
@@ -451,9 +451,8 @@ def layout_from_json(text: str) -> Layout:
 
 def plan_json(layout: Layout, **origin: Any) -> bytes:
     """The content of a sweep's plan.json; `origin` says what it was run from."""
-    return json.dumps(
-        sealed({"layout": json.loads(layout.to_json()), **origin})
-    ).encode()
+    plan = {"layout": json.loads(layout.to_json()), **origin}
+    return json.dumps(sealed(plan)).encode()
 
 
 def layout_from_plan(data: bytes) -> Layout:
@@ -504,9 +503,9 @@ def _layout(data: Mapping[str, Any]) -> Layout:
     values["cells"] = tuple(_cell(cell) for cell in data["cells"])
     values["rows"] = tuple(tuple(row) for row in data["rows"])
     values["factors"] = tuple(data.get("factors", ()))
-    values["adaptive"] = (
-        Adaptive(**_known(data["adaptive"], Adaptive)) if data.get("adaptive") else None
-    )
+    values["adaptive"] = None
+    if data.get("adaptive"):
+        values["adaptive"] = Adaptive(**_known(data["adaptive"], Adaptive))
 
     for name in ("row_headers", "columns", "notes"):
         values[name] = tuple(data[name])
@@ -523,8 +522,9 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
         *layout.row_headers,
         *layout.columns,
         *layout.notes,
+        *itertools.chain.from_iterable(layout.rows),
     )
-    if not all(map(_is_text, (*texts, *(part for row in layout.rows for part in row)))):
+    if not all(map(_is_text, texts)):
         yield "a name or a label is not a text"
 
     if any(len(row) != len(layout.row_headers) for row in layout.rows):
@@ -537,51 +537,57 @@ def _layout_problems(layout: Layout) -> Iterator[str]:
         yield "factors are no objects"
 
     for cell in layout.cells:
-        if not _is_count(cell.row) or not _is_count(cell.column):
-            yield "a cell's row or column is no whole number"
-        elif cell.row >= len(layout.rows) or cell.column >= len(layout.columns):
-            yield (
-                f"a cell in row {cell.row}, column {cell.column}, of {len(layout.rows)} rows and"
-                f" {len(layout.columns)} columns"
-            )
+        yield from _cell_problems(cell, len(layout.rows), len(layout.columns))
 
-        if not all(_is_whole(seed) and _is_text(key) for seed, key in cell.keys):
-            yield "a cell's trials are not seeds and keys"
 
-        if cell.published is not None and not all(
-            value is None or _is_number(value)
-            for value in (cell.published.value, cell.published.params_m)
-        ):
+def _cell_problems(cell: CellLayout, num_rows: int, num_columns: int) -> Iterator[str]:
+    if not _is_count(cell.row) or not _is_count(cell.column):
+        yield "a cell's row or column is no whole number"
+    elif cell.row >= num_rows or cell.column >= num_columns:
+        yield (
+            f"a cell in row {cell.row}, column {cell.column}, of {num_rows} rows and"
+            f" {num_columns} columns"
+        )
+
+    if not all(_is_integer(seed) and _is_text(key) for seed, key in cell.keys):
+        yield "a cell's trials are not seeds and keys"
+
+    if cell.published is not None:
+        numbers = (cell.published.value, cell.published.params_m)
+        if not all(value is None or _is_number(value) for value in numbers):
             yield "a published value is no number"
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _cell(data: Mapping[str, Any]) -> CellLayout:
-    published = (
-        Published(**_known(data["published"], Published)) if data["published"] else None
+    published = None
+    if data["published"]:
+        published = Published(**_known(data["published"], Published))
+
+    return CellLayout(
+        row=data["row"],
+        column=data["column"],
+        keys=tuple((seed, key) for seed, key in data["keys"]),
+        published=published,
+        excluded=data["excluded"],
     )
-    keys = tuple((seed, key) for seed, key in data["keys"])
-    return CellLayout(data["row"], data["column"], keys, published, data["excluded"])
 
 
 def value(record: Record, protocol: str, metric: str) -> float:
     """A record's number. Raises ValueError naming what the record has instead."""
     if protocol not in record.metrics:
-        hint = (
-            " (best_val needs dataset.val_fraction above 0)"
-            if protocol == "best_val"
-            else ""
-        )
-        raise ValueError(
-            f"trial {record.key}: {unknown('protocol', protocol, record.metrics, 'It has')}{hint}"
-        )
+        problem = unknown("protocol", protocol, record.metrics, "It has")
+        if protocol == "best_val":
+            problem += " (best_val needs dataset.val_fraction above 0)"
 
-    if metric not in record.metrics[protocol]:
-        raise ValueError(
-            f"trial {record.key}: {unknown('metric', metric, record.metrics[protocol], 'It has')}"
-        )
+        raise ValueError(f"trial {record.key}: {problem}")
 
-    return record.metrics[protocol][metric]
+    values = record.metrics[protocol]
+    if metric not in values:
+        problem = unknown("metric", metric, values, "It has")
+        raise ValueError(f"trial {record.key}: {problem}")
+
+    return values[metric]

@@ -77,9 +77,8 @@ class TrialFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.launch = (
-            ""  # which run of the command works on it; failures are counted by launch
-        )
+        # which run of the command works on it; failures are counted by launch
+        self.launch = ""
         self.lease: Lease | None = None
         # a copy of some of a trial's files: that others are not here says nothing
         self.partial = False
@@ -94,7 +93,8 @@ class TrialFolder:
 
     def events(self) -> list[Event]:
         """All events, in order. What follows a damaged line is not trusted."""
-        return parse(self._read())[0]
+        events, _ = parse(self._read())
+        return events
 
     def epochs(self) -> list[Event]:
         """The epoch events, each epoch once, in order."""
@@ -159,66 +159,61 @@ class TrialFolder:
 
     def count_failures(self, kind: str) -> int:
         """Return how often this launch has seen a class of failure here."""
-        return sum(
-            e["type"] == "failed"
-            and e.get("class") == kind
-            and e.get("launch") == self.launch
-            for e in self.events()
-        )
+        count = 0
+        for event in self.events():
+            is_of_launch = event.get("launch") == self.launch
+            if (
+                event["type"] == "failed"
+                and event.get("class") == kind
+                and is_of_launch
+            ):
+                count += 1
+
+        return count
 
     def final_failure(self) -> Failure | None:
         """The failure after which this launch has given up; None if it has not."""
         events = self.events()
-        last = events[-1] if events else {"type": ""}
-        given_up = (
-            last["type"] == "failed"
-            and self.launch
-            and last.get("launch") == self.launch
-            and not last["retried"]
-        )
+        if not events or not self._is_of_launch(events[-1]):
+            return None
 
-        if given_up:
+        last = events[-1]
+        if last["type"] == "failed" and not last["retried"]:
             return Failure(last["class"], last["reason"])
 
         return None
+
+    def _is_of_launch(self, event: Event) -> bool:
+        return bool(self.launch) and event.get("launch") == self.launch
 
     def lost_attempt(self) -> Failure | None:
         """An attempt of this launch that has no end: its process was killed, or its machine is
         gone. Repairs the history.
         """
         self.repair()
-        marks = []
-
+        last: Event | None = None
         for event in self.events():
             if event["type"] in ("start", "failed", "stopped"):
-                marks.append(event)
+                last = event
 
-        lost = (
-            bool(marks)
-            and marks[-1]["type"] == "start"
-            and self.launch
-            and marks[-1].get("launch") == self.launch
+        if last is None or last["type"] != "start" or not self._is_of_launch(last):
+            return None
+
+        return Failure(
+            "lost_node",
+            "its process ended without a word: killed, or its machine is gone",
         )
-        if lost:
-            return Failure(
-                "lost_node",
-                "its process ended without a word: killed, or its machine is gone",
-            )
-
-        return None
 
     def parts(self) -> int:
         """Return in how many parts a batch is computed; more than one after the memory did not
         suffice.
         """
-        return max(
-            (
-                int(event["parts"])
-                for event in self.events()
-                if event["type"] == "parts"
-            ),
-            default=1,
-        )
+        counts = []
+        for event in self.events():
+            if event["type"] == "parts":
+                counts.append(int(event["parts"]))
+
+        return max(counts, default=1)
 
     def stopped(self) -> int | None:
         """Return after which epoch a search stopped the last attempt; None if it did not."""
@@ -264,24 +259,19 @@ class TrialFolder:
         with self._saving:
             self._pending.append(dict(event))
             now = time.monotonic()
-            if (
-                last
-                or event["epoch"] == 1
-                or now - self._saved_at >= self._save_s / CHECKPOINT_SHARE
-            ):
+            since_saved = now - self._saved_at
+            since_copied = now - max(self._held_at, self._saved_at)
+            is_due = since_saved >= self._save_s / CHECKPOINT_SHARE
+            if last or event["epoch"] == 1 or is_due:
                 self._save(*snapshot(), len(self._pending))
-            elif now - max(self._held_at, self._saved_at) >= self._hold_s / HOLD_SHARE:
+            elif since_copied >= self._hold_s / HOLD_SHARE:
                 self._hold(*snapshot())
 
     def _hold(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Keep a copy for `rescue`: the next step changes the tensors in place."""
         started = time.monotonic()
-        self._held = (
-            {name: tensor.clone() for name, tensor in tensors.items()},
-            copy.deepcopy(dict(state)),
-            len(self._pending),
-        )
-
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        self._held = (copies, copy.deepcopy(dict(state)), len(self._pending))
         self._held_at = time.monotonic()
         self._hold_s = self._held_at - started
 
@@ -306,11 +296,8 @@ class TrialFolder:
         """
         started = time.monotonic()
         pending = self._pending[:count]
-        self._write(
-            "checkpoint.safetensors",
-            checkpoint.encode(tensors, {**state, "pending": pending}),
-        )
-
+        data = checkpoint.encode(tensors, {**state, "pending": pending})
+        self._write("checkpoint.safetensors", data)
         for event in pending:
             self.append(event)
 
@@ -325,9 +312,9 @@ class TrialFolder:
         """
         loaded = self._load()
         num_epochs, pending = 0, []
-
         if loaded:
-            num_epochs, pending = loaded[1]["epoch"], loaded[1]["pending"]
+            _, state = loaded
+            num_epochs, pending = state["epoch"], state["pending"]
 
         events: list[Event] = []
         epochs: set[int] = set()
@@ -340,8 +327,10 @@ class TrialFolder:
 
         # The process may have ended between the checkpoint and the lines that belong to it.
         missing = [event for event in pending if event["epoch"] not in epochs]
-        events += missing
-        epochs |= {event["epoch"] for event in missing if event["type"] == "epoch"}
+        for event in missing:
+            events.append(event)
+            if event["type"] == "epoch":
+                epochs.add(event["epoch"])
 
         if len(epochs) < num_epochs:
             # The history lost epochs that the checkpoint has behind it: the trial is trained anew
@@ -468,25 +457,22 @@ class TrialFolder:
             truth["class_names"] = np.array(class_names, dtype=np.str_)
 
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, allow_pickle=False, **dict(sorted(predictions.items())), **truth
-        )
+        arrays = {**dict(sorted(predictions.items())), **truth}
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         self._write(PREDICTIONS, buffer.getvalue())
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The predicted classes by protocol, as `save_predictions` wrote them."""
-        with np.load(
-            io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False
-        ) as file:
+        data = read_file(self.path / PREDICTIONS)
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name not in TRUTH}
 
     def truth(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
         """The true classes of the test clouds and the classes' names; None for a trial that did not
         keep them.
         """
-        with np.load(
-            io.BytesIO(read_file(self.path / PREDICTIONS)), allow_pickle=False
-        ) as file:
+        data = read_file(self.path / PREDICTIONS)
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             if set(TRUTH) <= set(file.files):
                 return (file["labels"], tuple(map(str, file["class_names"])))
             return None
@@ -525,14 +511,12 @@ class TrialFolder:
         if self.partial:
             return record
 
-        problem = files_problem(record, self._size)
-        problem = problem or digests_problem(
-            record, lambda name: read_file(self.path / name)
-        )
-        problem = problem or unsealed_problem(
-            record, lambda name: read_file(self.path / name)
-        )
+        def read(name: str) -> bytes:
+            return read_file(self.path / name)
 
+        problem = files_problem(record, self._size)
+        problem = problem or digests_problem(record, read)
+        problem = problem or unsealed_problem(record, read)
         if problem:
             raise RecordError(f"record.json is not believed: {problem}")
 

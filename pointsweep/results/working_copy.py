@@ -32,9 +32,8 @@ from pointsweep.utils.array_cache import cache_folder
 log = logging.getLogger("pointsweep.workdir")
 
 CHECKPOINT, RECORD, LEASE = "checkpoint.safetensors", "record.json", "lease.json"
-UPLOADED = (
-    "uploaded"  # marks a copy that the store has whole: nothing in it is needed again
-)
+# marks a copy that the store has whole: nothing in it is needed again
+UPLOADED = "uploaded"
 # files that mean something on this node only
 OWN = {"lock", LEASE, "mlflow.lock", "stacks.txt", UPLOADED}
 PAUSE_S = 5.0  # between attempts while the store is away; each attempt has its own repetitions
@@ -89,9 +88,8 @@ class Copy:
         self.store = store
         self.folder = folder
         self.remote = remote_of(store)
-        self.sent: dict[
-            str, tuple[int, int]
-        ] = {}  # name -> (mtime, size) as it was uploaded
+        # name -> (mtime, size) as it was uploaded
+        self.sent: dict[str, tuple[int, int]] = {}
         self.changed = threading.Condition()
         self.dirty = self.ended = False
         self.busy = threading.Lock()
@@ -141,7 +139,6 @@ class Copy:
         """
         names = set(self.store.list(f"trials/{self.folder.path.name}"))
         number = 1
-
         while f"{RECORD}.damaged-{number}" in names:
             number += 1
 
@@ -333,7 +330,9 @@ class Copy:
         if not self.folder.path.is_dir():
             return []
 
-        files = [path for path in self.folder.path.iterdir() if path.is_file()]
-        return sorted(
-            path for path in files if path.name not in OWN and path.suffix != ".tmp"
-        )
+        files = []
+        for path in self.folder.path.iterdir():
+            if path.is_file() and path.name not in OWN and path.suffix != ".tmp":
+                files.append(path)
+
+        return sorted(files)
