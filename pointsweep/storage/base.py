@@ -184,10 +184,12 @@ class FileStore:
 def parts_of(name: str) -> list[str]:
     """A name's parts. Raises ValueError for one that could lead out of a store."""
     parts = name.split("/") if name else []
-    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
-        raise ValueError(
-            f"store: bad name {name!r}; allowed are relative names without '.', '..' or backslashes"
-        )
+    for part in parts:
+        if part in ("", ".", "..") or "\\" in part or "\0" in part:
+            raise ValueError(
+                f"store: bad name {name!r}; allowed are relative names without '.', '..' or"
+                " backslashes"
+            )
 
     return parts
 
@@ -267,12 +269,8 @@ def read_file(path: Path) -> bytes:
     to itself, StoreError.
     """
     # Without waiting: whoever opens a pipe to read it waits for a writer.
-    with (
-        reading(path),
-        os.fdopen(
-            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"
-        ) as file,
-    ):
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    with reading(path), os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise NotAFileError(
                 f"the store cannot be read: no file, but something else is there: {path}"
@@ -320,19 +318,20 @@ def path_problem(text: str) -> str:
     """Return why a path can be no store; empty if it can. One that does not exist yet can."""
     try:
         path = Path(text).expanduser()
-        # The whole chain of links is followed here: a loop, or a link to nothing, is met by stat.
+        # stat, below, follows the chain of links and raises for a loop or a link to nothing
         exists = os.path.lexists(path)
-        if "?" in str(path.absolute()):
+        absolute = str(path.absolute())
+        if "?" in absolute:
             return (
                 "has a question mark in its path, behind which the addresses of databases (MLflow,"
                 " Optuna) hold options"
             )
-        if re.search("%[0-9A-Fa-f]{2}", str(path.absolute())):
+        if re.search("%[0-9A-Fa-f]{2}", absolute):
             return (
                 "has % and two digits in its path, which addresses of databases (MLflow, Optuna)"
                 " read as another character"
             )
-        if not str(path.absolute()).isprintable():
+        if not absolute.isprintable():
             return "has a character in its path that cannot be printed"
 
         status = path.stat() if exists else None
@@ -467,10 +466,10 @@ def _has_store_shape(store: FileStore) -> bool:
     }
     for top, files in expected_files.items():
         for entry in store.list(top):
-            if entry.endswith("/") and files.intersection(
-                store.list(f"{top}/{entry.rstrip('/')}")
-            ):
-                return True
+            if entry.endswith("/"):
+                names = store.list(f"{top}/{entry.rstrip('/')}")
+                if files.intersection(names):
+                    return True
 
     return False
 

@@ -63,7 +63,9 @@ class Holder:
         return json.dumps(asdict(self)).encode().ljust(SIZE - 1) + b"\n"
 
 
-UNKNOWN_HOLDER = Holder("", "an unknown host", "", 0, 0.0)
+UNKNOWN_HOLDER = Holder(
+    owner="", host="an unknown host", machine="", pid=0, expires=0.0
+)
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -80,9 +82,9 @@ def read_holder(path: Path) -> Holder | None:
 
     texts = (holder.owner, holder.host, holder.machine)
     numbers = (holder.pid, holder.expires)
-    if not all(isinstance(text, str) for text in texts) or not all(
-        type(number) in (int, float) for number in numbers
-    ):
+    has_texts = all(isinstance(text, str) for text in texts)
+    has_numbers = all(type(number) in (int, float) for number in numbers)
+    if not has_texts or not has_numbers:
         return UNKNOWN_HOLDER
 
     return holder
@@ -111,19 +113,15 @@ class Lease:
         self.holder = holder
         self.file = file
         self.ended = threading.Event()
-        threading.Thread(
-            target=self._renew, name=f"lease {path.parent.name}", daemon=True
-        ).start()
+        name = f"lease {path.parent.name}"
+        threading.Thread(target=self._renew, name=name, daemon=True).start()
 
     def _renew(self) -> None:
         while not self.ended.wait(TERM_S / 6):
-            # A disk that is away for a moment is met again by the next renewal.
+            # Where a disk is away for a moment the next renewal tries again.
             with suppress(OSError, ValueError):
-                os.pwrite(
-                    self.file.fileno(),
-                    replace(self.holder, expires=time.time() + TERM_S).encode(),
-                    0,
-                )
+                renewed = replace(self.holder, expires=time.time() + TERM_S)
+                os.pwrite(self.file.fileno(), renewed.encode(), 0)
                 os.fsync(self.file.fileno())
 
     def check(self) -> None:
@@ -222,7 +220,11 @@ def _create(path: Path) -> Lease | None:
     """A new lease, or None if there is one."""
     owner = uuid.uuid4().hex
     holder = Holder(
-        owner, socket.gethostname(), machine(), os.getpid(), time.time() + TERM_S
+        owner,
+        host=socket.gethostname(),
+        machine=machine(),
+        pid=os.getpid(),
+        expires=time.time() + TERM_S,
     )
     temporary = path.with_name(f".lease.{owner}.tmp")
     file = temporary.open("wb", buffering=0)

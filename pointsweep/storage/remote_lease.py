@@ -53,7 +53,7 @@ class RemoteLease:
 
     def _run(self) -> None:
         while not self.ended.wait(lease.TERM_S / 4):
-            # A store that is away for a moment is met again by the next renewal.
+            # Where a store is away for a moment the next renewal tries again.
             with suppress(StoreError):
                 self._renew()
 
@@ -119,13 +119,14 @@ def conditional(url: str) -> bool:
     is away.
     """
     store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
+    other_version = f'"{"0" * 32}"'
     try:
         created = store.write_if(name, b"first", None)
-        refuses_conflicts = (
-            store.write_if(name, b"second", None) is None
-            and store.write_if(name, b"third", f'"{"0" * 32}"') is None
-        )
-        return bool(created) and refuses_conflicts
+        if store.write_if(name, b"second", None) is not None:
+            return False
+
+        replaced = store.write_if(name, b"third", other_version)
+        return bool(created) and replaced is None
     except NoConditionalWritesError:
         return False
     finally:
@@ -140,24 +141,21 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
             last_holder, unchanged_since = holder, time.monotonic()
 
         # Not by the clock on the wall alone: it differs between machines and may jump.
-        if (
-            holder is None
-            or lease.is_dead(holder)
-            or time.monotonic() - unchanged_since > lease.TERM_S
-        ):
-            owner, now = uuid.uuid4().hex, time.monotonic()
+        has_expired = time.monotonic() - unchanged_since > lease.TERM_S
+        if holder is None or has_expired or lease.is_dead(holder):
+            now = time.monotonic()
             own_holder = Holder(
-                owner,
-                socket.gethostname(),
-                lease.machine(),
-                os.getpid(),
-                time.time() + lease.TERM_S,
+                uuid.uuid4().hex,
+                host=socket.gethostname(),
+                machine=lease.machine(),
+                pid=os.getpid(),
+                expires=time.time() + lease.TERM_S,
             )
-
             new_version = store.write_if(name, own_holder.encode(), version)
-
             if new_version is not None:
-                return RemoteLease(store, name, own_holder, new_version, now)
+                return RemoteLease(
+                    store, name, own_holder, version=new_version, since=now
+                )
         elif time.monotonic() > deadline:
             raise LeaseHeldError(
                 f"{store.location(name)} is held by another process: {holder}"
@@ -178,4 +176,4 @@ def _read(store: RemoteStore, name: str) -> tuple[Holder | None, str | None]:
     try:
         return Holder(**json.loads(data)), version
     except (ValueError, TypeError):
-        return Holder("", "an unknown host", "", 0, 0.0), version
+        return lease.UNKNOWN_HOLDER, version

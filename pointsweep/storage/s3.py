@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 _HINT = "check bucket, AWS_ENDPOINT_URL_S3, and credentials with list, get, put and delete rights"
 PART_BYTES = 16 * 2**20  # larger objects travel in parts of this size
-PARALLEL = (
-    4  # parts of one object in flight: this, and no more, is what an upload may queue
-)
+# parts of one object in flight: this, and no more, is what an upload may queue
+PARALLEL = 4
 ATTEMPTS = 8  # of one request; the pauses between them add up to about a minute
 PAUSE_S = (0.2, 15.0)  # the first pause and the longest
+# refusals with a code below 500 that pass
 PASSING = {
     "SlowDown",
     "RequestTimeout",
     "BadDigest",
     "XAmzContentChecksumMismatch",
     "ConditionalRequestConflict",
-}  # refusals with a code below 500 that pass
+}
 
 
 class S3Store:
@@ -71,7 +71,8 @@ class S3Store:
         return "/".join(part for part in (self.prefix, *parts_of(name)) if part)
 
     def read(self, name: str) -> bytes:
-        return self.read_version(name)[0]
+        data, _ = self.read_version(name)
+        return data
 
     def read_version(self, name: str) -> tuple[bytes, str]:
         """An object's bytes, checked, and its version. Raises FileNotFoundError."""
@@ -80,10 +81,11 @@ class S3Store:
             response = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
             data: bytes = response["Body"].read()
             expected = response["Metadata"].get("sha256")
+            is_whole = len(data) == response["ContentLength"]
+            if is_whole and expected:
+                is_whole = hashlib.sha256(data).hexdigest() == expected
 
-            if len(data) != response["ContentLength"] or (
-                expected and hashlib.sha256(data).hexdigest() != expected
-            ):
+            if not is_whole:
                 raise _DamagedError(
                     f"{self.location(name)}: what arrived is not what was written"
                 )
@@ -102,13 +104,13 @@ class S3Store:
         digest = hashlib.sha256(data)
         # The server compares: a body that was cut off or changed on the way never becomes an
         # object.
-        fields = {
-            "ChecksumSHA256": base64.b64encode(digest.digest()).decode(),
-            "Metadata": {"sha256": digest.hexdigest()},
-        }
-
         response = self.client.put_object(
-            Bucket=self.bucket, Key=self.key(name), Body=data, **fields, **conditions
+            Bucket=self.bucket,
+            Key=self.key(name),
+            Body=data,
+            ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
+            Metadata={"sha256": digest.hexdigest()},
+            **conditions,
         )
         version: str = response["ETag"]
 
@@ -116,93 +118,90 @@ class S3Store:
 
     def _write_parts(self, name: str, data: bytes) -> None:
         target = {"Bucket": self.bucket, "Key": self.key(name)}
-        about: dict[str, Any] = {
-            "Metadata": {"sha256": hashlib.sha256(data).hexdigest()},
-            "ChecksumAlgorithm": "SHA256",
-        }
+        digest = hashlib.sha256(data).hexdigest()
 
-        upload = self._ask(
-            name, lambda: self.client.create_multipart_upload(**target, **about)
-        )["UploadId"]
+        def create() -> Any:
+            return self.client.create_multipart_upload(
+                **target, Metadata={"sha256": digest}, ChecksumAlgorithm="SHA256"
+            )
+
+        upload = self._ask(name, create)["UploadId"]
         view = memoryview(data)
 
         def send(number: int) -> dict[str, Any]:
             part = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
             checksum = base64.b64encode(hashlib.sha256(part).digest()).decode()
-            about_part = {
-                "UploadId": upload,
-                "PartNumber": number,
-                "ChecksumSHA256": checksum,
-            }
+            identity = {"PartNumber": number, "ChecksumSHA256": checksum}
 
-            response = self._ask(
-                name, lambda: self.client.upload_part(**target, **about_part, Body=part)
-            )
+            def upload_part() -> Any:
+                return self.client.upload_part(
+                    **target, **identity, UploadId=upload, Body=part
+                )
 
-            return {
-                "PartNumber": number,
-                "ETag": response["ETag"],
-                "ChecksumSHA256": checksum,
-            }
+            response = self._ask(name, upload_part)
+            return {**identity, "ETag": response["ETag"]}
 
         try:
+            num_parts = -(-len(data) // PART_BYTES)  # rounded up
             with ThreadPoolExecutor(PARALLEL, "s3-part") as pool:
-                parts = list(pool.map(send, range(1, -(-len(data) // PART_BYTES) + 1)))
+                parts = list(pool.map(send, range(1, num_parts + 1)))
 
-            finished = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
-            try:
-                self._ask(
-                    name,
-                    lambda: self.client.complete_multipart_upload(**target, **finished),
-                )
-            except FileNotFoundError:
-                # completed at an attempt whose answer was lost, or lost for good
-                if self.stat(name)[2] != about["Metadata"]["sha256"]:
-                    raise
+            self._complete(name, upload, parts, digest)
         except BaseException:
             # Parts that nobody sees cost money all the same; gc.py finds those of a killed process.
             with contextlib.suppress(StoreError, FileNotFoundError):
-                self._ask(
-                    name,
-                    lambda: self.client.abort_multipart_upload(
-                        **target, UploadId=upload
-                    ),
-                )
+                self.abort(name, upload)
 
             raise
+
+    def _complete(
+        self, name: str, upload: str, parts: Sequence[Mapping[str, Any]], digest: str
+    ) -> None:
+        def complete() -> Any:
+            return self.client.complete_multipart_upload(
+                Bucket=self.bucket,
+                Key=self.key(name),
+                UploadId=upload,
+                MultipartUpload={"Parts": parts},
+            )
+
+        try:
+            self._ask(name, complete)
+        except FileNotFoundError:
+            # completed at an attempt whose answer was lost, or lost for good
+            _, _, stored_digest = self.stat(name)
+            if stored_digest != digest:
+                raise
 
     def list(self, prefix: str) -> list[str]:
         start = f"{self.key(prefix)}/".lstrip("/")
 
         def ask() -> list[str]:
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=start, Delimiter="/"
-            )
-            entries = []
-            for page in pages:
-                for entry in (
-                    *page.get("CommonPrefixes", ()),
-                    *page.get("Contents", ()),
-                ):
-                    entries.append(entry)
+            names = []
+            for page in self._pages(start):
+                for folder in page.get("CommonPrefixes", ()):
+                    names.append(folder["Prefix"].removeprefix(start))
 
-            return sorted(
-                (entry.get("Prefix") or entry["Key"]).removeprefix(start)
-                for entry in entries
-            )
+                for file in page.get("Contents", ()):
+                    names.append(file["Key"].removeprefix(start))
+
+            return sorted(names)
 
         return self._ask(prefix, ask)
+
+    def _pages(self, start: str) -> Any:
+        """Return the server's pages of what lies directly below a prefix."""
+        paginator = self.client.get_paginator("list_objects_v2")
+        return paginator.paginate(Bucket=self.bucket, Prefix=start, Delimiter="/")
 
     def sizes(self, prefix: str) -> dict[str, int]:
         start = f"{self.key(prefix)}/".lstrip("/")
 
         def ask() -> dict[str, int]:
             object_sizes = {}
-            for page in self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=start, Delimiter="/"
-            ):
-                for entry in page.get("Contents", ()):
-                    object_sizes[entry["Key"].removeprefix(start)] = entry["Size"]
+            for page in self._pages(start):
+                for file in page.get("Contents", ()):
+                    object_sizes[file["Key"].removeprefix(start)] = file["Size"]
 
             return object_sizes
 
@@ -247,23 +246,19 @@ class S3Store:
         """
         from botocore.exceptions import ClientError
 
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+
         def put() -> str | None:
             try:
-                return self._put(
-                    name,
-                    data,
-                    **({"IfMatch": version} if version else {"IfNoneMatch": "*"}),
-                )
+                return self._put(name, data, **condition)
             except ClientError as error:
+                code = error.response["Error"]["Code"]
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status == 501:
                     raise NoConditionalWritesError(
                         f"{self.location(name)}: this server knows no conditional writes"
                     ) from error
-                if (
-                    status in (404, 412)
-                    and error.response["Error"]["Code"] != "NoSuchBucket"
-                ):
+                if status in (404, 412) and code != "NoSuchBucket":
                     return None
 
                 raise
@@ -274,11 +269,8 @@ class S3Store:
             # there.
             with contextlib.suppress(FileNotFoundError):
                 _, stored_version, digest = self.stat(name)
-                new_version = (
-                    stored_version
-                    if digest == hashlib.sha256(data).hexdigest()
-                    else None
-                )
+                if digest == hashlib.sha256(data).hexdigest():
+                    return stored_version
 
         return new_version
 
@@ -288,10 +280,13 @@ class S3Store:
         """
 
         def get() -> bytes:
-            span = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": version}
-            data: bytes = self.client.get_object(
-                Bucket=self.bucket, Key=self.key(name), **span
-            )["Body"].read()
+            response = self.client.get_object(
+                Bucket=self.bucket,
+                Key=self.key(name),
+                Range=f"bytes={start}-{stop - 1}",
+                IfMatch=version,
+            )
+            data: bytes = response["Body"].read()
             if len(data) != stop - start:
                 raise _DamagedError(
                     f"{self.location(name)}: {len(data)} of {stop - start} bytes arrived"
@@ -306,19 +301,15 @@ class S3Store:
         start = self.prefix + "/" * bool(self.prefix)
 
         def ask() -> Sequence[tuple[str, str, datetime]]:
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=start
-            )
-            own_uploads = []
-            for page in pages:
+            paginator = self.client.get_paginator("list_multipart_uploads")
+            uploads = []
+            for page in paginator.paginate(Bucket=self.bucket, Prefix=start):
                 for item in page.get("Uploads", []):
                     if item["Key"].startswith(start):
-                        own_uploads.append(item)
+                        name = item["Key"].removeprefix(start)
+                        uploads.append((name, item["UploadId"], item["Initiated"]))
 
-            return [
-                (item["Key"].removeprefix(start), item["UploadId"], item["Initiated"])
-                for item in own_uploads
-            ]
+            return uploads
 
         return self._ask("", ask)
 
@@ -365,7 +356,8 @@ class S3Store:
                     f"{self.location(name)}: {problem}, after {attempt} attempts; {_HINT}"
                 )
 
-            longest = min(PAUSE_S[0] * 2 ** (attempt - 1), PAUSE_S[1])
+            first, most = PAUSE_S
+            longest = min(first * 2 ** (attempt - 1), most)
             # many workers must not come back at once
             time.sleep(random.uniform(longest / 2, longest))
 

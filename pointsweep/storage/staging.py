@@ -25,7 +25,7 @@ FILES = "files"
 
 
 def staged(address: str, folder: str = "") -> Path:
-    """`place` on this node: a path as it is, an address as the folder or file it was staged to.
+    """`address` on this node: a path as it is, an address as the folder or file it was staged to.
     Raises StoreError, FileNotFoundError.
 
     `folder` below it is what is needed; the path returned leads to `address` all the same.
@@ -34,10 +34,11 @@ def staged(address: str, folder: str = "") -> Path:
         return Path(address).expanduser()
 
     store = open_remote(address)
+    root = _staging_folder(store)
     for name in list(walk(store, folder)):
-        stage(store, name, _staging_folder(store))
+        stage(store, name, root)
 
-    return _staging_folder(store) / FILES
+    return root / FILES
 
 
 def staged_file(address: str) -> Path:
@@ -51,9 +52,8 @@ def staged_file(address: str) -> Path:
 
 
 def _staging_folder(store: RemoteStore) -> Path:
-    return (
-        cache_folder() / "staged" / hashlib.sha256(store.url.encode()).hexdigest()[:16]
-    )
+    digest = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    return cache_folder() / "staged" / digest
 
 
 def stage(store: RemoteStore, name: str, root: Path) -> Path:
@@ -74,7 +74,6 @@ def stage(store: RemoteStore, name: str, root: Path) -> Path:
 
     size, version, digest = store.stat(name)
     identity = json.dumps({"size": size, "version": version, "sha256": digest})
-
     if _is_here(target, staged_file, identity):
         return target
 
@@ -87,7 +86,7 @@ def stage(store: RemoteStore, name: str, root: Path) -> Path:
             part_file.unlink(missing_ok=True)
             write_whole(begun_file, identity.encode())
 
-        _transfer(store, name, part_file, size, version)
+        _transfer(store, name, part_file, size=size, version=version)
         _check(store, name, part_file, digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         part_file.replace(target)
@@ -104,7 +103,8 @@ def _transfer(
         done = min(file.tell(), size)
         file.truncate(done)
         while done < size:
-            data = store.read_range(name, done, min(done + RANGE_BYTES, size), version)
+            stop = min(done + RANGE_BYTES, size)
+            data = store.read_range(name, done, stop, version)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -129,8 +129,8 @@ def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
         )
 
 
-def _is_here(target: Path, marker: Path, mark: str) -> bool:
-    return target.is_file() and marker.is_file() and marker.read_text() == mark
+def _is_here(target: Path, marker: Path, identity: str) -> bool:
+    return target.is_file() and marker.is_file() and marker.read_text() == identity
 
 
 @contextmanager

@@ -36,8 +36,8 @@ def is_address(text: str | None) -> bool:
     """Return whether a text is the address of something on a server, s3://bucket/prefix for
     example, and no path.
     """
-    scheme, found, _ = str(text or "").partition("://")
-    return bool(found) and (scheme in SCHEMES or _discover(scheme))
+    scheme, separator, _ = str(text or "").partition("://")
+    return bool(separator) and (scheme in SCHEMES or _discover(scheme))
 
 
 def _discover(scheme: str) -> bool:
@@ -63,10 +63,11 @@ def open_store(url: str | None = None) -> Store:
         return open_remote(address)
 
     if "://" in address and not address.startswith("file://"):
-        addresses = " or ".join(f"{scheme}://bucket/prefix" for scheme in SCHEMES)
+        scheme, _, _ = address.partition("://")
+        addresses = " or ".join(f"{known}://bucket/prefix" for known in SCHEMES)
         raise StoreError(
-            f"store: {address.partition('://')[0]}:// is not a store this version knows; allowed: a"
-            f" folder's path, or {addresses}"
+            f"store: {scheme}:// is not a store this version knows; allowed: a folder's path, or"
+            f" {addresses}"
         )
 
     path = address.removeprefix("file://")
@@ -81,8 +82,10 @@ def open_store(url: str | None = None) -> Store:
 
 def open_remote(address: str) -> RemoteStore:
     """The store on a server at an address, for which `is_address` is true. Raises StoreError."""
-    module, _, name = SCHEMES[address.partition("://")[0]].partition(":")
-    store: RemoteStore = getattr(importlib.import_module(module), name)(address)
+    scheme, _, _ = address.partition("://")
+    module_name, _, class_name = SCHEMES[scheme].partition(":")
+    store_class = getattr(importlib.import_module(module_name), class_name)
+    store: RemoteStore = store_class(address)
     return store
 
 
