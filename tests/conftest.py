@@ -78,13 +78,13 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import torch
 
     from pointsweep.data.dataset import Dataset
-    from pointsweep.models import batch_cache as once
+    from pointsweep.models import batch_cache
     from pointsweep.training import loop as train
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     monkeypatch.setattr(
-        once, "_kept", {"cpu": once.LeastRecentlyUsed(once.LIMIT_BYTES["cpu"])}
+        batch_cache, "_caches", {"cpu": batch_cache.LeastRecentlyUsed(batch_cache.LIMIT_BYTES["cpu"])}
     )  # batches in double are not for other tests
     for owner, name in ((train, "train_batch"), (train, "eval_batch"), (Dataset, "eval_batch")):
         monkeypatch.setattr(owner, name, _in_double(getattr(owner, name)))

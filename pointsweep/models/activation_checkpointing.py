@@ -55,23 +55,17 @@ def _contexts(
 @contextmanager
 def _counted_already(stage: nn.Module) -> Iterator[None]:
     """The running statistics have seen this batch in the forward pass."""
-    norms = [
-        module
-        for module in stage.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
+    statistics: list[tuple[nn.Module, str, Tensor]] = []
+    for module in stage.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for name, buffer in module.named_buffers(recurse=False):
+                statistics.append((module, name, buffer))
 
-    kept = [
-        (module, name, buffer)
-        for module in norms
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-
-    for module, name, buffer in kept:
+    for module, name, buffer in statistics:
         setattr(module, name, buffer.clone())
 
     try:
         yield
     finally:
-        for module, name, buffer in kept:
+        for module, name, buffer in statistics:
             setattr(module, name, buffer)

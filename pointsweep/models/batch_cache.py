@@ -26,9 +26,8 @@ from pointsweep.ops.vmap import current, for_each, tensors
 # too.
 LIMIT_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 SHARE = 4  # a value larger than this part of the limit is not kept
-LASTING_SHARE = (
-    5 / 8
-)  # of the limit: what is kept of evaluations while others are trained on
+# of the limit: what is kept of evaluations while others are trained on
+LASTING_SHARE = 5 / 8
 
 T = TypeVar("T")
 # a value, its bytes, where it was made, and what must live
@@ -63,21 +62,22 @@ class LeastRecentlyUsed:
         for entries in (self.entries, self.lasting):
             if key in entries:
                 entries.move_to_end(key)
-                found, _, where, _ = entries[key]
-                return arrive(found, where)  # type: ignore[no-any-return]
+                cached, _, where, _ = entries[key]
+                return arrive(cached, where)  # type: ignore[no-any-return]
 
         value = make()
         size = sum(tensor.nbytes for tensor in tensors((value, alive)))
-        if size * SHARE > self.limit_bytes or any(
-            tensor.requires_grad for tensor in tensors(value)
-        ):
+        has_gradients = any(tensor.requires_grad for tensor in tensors(value))
+        if size * SHARE > self.limit_bytes or has_gradients:
             return value
+
+        if not lasting:
+            memories = map(_memory, tensors(alive))
+            lasting = any(memory in self.lasting_memory for memory in memories)
 
         entry = value, size, made(value), alive
         self.bytes += size
-        if lasting or any(
-            _memory(tensor) in self.lasting_memory for tensor in tensors(alive)
-        ):
+        if lasting:
             self.lasting[key] = entry
             self.lasting_bytes += size
             self.lasting_memory.update(map(_memory, tensors(value)))
@@ -104,7 +104,7 @@ def _memory(tensor: Tensor) -> Hashable:
     return tensor.device, tensor.untyped_storage().data_ptr()
 
 
-_kept = {kind: LeastRecentlyUsed(limit) for kind, limit in LIMIT_BYTES.items()}
+_caches = {kind: LeastRecentlyUsed(limit) for kind, limit in LIMIT_BYTES.items()}
 
 
 def made(value: Any) -> Any:
@@ -123,17 +123,17 @@ def arrive(value: T, where: Any) -> T:
     """
     if where is not None:
         stream, event = where
-        here = torch.cuda.current_stream(stream.device)
-        if here != stream:
-            here.wait_event(event)
+        current_stream = torch.cuda.current_stream(stream.device)
+        if current_stream != stream:
+            current_stream.wait_event(event)
             for tensor in tensors(value):
                 if tensor.is_cuda:
-                    tensor.record_stream(here)
+                    tensor.record_stream(current_stream)
 
     return value
 
 
-def once(
+def cached(
     made_of: Sequence[Tensor],
     name: Hashable,
     make: Callable[..., T],
@@ -147,32 +147,36 @@ def once(
     """
     joint = current()
     if joint is None:
-        return _once(made_of, name, make)
+        return _cached_alone(made_of, name, make)
 
-    each = None if as_one else joint.parts(made_of)
-    return (
-        make(*made_of)
-        if each is None
-        else for_each(joint, lambda: [_once(own, name, make) for own in each])
+    of_members = None if as_one else joint.parts(made_of)
+    if of_members is None:
+        return make(*made_of)
+
+    return for_each(
+        joint, lambda: [_cached_alone(own, name, make) for own in of_members]
     )
 
 
-def keeps(made_of: Tensor, values: int) -> bool:
-    """Return whether so many values, of the type of what they are made of, are kept by `once`."""
-    size = (values + made_of.numel()) * made_of.element_size()
+def is_cacheable(made_of: Tensor, num_values: int) -> bool:
+    """Return whether so many values, of the type of what they are made of, are small enough for
+    `cached`.
+    """
+    size = (num_values + made_of.numel()) * made_of.element_size()
     return size * SHARE <= LIMIT_BYTES[made_of.device.type]
 
 
-def _once(made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]) -> T:
+def _cached_alone(
+    made_of: Sequence[Tensor], name: Hashable, make: Callable[..., T]
+) -> T:
     if any(tensor.requires_grad or tensor.is_meta for tensor in made_of):
         return make(*made_of)
 
     kind = made_of[0].device.type
     # Products are rounded otherwise under autocast.
     modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    return _kept[kind].get(
-        (name, modes, *map(_identity, made_of)), lambda: make(*made_of), tuple(made_of)
-    )
+    key = (name, modes, *map(_identity, made_of))
+    return _caches[kind].get(key, lambda: make(*made_of), alive=tuple(made_of))
 
 
 def train_batch(
@@ -191,34 +195,31 @@ def train_batch(
     )
 
     def make() -> tuple[tuple[Tensor, ...], Tensor]:
-        batch = tuple(
-            to_device(tensor, device)
-            for tensor in dataset.train_batch(index, generator, device)
-        )
-        return batch, generator.get_state()
+        batch = dataset.train_batch(index, generator, device)
+        moved = tuple(to_device(tensor, device) for tensor in batch)
+        return moved, generator.get_state()
 
-    batch, state = _kept[device.type].get(key, make, dataset)
+    batch, state = _caches[device.type].get(key, make, alive=dataset)
     generator.set_state(state)
     return batch
 
 
 def eval_batch(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Tensor, ...]:
     """`dataset.eval_batch`."""
-    return _kept["cpu"].get(
-        ("eval", id(dataset), split.name, rows.tobytes()),
-        lambda: dataset.eval_batch(split, rows),
-        dataset,
+    return _caches["cpu"].get(
+        key=("eval", id(dataset), split.name, rows.tobytes()),
+        make=lambda: dataset.eval_batch(split, rows),
+        alive=dataset,
         lasting=True,
     )
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, the same one every time, so that what is made of it is found again."""
-    return (
-        tensor
-        if tensor.device == device
-        else once([tensor], ("on", device), lambda own: to_device(own, device))
-    )
+    if tensor.device == device:
+        return tensor
+
+    return cached([tensor], ("on", device), lambda own: to_device(own, device))
 
 
 def _identity(tensor: Tensor) -> Hashable:

@@ -36,9 +36,13 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
         stage.compiled = True
 
     method: Any = getattr(model, "method", None)
-    if hasattr(method, "aggregate") and not any(
-        isinstance(module, DropPath) and module.p > 0 for module in method.modules()
-    ):
+    if hasattr(method, "aggregate") and not _draws_noise(method):
         method.compiled_aggregate = torch.compile(
             method.aggregate, backend=backend, dynamic=False
         )
+
+
+def _draws_noise(method: nn.Module) -> bool:
+    return any(
+        isinstance(module, DropPath) and module.p > 0 for module in method.modules()
+    )

@@ -92,10 +92,12 @@ class Chain(nn.Sequential):
     @property
     def weight(self) -> Tensor:
         """The frozen layer's; T5's layers ask for its type."""
-        first_weight: Tensor = next(
-            layer.weight for layer in self if hasattr(layer, "weight")
-        )  # type: ignore[assignment]
-        return first_weight
+        for layer in self:
+            weight = getattr(layer, "weight", None)
+            if isinstance(weight, Tensor):
+                return weight
+
+        raise AttributeError("weight")
 
 
 class Bottleneck(nn.Sequential):
@@ -156,22 +158,21 @@ class PairLinear(nn.Linear):
         if self.relative:
             center = center - neighbour
 
-        # (B, G, K, D)
-        pairs = gather(F.linear(x, neighbour), near) + F.linear(own, center).unsqueeze(
-            2
-        )
-        return pairs.permute(0, 3, 1, 2)
+        of_neighbour = gather(F.linear(x, neighbour), near)  # (B, G, K, D)
+        of_center = F.linear(own, center).unsqueeze(2)  # (B, G, 1, D)
+        return (of_neighbour + of_center).permute(0, 3, 1, 2)
 
 
 def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Sequential:
     """The same layers at every place of (B, C, P), `axes` 1, or (B, C, G, K), `axes` 2: linear,
     batch normalisation, ReLU.
     """
-    convolution, norm = (
-        (nn.Conv1d, nn.BatchNorm1d) if axes == 1 else (nn.Conv2d, nn.BatchNorm2d)
-    )
-    layers: list[nn.Module] = []
+    convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv2d
+    norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.BatchNorm2d
+    if axes == 1:
+        convolution, norm = nn.Conv1d, nn.BatchNorm1d
 
+    layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [convolution(before, after, 1, bias=bias), norm(after), nn.ReLU()]
 

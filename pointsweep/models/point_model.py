@@ -48,10 +48,10 @@ def start_layers(module: nn.Module, part: str, seed: int) -> None:
     other.
     """
     for name, layer in module.named_modules():
-        if (
-            isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
-            and not layer.weight.is_meta
-        ):
+        if not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            continue
+
+        if not layer.weight.is_meta:
             with start_of(f"{part}.{name}", seed):
                 layer.reset_parameters()
 
@@ -82,9 +82,8 @@ class Head(nn.Module):
         self.prefix = prefix
         self.max_first = config.order == "max_cls"
         self.takes_first_mean = method.takes_first_mean
-        inputs = dim * (
-            (1 if self.pool == "mean_plus_max" else 2) + method.extra_features
-        )
+        num_features = 1 if self.pool == "mean_plus_max" else 2
+        inputs = dim * (num_features + method.extra_features)
         wide, last = config.hidden, config.last_hidden or config.hidden
         self.dropout = Dropout(config.input_dropout)
         self.layers = nn.Sequential(
@@ -109,14 +108,15 @@ class Head(nn.Module):
             first, last = tokens[:, 0], tokens[:, self.prefix :].amax(dim=1)
         else:
             first, last = tokens.mean(dim=1), tokens.amax(dim=1)
-            first = first[:1].expand_as(first) if self.takes_first_mean else first
+            if self.takes_first_mean:
+                first = first[:1].expand_as(first)
 
         if self.pool == "mean_plus_max":
             features = [first + last, *extra]
+        elif self.max_first:
+            features = [last, *extra, first]
         else:
-            features = (
-                [last, *extra, first] if self.max_first else [first, *extra, last]
-            )
+            features = [first, *extra, last]
 
         logits: Tensor = self.layers(self.dropout(torch.cat(features, dim=1)))
         return logits
@@ -310,9 +310,8 @@ class PointModel(nn.Module):
                     tokens, centers = self.backbone.enter_scale(index, tokens, centers)
 
                 projected = self.positions.project(centers)
-                encoding = self._encoding(
-                    index, tokens, centers, projected
-                )  # (B, prefix + N, C)
+                # (B, prefix + N, C)
+                encoding = self._encoding(index, tokens, centers, projected)
                 bias = self.positions.attention_bias(index, centers, projected)
 
                 if index == 0:
@@ -339,7 +338,7 @@ class PointModel(nn.Module):
         return tokens, extra, levels
 
     def geometry(self, points: Tensor) -> None:
-        """Work out what a forward makes of points (B, P, 3) alone, for `once` to keep:
+        """Work out what a forward makes of points (B, P, 3) alone, for the cache of batches:
         neighbourhoods, projections, cells.
         """
         centers = self.tokenizer.geometry(points)
@@ -369,9 +368,8 @@ class PointModel(nn.Module):
 
     def _start(self, tokens: Tensor, encoding: Tensor) -> Tensor:
         if self.backbone.prefix:
-            tokens = torch.cat(
-                [self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1
-            )
+            class_token = self.cls_token.expand(len(tokens), -1, -1)
+            tokens = torch.cat([class_token, tokens], dim=1)
 
         if self.positions.at_start:
             tokens = tokens + encoding
@@ -389,7 +387,8 @@ class PointModel(nn.Module):
         if not self.backbone.prefix:
             return points
 
-        return torch.cat([self.cls_position.expand(len(tokens), -1, -1), points], dim=1)
+        class_position = self.cls_position.expand(len(tokens), -1, -1)
+        return torch.cat([class_position, points], dim=1)
 
     def _add(self, tokens: Tensor, encoding: Tensor) -> Tensor:
         """Encodings on the class token and the last N tokens; prompts that walk along between them
@@ -400,10 +399,9 @@ class PointModel(nn.Module):
             return tokens + encoding
 
         prefix = self.backbone.prefix
+        of_class_token, of_points = encoding[:, :prefix], encoding[:, prefix:]
         none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
-        return tokens + torch.cat(
-            [encoding[:, :prefix], none, encoding[:, prefix:]], dim=1
-        )
+        return tokens + torch.cat([of_class_token, none, of_points], dim=1)
 
     def _run(
         self, block: nn.Module, index: int, tokens: Tensor, context: Any, bias: Any
@@ -438,41 +436,45 @@ def build(config: TrialConfig, num_classes: int) -> nn.Module:
     """The trial's model: trained weights new, frozen ones loaded. Under `torch.device("meta")`:
     only its structure, to count.
     """
-    if config.network is not None:
-        channels = config.dataset.feature_channels
-        network: nn.Module = registry.load("networks", config.network.name)(
-            config.network,
-            num_classes,
-            config.compat,
-            *((channels,) if channels else ()),
-        )
-        return network
+    if config.network is None:
+        return PointModel(config, num_classes)
 
-    return PointModel(config, num_classes)
+    network_class = registry.load("networks", config.network.name)
+    arguments: list[Any] = [config.network, num_classes, config.compat]
+    # A network that takes nothing but coordinates has no parameter for further channels.
+    if config.dataset.feature_channels:
+        arguments.append(config.dataset.feature_channels)
+
+    network: nn.Module = network_class(*arguments)
+    return network
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count the parameters of a built model; works on the meta device."""
-    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    head = sum(size for name, size in sizes.items() if name.startswith("head."))
-    total = sum(p.numel() for p in model.parameters())
+    total = trainable = head = 0
+    for name, parameter in model.named_parameters():
+        size = parameter.numel()
+        total += size
+        if parameter.requires_grad:
+            trainable += size
+            head += size if name.startswith("head.") else 0
 
-    return ParameterCounts(sum(sizes.values()), sum(sizes.values()) - head, total)
+    return ParameterCounts(trainable, trainable - head, total)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what training changes, by name: trainable parameters and the statistics of batch
     normalisation. Detached, not copied.
     """
-    state = {
-        name: p.detach() for name, p in model.named_parameters() if p.requires_grad
-    }
+    state: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            state[name] = parameter.detach()
+
     for prefix, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            state |= {
-                f"{prefix}.{name}": buffer
-                for name, buffer in module.named_buffers(recurse=False)
-            }
+            for name, buffer in module.named_buffers(recurse=False):
+                state[f"{prefix}.{name}"] = buffer
 
     return state
 
@@ -483,9 +485,9 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     fit.
     """
     own = trained_state(model)
-    wrong = sorted(own.keys() ^ state.keys()) or [
-        name for name in own if own[name].shape != state[name].shape
-    ]
+    wrong = sorted(own.keys() ^ state.keys())
+    if not wrong:
+        wrong = [name for name in own if own[name].shape != state[name].shape]
 
     if wrong:
         raise ValueError(f"saved weights do not fit the model: {', '.join(wrong[:10])}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pointsweep.config.parts import PositionsConfig
 from pointsweep.models.backbones.base import Backbone
-from pointsweep.models.batch_cache import once
+from pointsweep.models.batch_cache import cached
 from pointsweep.models.layers import drawn
 from pointsweep.ops.point_ops import (
     project_lines,
@@ -102,11 +102,8 @@ class Positions(nn.Module):
         if self.plane is None:
             return None
 
-        return once(
-            [centers],
-            ("projected", self.config, self.plane, self.compat),
-            self._project,
-        )
+        name = ("projected", self.config, self.plane, self.compat)
+        return cached([centers], name, self._project)
 
     def _project(self, centers: Tensor) -> Tensor:
         assert self.plane is not None
@@ -114,12 +111,17 @@ class Positions(nn.Module):
             return project_lines(centers, self.views, self.plane.width, self.compat)
 
         size = (self.plane.width, self.plane.height)
-        # The published program for audio stretches y twice (T13).
-        stretch = (
-            self.plane.height / self.plane.width if self.compat == "official" else 1.0
-        )
+        stretch = 1.0
+        if self.compat == "official":
+            # The published program for audio stretches y twice (T13).
+            stretch = self.plane.height / self.plane.width
+
         return project_planes(
-            centers, self.views, self.config.translation, size, stretch
+            centers,
+            self.views,
+            translation=self.config.translation,
+            size=size,
+            stretch=stretch,
         )
 
     def attention_bias(
@@ -154,9 +156,8 @@ class Positions(nn.Module):
         elif self.plane.height == 1:
             # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the
             # batch's extremes (T5).
-            encodings = self.encode(
-                index, projected * (self.plane.width - 1) / self.plane.width
-            )
+            position = projected * (self.plane.width - 1) / self.plane.width
+            encodings = self.encode(index, position)
         else:
             encodings = self.encode(index, projected)
             if encodings is not None and self.scrambled:
@@ -164,9 +165,10 @@ class Positions(nn.Module):
                 # (T41).
                 encodings = encodings.transpose(2, 3).reshape(encodings.shape)
 
-        return (
-            None if encodings is None else encodings.mean(dim=1)
-        )  # (B, M, N, C) -> (B, N, C)
+        if encodings is None:
+            return None
+
+        return encodings.mean(dim=1)  # (B, M, N, C) -> (B, N, C)
 
     def _official_line(self, index: int, projected: Tensor) -> Tensor | None:
         """The published interpolation: stretched by the whole batch's extremes (T5), weights that

@@ -53,10 +53,10 @@ class SegmentationHead(nn.Module):
         self.num_categories = num_categories
         # The backbone's norm is for the last width; the narrower scales have one of their own, as
         # in Point-M2AE's program.
-        self.norms = nn.ModuleList(
-            nn.Identity() if width == widths[-1] else nn.LayerNorm(width)
-            for width in widths
-        )
+        self.norms = nn.ModuleList()
+        for width in widths:
+            is_last = width == widths[-1]
+            self.norms.append(nn.Identity() if is_last else nn.LayerNorm(width))
 
         self.label: nn.Sequential | None = None
 
@@ -81,39 +81,33 @@ class SegmentationHead(nn.Module):
         self,
         points: Tensor,
         category: Tensor,
-        found: Sequence[Level],
+        levels: Sequence[Level],
         extra: Sequence[Tensor],
     ) -> Tensor:
         """points (B, P, 3), category (B,), a level for each of `widths` and features (B, C) ->
         logits (B, parts, P).
         """
-        features = [
-            norm(values) for norm, (values, _) in zip(self.norms, found, strict=True)
-        ]
-        pooled = [
-            *(f.amax(dim=1) for f in features),
-            *(f.mean(dim=1) for f in features),
-        ]
+        features, centers = [], []
+        for norm, (values, level_centers) in zip(self.norms, levels, strict=True):
+            features.append(norm(values))
+            centers.append(level_centers)
+
+        pooled = [values.amax(dim=1) for values in features]
+        pooled += [values.mean(dim=1) for values in features]
 
         if self.label is not None:
-            pooled.append(
-                self.label(F.one_hot(category, self.num_categories).to(points.dtype))
-            )
+            one_hot = F.one_hot(category, self.num_categories)
+            pooled.append(self.label(one_hot.to(points.dtype)))
 
-        whole = torch.cat([*pooled, *extra], dim=1)  # (B, C)
-        # (B, C, P)
-        own = self.spread(
-            self._at_points(points, features, [centers for _, centers in found])
-        )
+        cloud = torch.cat([*pooled, *extra], dim=1)  # (B, C)
+        at_points = self.spread(self._at_points(points, features, centers))  # (B, C, P)
         # The program puts the cloud's features beside every point's; a product of a concatenation
         # is a sum of products.
-        of_point, of_cloud = self.mix.weight.split(
-            [own.shape[1], whole.shape[1]], dim=1
-        )
-        mixed = F.conv1d(own, of_point) + F.linear(
-            whole, of_cloud.squeeze(2), self.mix.bias
-        ).unsqueeze(2)
-        logits: Tensor = self.layers(mixed)
+        sizes = [at_points.shape[1], cloud.shape[1]]
+        point_weight, cloud_weight = self.mix.weight.split(sizes, dim=1)
+        of_points = F.conv1d(at_points, point_weight)
+        of_cloud = F.linear(cloud, cloud_weight.squeeze(2), self.mix.bias)
+        logits: Tensor = self.layers(of_points + of_cloud.unsqueeze(2))
 
         return logits
 
@@ -122,14 +116,15 @@ class SegmentationHead(nn.Module):
         points: Tensor, features: Sequence[Tensor], centers: Sequence[Tensor]
     ) -> Tensor:
         """The points' coordinates and the levels' features at them, (B, 3 + C, P)."""
-        weights: list[Tensor] = []  # (B, P, N) each
-        for number, places in enumerate(centers):
-            # one scale: all levels have the same centres
-            known = number > 0 and places is centers[number - 1]
-            weights.append(weights[-1] if known else interpolation(points, places))
+        columns = [points.transpose(1, 2)]
+        previous: Tensor | None = None
 
-        spread = [
-            (weight @ values).transpose(1, 2)
-            for weight, values in zip(weights, features, strict=True)
-        ]
-        return torch.cat([points.transpose(1, 2), *spread], dim=1)
+        for values, level_centers in zip(features, centers, strict=True):
+            # one scale: all levels have the same centres
+            if level_centers is not previous:
+                weights = interpolation(points, level_centers)  # (B, P, N)
+                previous = level_centers
+
+            columns.append((weights @ values).transpose(1, 2))
+
+        return torch.cat(columns, dim=1)

@@ -22,7 +22,7 @@ from pointsweep.config.tokenizers import (
 from pointsweep.models.activation_checkpointing import run_stage
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
-from pointsweep.models.batch_cache import keeps, once
+from pointsweep.models.batch_cache import cached, is_cacheable
 from pointsweep.models.layers import Residual
 from pointsweep.ops import residual_stage
 from pointsweep.ops.point_ops import (
@@ -68,16 +68,18 @@ class PointPNLight(nn.Module):
             (width, config.last_width, 1),
         )
 
-        self.stages = nn.ModuleList(
-            Stage(*(Residual(wide, middle) for _ in range(repeats)))
-            for wide, middle, repeats in plan
-        )
+        self.stages = nn.ModuleList()
+        for wide, middle, repeats in plan:
+            blocks = [Residual(wide, middle) for _ in range(repeats)]
+            self.stages.append(Stage(*blocks))
 
         self.out = nn.Identity() if width == dim else nn.Linear(width, dim)
 
     def geometry(self, points: Tensor) -> Tensor:
-        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
-        return self._around(points)[1][-1][0]
+        """The centres (B, N, 3), and on the way all neighbourhoods, for the cache of batches."""
+        _, around = self._around(points)
+        last_centers, _, _ = around[-1]
+        return last_centers
 
     def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
         counts = [self.num_tokens << shift for shift in (2, 1, 0)]
@@ -91,9 +93,8 @@ class PointPNLight(nn.Module):
         own, centers = gather(features, index), points
 
         for stage, (centers, near, relative) in zip(self.stages, around, strict=True):
-            own = features = self._stage(
-                stage, features, own[:, : centers.shape[1]], near, relative
-            )
+            of_centers = own[:, : centers.shape[1]]
+            own = features = self._stage(stage, features, of_centers, near, relative)
 
         return self.out(features), centers
 
@@ -125,9 +126,8 @@ class PointPNLight(nn.Module):
             )
 
         neighbour = gather(features, near)
-        wide = torch.cat(
-            [neighbour, own.unsqueeze(2).expand_as(neighbour)], dim=3
-        )  # (B, G, K, D)
+        center = own.unsqueeze(2).expand_as(neighbour)
+        wide = torch.cat([neighbour, center], dim=3)  # (B, G, K, D)
         wide = wide + encoded(relative, width, kind, self.official)
         wide = wide.permute(0, 3, 1, 2)  # (B, D, G, K)
         wide = run_stage(stage, stage, wide, recomputed=self.recomputed)
@@ -140,9 +140,9 @@ class PointPNLight(nn.Module):
         """PosE of some centres of a cloud, in rows: taken from that of all where this is small
         enough to be kept for others, else made when it is asked for.
         """
-        if keeps(relative, relative.numel() // 3 * width):
-            whole = encoded(relative, width, kind, self.official).flatten(0, 1)
-            return lambda first, last: whole[first:last].flatten(0, 1)
+        if is_cacheable(relative, relative.numel() // 3 * width):
+            of_all = encoded(relative, width, kind, self.official).flatten(0, 1)
+            return lambda first, last: of_all[first:last].flatten(0, 1)
 
         scaled = normalise(relative, kind, self.official).flatten(0, 1)
         return lambda first, last: pos_e(scaled[first:last], width).flatten(0, 1)
@@ -159,32 +159,33 @@ class Stage(nn.Sequential):
 
     def works_by_rows(self, features: Tensor) -> bool:
         """Return whether `rows` can stand for the plain layers."""
-        if features.device.type != "cpu" or features.dtype not in (
-            torch.float32,
-            torch.float64,
-        ):
+        if features.device.type != "cpu":
+            return False
+        if features.dtype not in (torch.float32, torch.float64):
             return False
         if self.compiled or current() is not None or torch.is_autocast_enabled("cpu"):
             return False
 
-        parts = list(self.modules())[1:]
-        if any(part._forward_hooks for part in parts):
-            return False
+        norms: list[nn.BatchNorm2d] = []
+        for layer in list(self.modules())[1:]:
+            if layer._forward_hooks:
+                return False
 
-        norms = [
-            part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm)
-        ]
-        if any(type(norm) is not nn.BatchNorm2d for norm in norms):
-            return False
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                if type(layer) is not nn.BatchNorm2d:
+                    return False
 
-        trains = {norm.training for norm in norms}
-        if trains == {False}:
-            asked = [features, *self.parameters()]
-            return not (
-                torch.is_grad_enabled() and any(one.requires_grad for one in asked)
-            )
+                norms.append(layer)
 
-        return trains == {True} and all(norm.momentum is not None for norm in norms)
+        modes = {norm.training for norm in norms}
+        if modes == {False}:
+            if not torch.is_grad_enabled():
+                return True
+
+            inputs = [features, *self.parameters()]
+            return not any(tensor.requires_grad for tensor in inputs)
+
+        return modes == {True} and all(norm.momentum is not None for norm in norms)
 
     def rows(
         self,
@@ -195,22 +196,22 @@ class Stage(nn.Sequential):
     ) -> Tensor:
         """features (B, P, C), own (B, G, C), near (B, G, K) -> (B, G, 2C), the maximum included."""
         pairs = residual_stage.Pairs(features, own, near, encode)
-        parts = [block.layers for block in self if isinstance(block, Residual)]
-        norms = [
-            norm for part in parts for norm in part if isinstance(norm, nn.BatchNorm2d)
-        ]
-        blocks = [_block_of(part) for part in parts]
+        blocks: list[residual_stage.Block] = []
+        norms: list[nn.BatchNorm2d] = []
+        for block in self:
+            if isinstance(block, Residual):
+                blocks.append(_block_of(block.layers))
+                norms += [n for n in block.layers if isinstance(n, nn.BatchNorm2d)]
 
         if not norms[0].training:
-            return residual_stage.evaluation(
-                pairs, blocks, [_running(norm) for norm in norms]
-            )
+            running = [_running(norm) for norm in norms]
+            return residual_stage.evaluation(pairs, blocks, running)
 
-        found, statistics = residual_stage.training(pairs, blocks)
+        features, statistics = residual_stage.training(pairs, blocks)
         for norm, (mean, var) in zip(norms, statistics, strict=True):
             _count(norm, mean, var, near.numel())
 
-        return found
+        return features
 
 
 def _running(norm: nn.BatchNorm2d) -> residual_stage.Statistics:
@@ -271,17 +272,20 @@ class PointPN(nn.Module):
             (16 * width, 8 * width, 1),
         )
 
+        # All of `widen` before all stages: the random start is drawn in this order.
         self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(Residual(wide, wide // 2) for _ in range(repeats)))
-            for _, wide, repeats in plan
-        )
+        self.stages = nn.ModuleList()
+        for _, wide, repeats in plan:
+            blocks = [Residual(wide, wide // 2) for _ in range(repeats)]
+            self.stages.append(nn.Sequential(*blocks))
 
         self.out = nn.Identity() if 8 * width == dim else nn.Linear(8 * width, dim)
 
     def geometry(self, points: Tensor) -> Tensor:
-        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
-        return self._around(points[:, :, :3])[1][-1][0]
+        """The centres (B, N, 3), and on the way all neighbourhoods, for the cache of batches."""
+        _, around = self._around(points[:, :, :3])
+        last_centers, _, _ = around[-1]
+        return last_centers
 
     def _around(self, points: Tensor) -> tuple[Tensor, list[Around]]:
         counts = [self.num_tokens << shift for shift in (3, 2, 1, 0)]
@@ -302,26 +306,14 @@ class PointPN(nn.Module):
             self.widen, self.stages, around, strict=True
         ):
             neighbour = gather(features, near)
-            # (B, G, K, 2C)
-            pair = torch.cat(
-                [
-                    neighbour,
-                    own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour),
-                ],
-                dim=3,
-            )
-
-            # (B, G, K, D)
-            wide = (
-                widen(pair.flatten(1, 2).transpose(1, 2))
-                .transpose(1, 2)
-                .unflatten(1, near.shape[1:])
-            )
-
-            e = encoded(
-                relative, wide.shape[3], self.config.normalisation, self.official
-            )
-            wide = ((wide + e) * e).permute(0, 3, 1, 2)  # (B, D, G, K)
+            center = own[:, : centers.shape[1]].unsqueeze(2).expand_as(neighbour)
+            pair = torch.cat([neighbour, center], dim=3)  # (B, G, K, 2C)
+            rows = pair.flatten(1, 2).transpose(1, 2)  # (B, 2C, GK)
+            wide = widen(rows).transpose(1, 2).unflatten(1, near.shape[1:])
+            kind = self.config.normalisation
+            encoding = encoded(relative, wide.shape[3], kind, self.official)
+            # (B, G, K, D) -> (B, D, G, K)
+            wide = ((wide + encoding) * encoding).permute(0, 3, 1, 2)
             out = run_stage(stage, stage, wide, recomputed=self.recomputed)
             own = features = (out.amax(dim=3) + out.mean(dim=3)).transpose(1, 2)
 
@@ -359,14 +351,15 @@ class Patch(nn.Module):
             self.reduce = nn.Identity()
 
     def geometry(self, points: Tensor) -> Tensor:
-        """The centres (B, N, 3), and on the way all neighbourhoods, for `once` to keep."""
-        return self._around(points)[0]
+        """The centres (B, N, 3), and on the way all neighbourhoods, for the cache of batches."""
+        centers, _, _ = self._around(points)
+        return centers
 
     def _around(self, points: Tensor) -> Around:
-        found = neighbourhoods(
+        _, around = neighbourhoods(
             points, [self.num_tokens], self.config.neighbours, self.skips_near_origin
         )
-        return found[1][0]
+        return around[0]
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         centers, _, relative = self._around(points)
@@ -394,21 +387,21 @@ def neighbourhoods(
         # Farthest point sampling is nested: the centres of the later stages are the first ones of
         # this sample.
         index = farthest_points(points, counts[0], skip_near_origin)
-        order = gather(points, index)
-        places = points
-        found = []
+        sample = gather(points, index)
+        candidates = points
+        around: list[Around] = []
 
         for count in counts:
-            centers = order[:, :count]
-            near = nearest(centers, places, neighbours)
-            found.append((centers, near, gather(places, near) - centers.unsqueeze(2)))
-            places = centers
+            centers = sample[:, :count]
+            near = nearest(centers, candidates, neighbours)
+            relative = gather(candidates, near) - centers.unsqueeze(2)
+            around.append((centers, near, relative))
+            candidates = centers
 
-        return index, found
+        return index, around
 
-    return once(
-        [points], ("neighbourhoods", tuple(counts), neighbours, skip_near_origin), make
-    )
+    name = ("neighbourhoods", tuple(counts), neighbours, skip_near_origin)
+    return cached([points], name, make)
 
 
 def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
@@ -417,7 +410,7 @@ def encoded(relative: Tensor, width: int, kind: str, official: bool) -> Tensor:
     def make(relative: Tensor) -> Tensor:
         return pos_e(normalise(relative, kind, official), width)
 
-    return once([relative], ("encoded", width, kind, official), make, as_one=True)
+    return cached([relative], ("encoded", width, kind, official), make, as_one=True)
 
 
 def normalise(relative: Tensor, kind: str, official: bool = False) -> Tensor:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -112,10 +114,8 @@ def pyramid(points: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[int]]:
     Farthest point sampling is nested: the centres of a later stage are the first ones of the stage
     before. Raises ValueError if there are too few points for one centre in the last stage.
     """
-    counts = [
-        points.shape[1] // math.prod(strides[: stage + 1])
-        for stage in range(len(strides))
-    ]
+    products = itertools.accumulate(strides, operator.mul)
+    counts = [points.shape[1] // product for product in products]
     if counts[-1] < 1:
         raise ValueError(
             f"clouds of {points.shape[1]} points are too small: the stages need at least"
@@ -144,14 +144,10 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
 
 def _neighbours(queries: Tensor, points: Tensor, count: int) -> Tensor:
     fast = compiled("cpu") if points.device.type == "cpu" else None
-    if (
-        fast is not None
-        and points.shape[2] == 3
-        and points.dtype == queries.dtype == torch.float32
-    ):
-        return torch.from_numpy(
-            fast.nearest_places(queries.numpy(), points.numpy(), count)
-        )
+    is_single = points.dtype == queries.dtype == torch.float32
+    if fast is not None and points.shape[2] == 3 and is_single:
+        near = fast.nearest_places(queries.numpy(), points.numpy(), count)
+        return torch.from_numpy(near)
 
     size = SLICE.get(points.device.type, 2)
     pairs = zip(queries.split(size), points.split(size), strict=True)
@@ -168,13 +164,11 @@ def _distances(queries: Tensor, points: Tensor) -> Tensor:
         return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist")
 
     # (B, G, P) each
-    distance, part = (
-        queries[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1)
-    )
-    distance.square_().add_(part.square_())
-    return distance.add_(
-        torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=part).square_()
-    )
+    distance = queries[:, :, None, 0] - points[:, None, :, 0]
+    difference = queries[:, :, None, 1] - points[:, None, :, 1]
+    distance.square_().add_(difference.square_())
+    torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=difference)
+    return distance.add_(difference.square_())
 
 
 def _least(values: Tensor, count: int) -> Tensor:
@@ -311,11 +305,11 @@ def rotations(num_views: int) -> Tensor:
             f"there are 1 to {len(POINTCLIP_VIEWS)} views, asked for {num_views}"
         )
 
-    made = [
-        _turn(0, x) @ _turn(1, y) @ _turn(2, z)
-        for x, y, z in POINTCLIP_VIEWS[:num_views]
-    ]
-    return torch.stack(made).to(torch.get_default_dtype())
+    matrices = []
+    for x, y, z in POINTCLIP_VIEWS[:num_views]:
+        matrices.append(_turn(0, x) @ _turn(1, y) @ _turn(2, z))
+
+    return torch.stack(matrices).to(torch.get_default_dtype())
 
 
 def _turn(axis: int, half_turns: float) -> Tensor:
@@ -369,22 +363,20 @@ def project_lines(
     which sends both ends of the line to the same place (T6).
     """
     with without_autocast(centers.device):
-        along = torch.einsum(
-            "bnc,mc->bmn", centers - centers.mean(dim=1, keepdim=True), lines
-        )
+        centred = centers - centers.mean(dim=1, keepdim=True)
+        along = torch.einsum("bnc,mc->bmn", centred, lines)
 
     low = along.amin(dim=2, keepdim=True)
     high = along.amax(dim=2, keepdim=True)
     spread = high - low
-    unit = torch.where(
-        spread > 0,
-        (along - low) / spread.clamp(min=torch.finfo(along.dtype).tiny),
-        torch.zeros_like(along),
-    )
-
+    smallest = torch.finfo(along.dtype).tiny
+    scaled = (along - low) / spread.clamp(min=smallest)
+    unit = torch.where(spread > 0, scaled, torch.zeros_like(along))
     places = length * unit - 0.5
+    if compat == "official":
+        return places % length
 
-    return places % length if compat == "official" else places.clamp(0, length - 1e-3)
+    return places.clamp(0, length - 1e-3)
 
 
 def project_planes(
@@ -402,9 +394,8 @@ def project_planes(
     """
     width, height = size
     with without_autocast(centers.device):
-        x, y, z = torch.einsum("mij,bnj->bmni", views, centers).unbind(
-            -1
-        )  # (B, M, N) each
+        turned = torch.einsum("mij,bnj->bmni", views, centers)  # (B, M, N, 3)
+        x, y, z = turned.unbind(-1)
 
     depth = z - translation + 1e-12
     columns = (x / depth + 1) * width / 2 - 0.5
@@ -438,9 +429,8 @@ def voxel_ids(centers: Tensor, size: float) -> Tensor:
     that the batch decides would have to be waited for on a GPU, and shapes that depend on it could
     not be compiled.
     """
-    grid = (
-        ((centers - centers.amin(dim=1, keepdim=True)) / size).floor().long()
-    )  # (B, N, 3)
+    offsets = centers - centers.amin(dim=1, keepdim=True)
+    grid = (offsets / size).floor().long()  # (B, N, 3)
     same = (grid.unsqueeze(2) == grid.unsqueeze(1)).all(dim=3)  # (B, N, N)
 
     return same.int().argmax(dim=2)

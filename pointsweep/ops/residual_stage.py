@@ -163,12 +163,16 @@ def training(pairs: Pairs, blocks: Sequence[Block]) -> tuple[Tensor, list[Statis
     """The stage's output (B, G, D) with batch statistics, and these, in double precision, two for
     each block.
     """
-    flat = [parameter for block in blocks for parameter in block.parameters()]
-    found, *statistics = _Stage.apply(  # type: ignore[no-untyped-call]
-        pairs.features, pairs.own, pairs, [block.eps for block in blocks], *flat
-    )
+    parameters: list[Tensor] = []
+    for block in blocks:
+        parameters += block.parameters()
 
-    return found, list(zip(statistics[::2], statistics[1::2], strict=True))
+    eps = [block.eps for block in blocks]
+    output, *statistics = _Stage.apply(  # type: ignore[no-untyped-call]
+        pairs.features, pairs.own, pairs, eps, *parameters
+    )
+    means, variances = statistics[::2], statistics[1::2]
+    return output, list(zip(means, variances, strict=True))
 
 
 @torch.no_grad()
@@ -251,7 +255,10 @@ class _Stage(torch.autograd.Function):
         ctx.pairs = pairs
         ctx.eps = eps
         ctx.kept = [one.kept for one in passes]
-        rows = [tensor for one in passes for tensor in (one.x, one.a)]
+        rows: list[Tensor] = []
+        for one in passes:
+            rows += (one.x, one.a)
+
         ctx.save_for_backward(found, place, *rows, *parameters)
         ctx.mark_non_differentiable(*statistics)
 
@@ -280,7 +287,7 @@ class _Stage(torch.autograd.Function):
             else:
                 of_features, of_own = back.to_points()
 
-            of_parameters = [*back.found(), *of_parameters]
+            of_parameters = [*back.parameter_gradients(), *of_parameters]
 
         return of_features, of_own, None, None, *of_parameters
 
@@ -593,29 +600,32 @@ class _Backward:
         own.addmm_(u_own, scaled[:, half:])
         return features.view_as(pairs.features), own.view_as(pairs.own)
 
-    def found(self) -> list[Tensor]:
+    def parameter_gradients(self) -> list[Tensor]:
         """The gradients of the block's parameters, in their order. A bias in front of a norm has
         none.
         """
         block = self.one.block
-        found = (
+        gradients = (
             self.of_w1, torch.zeros_like(block.b1), self.of_weight1, self.of_bias1,
             self.of_w2, torch.zeros_like(block.b2), self.of_weight2, self.of_bias2,
         )  # fmt: skip
 
-        return [
-            own.to(parameter).view_as(parameter)
-            for own, parameter in zip(found, block.parameters(), strict=True)
-        ]
+        shaped = []
+        for gradient, parameter in zip(gradients, block.parameters(), strict=True):
+            shaped.append(gradient.to(parameter).view_as(parameter))
+
+        return shaped
 
 
 def _blocks(
     parameters: Sequence[Tensor], eps: Sequence[tuple[float, float]]
 ) -> list[Block]:
-    return [
-        Block(own, *parameters[PARAMETERS * index : PARAMETERS * (index + 1)])
-        for index, own in enumerate(eps)
-    ]
+    blocks = []
+    for index, of_block in enumerate(eps):
+        start = PARAMETERS * index
+        blocks.append(Block(of_block, *parameters[start : start + PARAMETERS]))
+
+    return blocks
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -726,13 +736,14 @@ class Memory:
         beyond what was needed at one time.
         """
         with self.lock:
-            fitting = [
-                (memory.size, place)
-                for place, memory in enumerate(self.free)
-                if memory.dtype == dtype and count <= memory.size <= 2 * count
-            ]
+            fitting = []
+            for index, memory in enumerate(self.free):
+                if memory.dtype == dtype and count <= memory.size <= 2 * count:
+                    fitting.append((memory.size, index))
+
             if fitting:
-                return self.free.pop(min(fitting)[1])
+                _, index = min(fitting)
+                return self.free.pop(index)
 
             needed = count * np.dtype(dtype).itemsize
             while self.free and needed > 0:

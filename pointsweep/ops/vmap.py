@@ -6,7 +6,7 @@ of them: one product of stacked matrices, one batch normalisation with statistic
 small kernel a member. Every member keeps its own parameters, statistics and gradients: these are
 the rows of the stacked tensors. What vmap must not see, because it is the members' own (noise) or
 no operator of torch's (compiled geometry), leaves it: `folded`, `uniform`, `for_each`; so do
-layers, which stacked.py does better. Source: HFTA (arXiv 2102.02344);
+layers, which vmap_layers.py does better. Source: HFTA (arXiv 2102.02344);
 https://docs.pytorch.org/docs/stable/func.html. Letters: K members, B clouds.
 """
 
@@ -47,12 +47,16 @@ class Joint:
         """The members' tensors that these stand for, one tuple for each member; None of what was
         worked out under vmap.
         """
-        found = [self.own.get(id(tensor)) for tensor in tensors]
-        return (
-            None
-            if None in found
-            else zip(*(entry[1] for entry in found if entry is not None), strict=True)
-        )
+        of_members: list[Sequence[Tensor]] = []
+        for tensor in tensors:
+            entry = self.own.get(id(tensor))
+            if entry is None:
+                return None
+
+            _, members = entry
+            of_members.append(members)
+
+        return zip(*of_members, strict=True)
 
 
 def current() -> Joint | None:
@@ -98,10 +102,10 @@ class _Outside(torch.autograd.Function):
 
 
 def _outside(joint: Joint, work: Callable[..., Any], *tensors: Tensor) -> Any:
-    def alone(*whole: Tensor) -> Any:
+    def alone(*stacked: Tensor) -> Any:
         _here.joint = None
         try:
-            return work(*whole)
+            return work(*stacked)
         finally:
             _here.joint = joint
 
@@ -116,17 +120,17 @@ def folded(work: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
     if joint is None:
         return work(*rows)
 
-    here = [index for index, tensor in enumerate(rows) if tensor is not None]
+    present = {index: tensor for index, tensor in enumerate(rows) if tensor is not None}
 
-    def all_rows(*whole: Tensor) -> Tensor:
-        given: list[Tensor | None] = [None] * len(rows)
-        for index, tensor in zip(here, whole, strict=True):
-            given[index] = tensor.flatten(0, 1)
+    def all_rows(*stacked: Tensor) -> Tensor:
+        arguments: list[Tensor | None] = [None] * len(rows)
+        for index, tensor in zip(present, stacked, strict=True):
+            arguments[index] = tensor.flatten(0, 1)
 
-        return work(*given).unflatten(0, whole[0].shape[:2])
+        return work(*arguments).unflatten(0, stacked[0].shape[:2])
 
-    found: Tensor = _outside(joint, all_rows, *(rows[index] for index in here))  # type: ignore[arg-type]
-    return found
+    output: Tensor = _outside(joint, all_rows, *present.values())
+    return output
 
 
 def uniform(
@@ -137,13 +141,15 @@ def uniform(
     if joint is None:
         return torch.rand(shape, generator=generator, device=device)
 
-    # A zero keeps the numbers under vmap; they are made outside it.
-    noise: Tensor = _outside(
-        joint,
-        lambda: torch.stack(
-            [torch.rand(shape, generator=g, device=device) for g in joint.generators]
-        ),
-    )
+    def stacked() -> Tensor:
+        of_members = []
+        for own in joint.generators:
+            of_members.append(torch.rand(shape, generator=own, device=device))
+
+        return torch.stack(of_members)
+
+    # The counter keeps the numbers under vmap; they are made outside it.
+    noise: Tensor = _outside(joint, stacked)
     return noise
 
 
@@ -152,21 +158,24 @@ def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
     one, of stacked tensors under vmap.
     """
     made: list[T] = []
-    parts: list[list[Tensor]] = []
+    columns: list[tuple[Tensor, ...]] = []  # of a tensor of the value, all members'
 
     def stacked() -> tuple[Tensor, ...]:
         made.extend(make())
-        each = [list(tensors(value)) for value in made]
-        parts.extend([one[index] for one in each] for index in range(len(each[0])))
-        return tuple(torch.stack(part) for part in parts)
+        columns.extend(_columns(made))
+        return tuple(torch.stack(column) for column in columns)
 
-    found = _outside(joint, stacked)
-    joint.own.update(
-        {id(tensor): (tensor, part) for tensor, part in zip(found, parts, strict=True)}
-    )
-    value: T = rebuilt(made[0], iter(found))
+    outputs = _outside(joint, stacked)
+    for tensor, column in zip(outputs, columns, strict=True):
+        joint.own[id(tensor)] = (tensor, column)
 
+    value: T = rebuilt(made[0], iter(outputs))
     return value
+
+
+def _columns(values: Sequence[Any]) -> list[tuple[Tensor, ...]]:
+    """Return the tensors of values of one structure: of each tensor that of all values."""
+    return list(zip(*(tensors(value) for value in values), strict=True))
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -187,12 +196,11 @@ def rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(rebuilt(part, leaves) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(
-            **{
-                each.name: rebuilt(getattr(value, each.name), leaves)
-                for each in fields(value)
-            }
-        )
+        arguments = {}
+        for field in fields(value):
+            arguments[field.name] = rebuilt(getattr(value, field.name), leaves)
+
+        return type(value)(**arguments)
 
     return value
 
@@ -213,7 +221,7 @@ class _Rows(torch.autograd.Function):
 
 
 class _Layers(TorchFunctionMode):
-    """Mode that takes the functions of layers out of vmap (stacked.py)."""
+    """Mode that takes the functions of layers out of vmap (vmap_layers.py)."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -226,27 +234,24 @@ class _Layers(TorchFunctionMode):
             return function(*args, **named)
 
         values = [*args, *named.values()]
+        own_tensors = [value for value in values if isinstance(value, Tensor)]
 
-        def all_members(*whole: Tensor | None) -> Tensor:
-            given = iter(whole)
-            filled = [
-                next(given) if isinstance(value, Tensor) else value for value in values
-            ]
-            return rule(
-                *filled[: len(args)],
-                **dict(zip(named, filled[len(args) :], strict=True)),
-            )
+        def all_members(*stacked: Tensor | None) -> Tensor:
+            remaining = iter(stacked)
+            filled = list(values)
+            for index, value in enumerate(values):
+                if isinstance(value, Tensor):
+                    filled[index] = next(remaining)
 
-        return _outside(
-            joint,
-            all_members,
-            *(value for value in values if isinstance(value, Tensor)),
-        )
+            positional, by_name = filled[: len(args)], filled[len(args) :]
+            return rule(*positional, **dict(zip(named, by_name, strict=True)))
+
+        return _outside(joint, all_members, *own_tensors)
 
 
 class Part:
     """A module whose forward may run as one with other members'; `but` is the name of a part of it
-    that is met by itself.
+    that runs by itself.
 
     Its own tensors are the parameters that train, the statistics of norms that do, and buffers of
     what `keeps_buffers`.
@@ -256,22 +261,20 @@ class Part:
         # which refers to this part: its memory must not wait for a collector
         self._module = weakref.ref(module)
         self.but = but
-        self.stack: Stack | None = (
-            None  # where its own tensors lie since it ran with others
-        )
+        # where its own tensors lie since it ran with others
+        self.stack: Stack | None = None
         # Frozen parts are other members' too; they draw nothing.
-        self.noise = [
-            part
-            for part in module.modules()
-            if hasattr(part, "generator") and getattr(part, "p", 0.0) > 0
-        ]
+        self.noise: list[nn.Module] = []
+        for layer in module.modules():
+            if hasattr(layer, "generator") and getattr(layer, "p", 0.0) > 0:
+                self.noise.append(layer)
 
     @property
     def module(self) -> nn.Module:
         """Alive as long as its trial is."""
-        found = self._module()
-        assert found is not None
-        return found
+        module = self._module()
+        assert module is not None
+        return module
 
     def forward(self, *inputs: Any) -> Any:
         """Run this member alone."""
@@ -288,34 +291,35 @@ class Part:
         """Return this member's tensors by name; looked up at the first forward pass, when
         everything is in its place.
         """
-        found: dict[str, Tensor] = {
-            name: p for name, p in self.module.named_parameters() if p.requires_grad
-        }
-        for prefix, part in self.module.named_modules():
-            trains = (
-                isinstance(part, nn.modules.batchnorm._BatchNorm)
-                and part.weight.requires_grad
-            )
-            if trains or getattr(part, "keeps_buffers", False):
-                found |= {
-                    f"{prefix}.{name}".lstrip("."): buffer
-                    for name, buffer in part.named_buffers(recurse=False)
-                }
+        own: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                own[name] = parameter
 
-        return {
-            name: tensor
-            for name, tensor in found.items()
-            if self.but is None or not name.startswith(f"{self.but}.")
-        }
+        for prefix, layer in self.module.named_modules():
+            is_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            trains = is_norm and layer.weight.requires_grad  # type: ignore[union-attr]
+            if trains or getattr(layer, "keeps_buffers", False):
+                for name, buffer in layer.named_buffers(recurse=False):
+                    own[f"{prefix}.{name}".lstrip(".")] = buffer
+
+        if self.but is not None:
+            for name in list(own):
+                if name.startswith(f"{self.but}."):
+                    del own[name]
+
+        return own
 
     @cached_property
     def shapes(self) -> tuple[Any, ...]:
         """Return what must be equal, beside the modules' code and settings, for two parts to run as
         one.
         """
-        return tuple(
-            (name, tensor.shape, tensor.dtype) for name, tensor in self.own.items()
-        )
+        shapes = []
+        for name, tensor in self.own.items():
+            shapes.append((name, tensor.shape, tensor.dtype))
+
+        return tuple(shapes)
 
 
 class Stack:
@@ -327,9 +331,9 @@ class Stack:
         self.parts = list(parts)
         self.rows: dict[str, Tensor] = {}
         for name in parts[0].own:
-            each = [part.own[name] for part in parts]
-            self.rows[name] = torch.stack([tensor.detach() for tensor in each])
-            for tensor, row in zip(each, self.rows[name].unbind(0), strict=True):
+            of_parts = [part.own[name] for part in parts]
+            self.rows[name] = torch.stack([tensor.detach() for tensor in of_parts])
+            for tensor, row in zip(of_parts, self.rows[name].unbind(0), strict=True):
                 tensor.data = row
 
         for part in parts:
@@ -339,59 +343,52 @@ class Stack:
         """Return the stacked tensors for functional_call, through which gradients reach each
         member's parameters.
         """
-        return {
-            name: self._traced(name) if self.parts[0].own[name].requires_grad else rows
-            for name, rows in self.rows.items()
-        }
+        state: dict[str, Tensor] = {}
+        for name, rows in self.rows.items():
+            parameters = [part.own[name] for part in self.parts]
+            if parameters[0].requires_grad:
+                rows = _Rows.apply(rows, *parameters)  # type: ignore[no-untyped-call]
 
-    def _traced(self, name: str) -> Tensor:
-        found: Tensor = _Rows.apply(
-            self.rows[name], *(part.own[name] for part in self.parts)
-        )  # type: ignore[no-untyped-call]
-        return found
+            state[name] = rows
+
+        return state
 
 
 def _stack_of(parts: Sequence[Part]) -> Stack:
     """The stack of exactly these parts, made anew where one of them has come from another."""
     stack = parts[0].stack
-    same = (
-        stack is not None
-        and len(stack.parts) == len(parts)
-        and all(part.stack is stack for part in parts)
-    )
+    if stack is None or stack.parts != list(parts):
+        return Stack(parts)
+    if any(part.stack is not stack for part in parts):
+        return Stack(parts)
 
-    return (
-        stack
-        if same and stack is not None and stack.parts == list(parts)
-        else Stack(parts)
-    )
+    return stack
 
 
 def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
     """Return what each part gives for its own inputs, all of equal structure and shapes, as one
     call of the first.
     """
-    given = [list(tensors(one)) for one in inputs]
-    each = [[one[index] for one in given] for index in range(len(given[0]))]
+    columns = _columns(inputs)
     generators = [part.generator for part in parts]
 
     def call(state: dict[str, Tensor], counter: Tensor, *values: Tensor) -> Any:
-        _here.joint = Joint(
-            generators,
-            counter,
-            {id(value): (value, own) for value, own in zip(values, each, strict=True)},
-        )
+        own: dict[int, tuple[Tensor, Sequence[Tensor]]] = {}
+        for value, column in zip(values, columns, strict=True):
+            own[id(value)] = (value, column)
+
+        arguments = rebuilt(tuple(inputs[0]), iter(values))
+        _here.joint = Joint(generators, counter, own)
         try:
-            return functional_call(
-                parts[0].module, state, rebuilt(tuple(inputs[0]), iter(values))
-            )
+            return functional_call(parts[0].module, state, arguments)
         finally:
             _here.joint = None
 
-    place = each[0][0].device
-    values = torch.arange(len(parts), device=place), *(torch.stack(own) for own in each)
+    counter = torch.arange(len(parts), device=columns[0][0].device)
+    stacked_inputs = [torch.stack(column) for column in columns]
+    state = _stack_of(parts).state()
     with _Layers():
-        found = vmap(call)(_stack_of(parts).state(), *values)
+        output = vmap(call)(state, counter, *stacked_inputs)
 
-    rows = zip(*(tensor.unbind(0) for tensor in tensors(found)), strict=True)
-    return [rebuilt(found, iter(row)) for row in rows]
+    rows = zip(*(tensor.unbind(0) for tensor in tensors(output)), strict=True)
+    return [rebuilt(output, iter(row)) for row in rows]

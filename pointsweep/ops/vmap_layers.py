@@ -27,13 +27,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     rows = x.reshape(len(x), -1, x.shape[-1])
     across = weight.transpose(1, 2)
-    found = (
-        torch.bmm(rows, across)
-        if bias is None
-        else torch.baddbmm(bias.unsqueeze(1), rows, across)
-    )
+    if bias is None:
+        output = torch.bmm(rows, across)
+    else:
+        output = torch.baddbmm(bias.unsqueeze(1), rows, across)
 
-    return found.view(*x.shape[:-1], -1)
+    return output.view(*x.shape[:-1], -1)
 
 
 def convolution(
@@ -59,16 +58,21 @@ def batch_norm(
     """x (K, B, C, ...), all others (K, C) -> x's shape: K C channels, each with the statistics of
     its own member.
     """
-    mean, var, weight, bias = (
-        None if each is None else each.flatten() for each in (mean, var, weight, bias)
-    )
     channels = x.transpose(0, 1).flatten(1, 2)
-
-    return (
-        F.batch_norm(channels, mean, var, weight, bias, **settings)
-        .unflatten(1, (len(x), -1))
-        .transpose(0, 1)
+    normed = F.batch_norm(
+        channels,
+        _flattened(mean),
+        _flattened(var),
+        _flattened(weight),
+        _flattened(bias),
+        **settings,
     )
+
+    return normed.unflatten(1, (len(x), -1)).transpose(0, 1)
+
+
+def _flattened(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.flatten()
 
 
 def layer_norm(

@@ -8,7 +8,7 @@ import torch
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models import batch_cache as module
 from pointsweep.models import tokenizers
-from pointsweep.models.batch_cache import SHARE, LeastRecentlyUsed, eval_batch, once, train_batch
+from pointsweep.models.batch_cache import SHARE, LeastRecentlyUsed, cached, eval_batch, train_batch
 from pointsweep.models.methods.any2point import Any2Point
 from pointsweep.models.point_model import build
 from pointsweep.training.loop import evaluate
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(module, "_kept", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
+    monkeypatch.setattr(module, "_caches", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
 
 
 def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypatch):
@@ -36,7 +36,7 @@ def test_members_with_one_seed_share_a_batch_and_its_geometry(tmp_path, monkeypa
 def test_numbers_are_those_without(tmp_path, monkeypatch):
     configs = [config("any2point", seed=0), config("lora", seed=0)]
     shared = run(configs, tmp_path / "shared", False)
-    monkeypatch.setattr(module, "_kept", {"cpu": LeastRecentlyUsed(0)})
+    monkeypatch.setattr(module, "_caches", {"cpu": LeastRecentlyUsed(0)})
     for one, other in zip(shared, run(configs, tmp_path / "alone", False), strict=True):
         assert [epoch["metrics"] for epoch in one.epochs()] == [epoch["metrics"] for epoch in other.epochs()]
 
@@ -55,14 +55,14 @@ def test_the_generator_moves_on_as_if_it_had_drawn():
 
 def test_a_value_is_of_these_numbers_in_this_mode_alone():
     points = torch.ones(2, 3)
-    assert once([points], "sum", lambda own: own.sum()).item() == 6
+    assert cached([points], "sum", lambda own: own.sum()).item() == 6
     points += 1
-    assert once([points], "sum", lambda own: own.sum()).item() == 12
-    assert once([points[:1]], "sum", lambda own: own.sum()).item() == 6
-    assert once([points.view(2, 3)], "sum", lambda own: pytest.fail("made twice")).item() == 12
+    assert cached([points], "sum", lambda own: own.sum()).item() == 12
+    assert cached([points[:1]], "sum", lambda own: own.sum()).item() == 6
+    assert cached([points.view(2, 3)], "sum", lambda own: pytest.fail("made twice")).item() == 12
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert once([points], "sum", lambda own: torch.tensor(1)).item() == 1
-    assert once([points.requires_grad_()], "sum", lambda own: torch.tensor(2)).item() == 2
+        assert cached([points], "sum", lambda own: torch.tensor(1)).item() == 1
+    assert cached([points.requires_grad_()], "sum", lambda own: torch.tensor(2)).item() == 2
 
 
 def test_what_is_kept_is_bounded_and_the_least_used_goes_first():
@@ -103,9 +103,9 @@ def test_an_evaluation_makes_no_geometry_again_in_later_epochs(monkeypatch):
     original = tokenizers.pos_e
     monkeypatch.setattr(tokenizers, "pos_e", lambda *args, **more: made.append(1) or original(*args, **more))
     first = evaluate(model, dataset, dataset.test, trial)
-    filling = module._kept["cpu"].limit_bytes // SHARE
+    filling = module._caches["cpu"].limit_bytes // SHARE
     for number in range(3 * SHARE):
-        module._kept["cpu"].get(number, lambda: torch.empty(filling, dtype=torch.uint8))
+        module._caches["cpu"].get(number, lambda: torch.empty(filling, dtype=torch.uint8))
     assert made
     made.clear()
     assert evaluate(model, dataset, dataset.test, trial).loss == first.loss

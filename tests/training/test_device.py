@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pointsweep.config import registry
-from pointsweep.models import batch_cache as once
+from pointsweep.models import batch_cache
 from pointsweep.models.batch_cache import LeastRecentlyUsed, train_batch
 from pointsweep.models.point_model import build
 from pointsweep.training import prefetch as ahead
@@ -31,7 +31,7 @@ CASES = [
 @pytest.mark.parametrize(("method", "modality", "augment_first"), [*CASES, ("head_only", "1d", False)])
 def test_a_step_stays_on_its_device_and_waits_for_nothing(monkeypatch, method, modality, augment_first):
     """From the stored clouds to the gradients, in two parts, the next batch ahead."""
-    monkeypatch.setattr(once, "_kept", {"meta": LeastRecentlyUsed(1 << 20)})
+    monkeypatch.setattr(batch_cache, "_caches", {"meta": LeastRecentlyUsed(1 << 20)})
     monkeypatch.setattr(ahead, "AHEAD_ON", {"meta"})
     trial = config(method, modality)
     trial = trial.replace(dataset=trial.dataset.replace(presample=48, num_points=40, translate=0.1, unit_sphere=True))

@@ -17,7 +17,7 @@ from pointsweep.results.trial_dir import TrialFolder
 from pointsweep.storage.base import FileStore
 from pointsweep.tracking.target import TrialTags
 from pointsweep.training.fusion import coroutines as members
-from pointsweep.training.fusion.coroutines import backward, meet, run_together, take_turns
+from pointsweep.training.fusion.coroutines import backward, run_joined, run_together, take_turns
 from pointsweep.training.fusion.pack import SharedBackbone, packs_of, shared_part
 from pointsweep.training.runner import Job, Task, Trial, run_pack
 from pointsweep.utils import fault_injection as faults
@@ -180,7 +180,7 @@ def test_on_a_cpu_members_take_turns_a_batch_each():
         for step in range(2):
             seen.append((name, step, "forward"))
             weight = torch.ones(3, requires_grad=True)
-            loss = meet((0, 0), torch.square, weight).sum()
+            loss = run_joined((0, 0), torch.square, weight).sum()
             backward(loss)
             seen.append((name, step, weight.grad.tolist()))
             take_turns(loss.device)
@@ -197,7 +197,7 @@ def test_what_fails_for_all_is_raised_in_every_member(monkeypatch):
 
     def member():
         try:
-            meet((0, 0), broken, torch.zeros(2, 3))
+            run_joined((0, 0), broken, torch.zeros(2, 3))
         except MemoryError as error:
             return str(error), threading.current_thread() is not threading.main_thread()
 
@@ -226,14 +226,14 @@ def test_what_the_disk_refuses_is_raised_in_the_member_that_wrote():
             raise OSError(28, "no space left")
 
     with pytest.raises(OSError, match="no space"):
-        run_together([refused, lambda: meet((0, 0), torch.relu, torch.zeros(2, 3))], 1)
+        run_together([refused, lambda: run_joined((0, 0), torch.relu, torch.zeros(2, 3))], 1)
 
 
 def test_a_members_own_exception_leaves_the_others_alone_and_comes_out_at_the_end():
     ended = []
 
     def good():
-        meet((0, 0), torch.relu, torch.zeros(2, 3))
+        run_joined((0, 0), torch.relu, torch.zeros(2, 3))
         ended.append("good")
 
     def bad():

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(module, "_kept", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
+    monkeypatch.setattr(module, "_caches", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
 
 
 def test_each_batch_is_loaded_and_prepared_before_the_one_in_front_is_given_out(monkeypatch):
@@ -52,7 +52,7 @@ def test_numbers_are_bit_for_bit_those_without(tmp_path, monkeypatch, packed):
     """Two arms of one seed, one of another, with everything that draws: augmentation, order, dropout."""
     configs = [config("any2point", seed=0), config("lora", seed=0), config("any2point", seed=1)]
     before = run(configs, tmp_path / "without", packed)
-    monkeypatch.setattr(module, "_kept", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
+    monkeypatch.setattr(module, "_caches", {"cpu": LeastRecentlyUsed(module.LIMIT_BYTES["cpu"])})
     monkeypatch.setattr(ahead, "AHEAD_ON", {"cpu"})
     for one, other in zip(before, run(configs, tmp_path / "ahead", packed), strict=True):
         assert [epoch["metrics"] for epoch in one.epochs()] == [epoch["metrics"] for epoch in other.epochs()]

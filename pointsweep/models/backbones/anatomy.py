@@ -137,11 +137,9 @@ def small_copy(model: LibraryModel, stack: str, seed: int = 0) -> LibraryModel:
     owner, _, name = stack.rpartition(".")
     layers = module.get_submodule(stack)
     first: list[nn.Module] = list(layers)[:EXAMINED]  # type: ignore[call-overload]
-    cut = (
-        type(layers)(*first)
-        if isinstance(layers, nn.Sequential)
-        else nn.ModuleList(first)
-    )
+    cut: nn.Module = nn.ModuleList(first)
+    if isinstance(layers, nn.Sequential):
+        cut = type(layers)(*first)
 
     setattr(module.get_submodule(owner), name, cut)
 
@@ -339,9 +337,10 @@ def _check_shapes(model: LibraryModel, seen: _Run, num_layers: int) -> None:
         )
 
     shapes = [tuple(tokens_of(args, kwargs).shape) for args, kwargs, _ in seen.calls]
-    shapes += [
-        tuple(first(output).shape) for _, _, output in seen.calls if output is not None
-    ]
+    for _, _, output in seen.calls:
+        if output is not None:
+            shapes.append(tuple(first(output).shape))
+
     if shapes and len(shapes[0]) != 3:
         raise ValueError(
             f"{model.name}: its layers take tensors {shapes[0]}, not tokens (B, N, C): it is no"

@@ -114,10 +114,10 @@ class Attention(nn.Module):
         self.v = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
         self.out = nn.Linear(inner, shape.dim, bias=shape.bias)
         self.scale = self.head_dim**-0.5 if shape.scaled else 1.0
-        # key and value
-        self.extra = (
-            nn.Parameter(torch.zeros(2, 1, 1, inner)) if shape.extra_key else None
-        )
+        self.extra: nn.Parameter | None = None
+        if shape.extra_key:
+            self.extra = nn.Parameter(torch.zeros(2, 1, 1, inner))  # key and value
+
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -132,10 +132,9 @@ class Attention(nn.Module):
         v = self.v(x)
 
         if self.extra is not None:
-            k, v = (
-                torch.cat([t, more.expand(len(x), 1, -1)], dim=1)
-                for t, more in zip((k, v), self.extra, strict=True)
-            )
+            extra_key, extra_value = self.extra  # (1, 1, C) each
+            k = torch.cat([k, extra_key.expand(len(x), 1, -1)], dim=1)
+            v = torch.cat([v, extra_value.expand(len(x), 1, -1)], dim=1)
 
         # (B, H, T, C / H)
         mixed = self._attend(self._heads(q), self._heads(k), self._heads(v), bias)
@@ -333,12 +332,13 @@ class Backbone(nn.Module):
         self.drop_path_rates = [
             config.drop_path * i / max(depth - 1, 1) for i in range(depth)
         ]
-        make = make_block or (
-            lambda index, rate: Block(shape, config.attention_dropout, rate)
-        )
-        self.blocks = nn.ModuleList(
-            make(index, rate) for index, rate in enumerate(self.drop_path_rates)
-        )
+        self.blocks = nn.ModuleList()
+        for index, rate in enumerate(self.drop_path_rates):
+            if make_block is not None:
+                self.blocks.append(make_block(index, rate))
+            else:
+                self.blocks.append(Block(shape, config.attention_dropout, rate))
+
         # of each block's tokens; without blocks, of those that the norm gets
         self.widths = [shape.dim] * max(depth, 1)
         # the blocks at which tokens are made anew of fewer, wider ones; the first always
@@ -468,12 +468,11 @@ class Backbone(nn.Module):
             state = shuffled(state, self.own_seed())
             origin = f"shuffled, seed {self.own_seed()}, {origin}"
 
-        self.load_state_dict(
-            {
-                name: state[name].to(tensor.dtype)
-                for name, tensor in self.state_dict().items()
-            }
-        )
+        own_state = self.state_dict()
+        for name, tensor in own_state.items():
+            own_state[name] = state[name].to(tensor.dtype)
+
+        self.load_state_dict(own_state)
         return origin
 
     def own_seed(self) -> int:
@@ -558,19 +557,18 @@ class Backbone(nn.Module):
             elif not nearest or count < fewest:
                 nearest, fewest = wrong, count
 
+        if not fitting and not nearest:
+            raise ValueError(f"{path}: holds no tensors")
         if not fitting:
-            raise ValueError(
-                f"{path} does not fit: {listed(nearest)}"
-                if nearest
-                else f"{path}: holds no tensors"
-            )
+            raise ValueError(f"{path} does not fit: {listed(nearest)}")
 
         place, state, raw = fitting[0]
         check_values(self, state, raw, str(path))
         origin = f"{path.name}, sha256 {digest}"
-        others = [
-            other for other, found, _ in fitting[1:] if not _same_tensors(found, state)
-        ]
+        others = []
+        for other_place, other_state, _ in fitting[1:]:
+            if not _same_tensors(other_state, state):
+                others.append(other_place)
 
         if others:
             log.warning(

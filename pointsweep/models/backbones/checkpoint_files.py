@@ -134,26 +134,20 @@ def candidates(
 def _containers(
     loaded: Mapping[Any, Any], place: str, depth: int
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    names = [name for name in CONTAINERS if name in loaded]
-    names += [
-        name for name in loaded if isinstance(name, str) and name not in CONTAINERS
-    ]
-    for name in names:
-        inner = loaded[name]
-        if (
-            isinstance(inner, Mapping)
-            and depth
-            and not name.lower().startswith(OTHER_STATE)
-        ):
-            yield from _containers(
-                inner, f"{place}.{name}" if place else name, depth - 1
-            )
+    likeliest = [name for name in CONTAINERS if name in loaded]
+    names = [name for name in loaded if isinstance(name, str)]
+    if depth:
+        for name in dict.fromkeys([*likeliest, *names]):
+            inner = loaded[name]
+            if isinstance(inner, Mapping) and not name.lower().startswith(OTHER_STATE):
+                inner_place = f"{place}.{name}" if place else name
+                yield from _containers(inner, inner_place, depth - 1)
 
-    tensors = {
-        name: value
-        for name, value in loaded.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    tensors = {}
+    for name in names:
+        if isinstance(loaded[name], Tensor):
+            tensors[name] = loaded[name]
+
     if tensors:
         yield place, tensors
 

@@ -35,11 +35,11 @@ def local_file(config: BackboneConfig) -> Path:
 
     path = Path(config.weights).expanduser()
     if path.is_dir():
-        inside = sorted(
-            entry.name
-            for entry in path.iterdir()
-            if entry.suffix in (".safetensors", ".bin", ".pth", ".pt")
-        )
+        inside = []
+        for entry in sorted(path.iterdir()):
+            if entry.suffix in (".safetensors", ".bin", ".pth", ".pt"):
+                inside.append(entry.name)
+
         hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
         raise MissingWeightsError(
             f"backbone.weights: {path} is a folder, a file is expected for {config.name}{hint}"
@@ -322,11 +322,9 @@ def split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         stem, _, leaf = name.rpartition(".")
         if leaf.startswith("in_proj_"):
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            split |= {
-                f"{stem}.{letter}.{leaf.removeprefix('in_proj_')}": part
-                for letter, part in parts
-            }
+            kind = leaf.removeprefix("in_proj_")  # weight or bias
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                split[f"{stem}.{letter}.{kind}"] = part
         elif leaf == "bias_k":
             split[f"{stem}.extra"] = torch.stack([tensor, state[f"{stem}.bias_v"]])
         elif leaf != "bias_v":
@@ -418,11 +416,9 @@ def position_table_size(
     )
     count = shape[-2] - leading if len(shape) > 1 else 0
     side = math.isqrt(max(count, 0))
-    size = (
-        f"{side} x {side} positions"
-        if side and side * side == count
-        else f"{count} positions"
-    )
+    size = f"{count} positions"
+    if side and side * side == count:
+        size = f"{side} x {side} positions"
 
     return (
         f"its position table {tuple(shape)} has {size}, {expected}: a checkpoint for another input"

@@ -198,9 +198,8 @@ def _is_pair_of_tensors(value: Any) -> TypeGuard[Sequence[Tensor]]:
 def _carried_by(
     call: LayerCall, argument: str, kind: str, example: Any, heads: int
 ) -> LayerCall:
-    constants = {
-        name: value for name, value in call.constants.items() if name != argument
-    }
+    constants = dict(call.constants)
+    constants.pop(argument, None)
     return replace(
         call,
         constants=constants,
@@ -217,13 +216,20 @@ def _neutral(call: LayerCall) -> LayerCall:
     example = call.example
 
     if call.positions in (ROTARY, GRID_ROTARY):
-        turned = tuple(
-            part.flatten()[0].new_tensor(value).expand(1, example[0].shape[-1])
-            for part, value in zip(example, (1.0, 0.0), strict=True)
-        )
-        constants[call.position_argument] = lambda x: tuple(
-            part.to(x).expand(x.shape[1], -1) for part in turned
-        )
+        cosines, sines = example
+        width = cosines.shape[-1]
+        # of no rotation
+        ones = cosines.new_ones(1).expand(1, width)
+        zeros = sines.new_zeros(1).expand(1, width)
+
+        def unrotated(x: Tensor) -> tuple[Tensor, Tensor]:
+            num_tokens = x.shape[1]
+            return (
+                ones.to(x).expand(num_tokens, -1),
+                zeros.to(x).expand(num_tokens, -1),
+            )
+
+        constants[call.position_argument] = unrotated
     elif isinstance(example, Tensor):
         constants[call.position_argument] = lambda x: torch.zeros_like(
             example, dtype=x.dtype, device=x.device
@@ -264,10 +270,11 @@ def own_arguments(call: LayerCall, x: Tensor) -> dict[str, Any]:
         tables = [table[:num_tokens] for table in call.example]
         bias = (tuple(table.expand(num_clouds, -1, -1) for table in tables),)
     elif call.positions in (ROTARY, GRID_ROTARY):
-        tables = [
-            table if table.dim() == 3 else table.unsqueeze(0) for table in call.example
-        ]
-        tables = [table[:, :num_tokens] for table in tables]
+        tables = []
+        for table in call.example:
+            of_clouds = table if table.dim() == 3 else table.unsqueeze(0)
+            tables.append(of_clouds[:, :num_tokens])
+
         bias = (tuple(table.expand(num_clouds, -1, -1) for table in tables),)
     elif call.positions == RELATIVE:
         bias = call.example[:, :, :num_tokens, :num_tokens]

@@ -84,9 +84,9 @@ class ImageBindAudio(Backbone):
         if "table" in tensors:
             tensors["table"] = grid_table(tensors["table"], FREQUENCIES, TIMES)
 
-        keep = self.shape.extra_key
-        return {
-            name: tensor
-            for name, tensor in tensors.items()
-            if keep or not name.endswith("attn.extra")
-        }
+        if not self.shape.extra_key:
+            for name in list(tensors):
+                if name.endswith("attn.extra"):
+                    del tensors[name]
+
+        return tensors

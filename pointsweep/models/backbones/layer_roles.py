@@ -74,9 +74,14 @@ def find_roles(layer: nn.Module, run: Run, hidden: Tensor) -> LayerRoles:
         raise ValueError("its layers have no feed-forward branch of linear layers")
 
     fc2 = closing[-1]
-    branch = _branch(
-        layer, run, hidden, _Seen(calls, seen, output, linears[fc2], last_norm)
+    run_of_layer = _Seen(
+        calls=calls,
+        tensors=seen,
+        output=output,
+        down=linears[fc2],
+        last_norm=last_norm,
     )
+    branch = _branch(layer, run, hidden, run_of_layer)
     fc1 = fc2 - 1  # the first of several where the branch has a gate beside it
 
     while fc1 > 0 and _same_input(seen, linears[fc1 - 1], linears[fc1]):
@@ -106,7 +111,7 @@ class _Seen:
 
     calls: list[str]
     tensors: dict[str, tuple[Tensor, Tensor]]
-    whole: Tensor
+    output: Tensor
     down: str  # the last projection of the feed-forward branch
     last_norm: str | None
 
@@ -119,17 +124,18 @@ def _executed(
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     names = {module: name for name, module in layer.named_modules() if name}
 
-    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         name = names[module]
         calls.append(name)
-        tensors = [
-            value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)
-        ]
+        arguments = (*args, *kwargs.values())
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
 
         if isinstance(output, Tensor) and tensors:
             seen[name] = (tensors[0], output)
 
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in names]
+    handles = [
+        module.register_forward_hook(record, with_kwargs=True) for module in names
+    ]
     try:
         layer_output = run(hidden)
     finally:
@@ -261,7 +267,7 @@ def _branch(layer: nn.Module, run: Run, hidden: Tensor, seen: _Seen) -> str:
         ):
             output = run(hidden)
 
-        change = moved[-1] - base[-1] if seen.last_norm else output - seen.whole
+        change = moved[-1] - base[-1] if seen.last_norm else output - seen.output
         if torch.allclose(change.reshape(delta.shape), delta, atol=1e-8):
             return name
 
@@ -307,15 +313,14 @@ def _attention_roles(
             "out": alone & ~by_others,
         }
 
-        present = {role: rows for role, rows in rows_of.items() if bool(rows.any())}
-
-        for role in present:
-            names_of[role].append(name)
+        present: dict[str, Tensor] = {}
+        for role, rows in rows_of.items():
+            if rows.any():
+                names_of[role].append(name)
+                present[role] = rows.nonzero().flatten()
 
         if len(present) > 1:
-            fused[name] = {
-                role: rows.nonzero().flatten() for role, rows in present.items()
-            }
+            fused[name] = present
 
     # The first layer behind the last one of values is the attention's output projection.
     outputs: list[str] = []
@@ -335,20 +340,22 @@ def _felt(
 
     Of one token alone these are the same token.
     """
-    kept: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     num_tokens = hidden.shape[1]
 
-    def keep(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, output: Tensor) -> None:
+    def recorder_of(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: Any, output: Tensor) -> None:
             if output.dim() == 3 and output.shape[1] == num_tokens:
                 output.retain_grad()
-                kept[name] = output
+                outputs[name] = output
 
-        return note
+        return record
 
-    handles = [
-        layer.get_submodule(name).register_forward_hook(keep(name)) for name in linears
-    ]
+    handles = []
+    for name in linears:
+        linear = layer.get_submodule(name)
+        handles.append(linear.register_forward_hook(recorder_of(name)))
+
     try:
         with torch.enable_grad():
             output = run(hidden.detach().clone().requires_grad_(True))
@@ -358,15 +365,13 @@ def _felt(
         for handle in handles:
             handle.remove()
 
-    gradients = {
-        name: tensor.grad[0, 0].abs()
-        for name, tensor in kept.items()
-        if tensor.grad is not None
-    }
+    gradients: dict[str, Tensor] = {}
+    for name, tensor in outputs.items():
+        if tensor.grad is not None:
+            gradients[name] = tensor.grad[0, 0].abs()
 
-    largest = max(
-        (float(gradient.max()) for gradient in gradients.values()), default=0.0
-    )
+    maxima = [float(gradient.max()) for gradient in gradients.values()]
+    largest = max(maxima, default=0.0)
     layer.zero_grad()
 
     return {name: gradient > FELT * largest for name, gradient in gradients.items()}

@@ -161,10 +161,8 @@ class LibraryBackbone(Backbone):
             state = self._state_of(module)
             origin = f"{config.weights}, seed {seed}, {self.origin(config)}"
             if config.weights == "random":
-                state = {
-                    name: _small_values(name, tensor, seed)
-                    for name, tensor in state.items()
-                }
+                for name, tensor in state.items():
+                    state[name] = _small_values(name, tensor, seed)
         else:
             module, origin = self.pretrained(config)
             state = self._state_of(module)
@@ -185,10 +183,11 @@ class LibraryBackbone(Backbone):
         config: Any = self.config
         other = type(self)(config, module)
         own = self.state_dict()
-        return {
-            name: tensor.to(own[name].dtype)
-            for name, tensor in other.state_dict().items()
-        }
+        state: dict[str, Tensor] = {}
+        for name, tensor in other.state_dict().items():
+            state[name] = tensor.to(own[name].dtype)
+
+        return state
 
     # Positions
 
@@ -296,7 +295,7 @@ class LibraryBackbone(Backbone):
         weight = owner.relative_attention_bias.weight.detach()  # type: ignore[union-attr,operator]
         settings = _of_buckets(owner)
 
-        if any(owner is module for block in self.blocks for module in block.modules()):
+        if any(owner is module for module in self.blocks.modules()):
             owner.relative_attention_bias = None  # type: ignore[assignment]
 
         if not keep:
@@ -340,17 +339,16 @@ class LibraryBackbone(Backbone):
             return self._rotations(centers, locations)
 
         if self.attention_positions == GRID_ROTARY:
-            tables = self.get_buffer("cosines"), self.get_buffer("sines")
-            return (
-                tuple(
-                    grid_positions(table, locations, self.plane).mean(dim=1)
-                    for table in tables
-                ),
-            )
+            rotations = []
+            for name in ("cosines", "sines"):
+                table = self.get_buffer(name)
+                values = grid_positions(table, locations, self.plane)  # (B, M, N, D)
+                rotations.append(values.mean(dim=1))
 
-        away = locations.unsqueeze(2) - locations.unsqueeze(
-            3
-        )  # (B, M, N, N): key - query
+            return (tuple(rotations),)
+
+        # (B, M, N, N): key - query
+        away = locations.unsqueeze(2) - locations.unsqueeze(3)
         if self.attention_positions == ALIBI:
             slopes = self.get_buffer("slopes").to(locations.dtype)
             return -slopes[:, None, None] * away.abs().mean(dim=1).unsqueeze(1)
@@ -367,12 +365,15 @@ class LibraryBackbone(Backbone):
 
         for kind in kinds:
             more = {} if kind is None else {"layer_type": kind}
-            # (cos, sin) (B, N, D) each
-            pairs = [self.rotary(centers, view, **more) for view in locations.unbind(1)]
-            cosines, sines = (
-                torch.stack(parts).mean(dim=0) for parts in zip(*pairs, strict=True)
-            )
-            rotations.append((cosines, sines))
+            cosines, sines = [], []  # (B, N, D) each, one a view
+            for view in locations.unbind(1):
+                cosine, sine = self.rotary(centers, view, **more)
+                cosines.append(cosine)
+                sines.append(sine)
+
+            mean_cosine = torch.stack(cosines).mean(dim=0)
+            mean_sine = torch.stack(sines).mean(dim=0)
+            rotations.append((mean_cosine, mean_sine))
 
         return tuple(rotations)
 
@@ -392,27 +393,22 @@ class LibraryBackbone(Backbone):
         """
         roles = self.anatomy.roles
         keys = []
-
         for path in roles.projections["k"]:
-            keys.append(
-                f".layer.{path}.k." if path in roles.fused else f".layer.{path}."
-            )
+            is_fused = path in roles.fused
+            keys.append(f".layer.{path}.k." if is_fused else f".layer.{path}.")
 
-        known = [
-            f".layer.{path}."
-            for paths in roles.projections.values()
-            for path in (*paths, *roles.norms)
-        ]
+        known = [f".layer.{path}." for path in roles.norms]
+        for paths in roles.projections.values():
+            known += [f".layer.{path}." for path in paths]
 
+        unplaced = self.anatomy.call.positions == UNPLACED
         names = []
         for name, _ in self.named_parameters():
             if not name.startswith("blocks.") or not name.endswith(("bias", "shift")):
                 continue
 
             of_keys = any(path in name for path in keys)
-            of_positions = self.anatomy.call.positions == UNPLACED and not any(
-                path in name for path in known
-            )
+            of_positions = unplaced and not any(path in name for path in known)
             if of_keys or of_positions:
                 names.append(f"{prefix}{name}")
 
@@ -421,24 +417,24 @@ class LibraryBackbone(Backbone):
     def describe(self) -> str:
         anatomy = self.anatomy
         norm = "post-norm" if anatomy.roles.post_norm else "pre-norm"
-        attention = (
-            "causal" if anatomy.call.causal else "every token looks at all others"
-        )
+        attention = "every token looks at all others"
+        if anatomy.call.causal:
+            attention = "causal"
 
         if anatomy.call.causal != anatomy.own_causal:
-            attention += f" (its own program: {'causal' if anatomy.own_causal else 'all others'})"
+            own_attention = "causal" if anatomy.own_causal else "all others"
+            attention += f" (its own program: {own_attention})"
 
         text = (
             f"{self.model_name}: {WORDS[self.modality]}, width {self.dim}, {len(self.blocks)} of"
-            f" {anatomy.num_layers} {norm} blocks, "
+            f" {anatomy.num_layers} {norm} blocks, {self.shape.num_heads} heads, {attention},"
+            f" {self._positions_in_words()}"
         )
 
-        text += (
-            f"{self.shape.num_heads} heads, {attention}, {self._positions_in_words()}"
-        )
-        missing = [
-            role for role, paths in anatomy.roles.projections.items() if not paths
-        ]
+        missing = []
+        for role, paths in anatomy.roles.projections.items():
+            if not paths:
+                missing.append(role)
 
         if missing:
             text += f"; projections not found: {', '.join(missing)}"

@@ -90,19 +90,17 @@ def joined_biases(layer: nn.Module) -> None:
     it.
     """
     for module in layer.modules():
-        whole, query, value = (
-            getattr(module, name, None) for name in ("qkv", "q_bias", "v_bias")
-        )
-        if (
-            isinstance(whole, nn.Linear)
-            and isinstance(query, Tensor)
-            and isinstance(value, Tensor)
-        ):
+        fused = getattr(module, "qkv", None)
+        query = getattr(module, "q_bias", None)
+        value = getattr(module, "v_bias", None)
+        if not isinstance(query, Tensor) or not isinstance(value, Tensor):
+            continue
+
+        if isinstance(fused, nn.Linear):
             key = getattr(module, "k_bias", None)
             key = torch.zeros_like(query) if key is None else key.to(query.device)
-            whole.bias = nn.Parameter(
-                torch.cat([query.detach(), key.detach(), value.detach()])
-            )
+            biases = [query.detach(), key.detach(), value.detach()]
+            fused.bias = nn.Parameter(torch.cat(biases))
 
             for name in ("q_bias", "k_bias", "v_bias"):
                 setattr(module, name, None)
@@ -142,7 +140,7 @@ class LibraryBlock(TransformerBlock):
         without_noise(layer)
 
         for path, rows in roles.fused.items():
-            owner, name = _place(layer, path)
+            owner, name = _owner_and_name(layer, path)
             setattr(owner, name, SplitLinear(getattr(owner, name), rows))
 
         if call.packed:
@@ -160,35 +158,26 @@ class LibraryBlock(TransformerBlock):
         self.drop_path = DropPath(rate)
 
     def projections(self, role: str) -> list[tuple[nn.Module, str]]:
-        paths = self.roles.projections.get(role, ())
-        if not paths:
-            known = (
-                ", ".join(
-                    name for name, names in self.roles.projections.items() if names
-                )
-                or "none"
-            )
+        projections = self.roles.projections
+        if not projections.get(role):
+            known = ", ".join(name for name in projections if projections[name])
             raise ValueError(
-                f"no projection {role} was found in a {type(self.layer).__name__}; found: {known}"
+                f"no projection {role} was found in a {type(self.layer).__name__}; found:"
+                f" {known or 'none'}"
             )
 
-        module_paths = []
-        for path in paths:
-            split = path in self.roles.fused and role in self.roles.fused[path]
-            module_paths.append(
-                (self.layer.get_submodule(path), role)
-                if split
-                else _place(self.layer, path)
-            )
+        attributes = []
+        for path in projections[role]:
+            if role in self.roles.fused.get(path, ()):
+                attributes.append((self.layer.get_submodule(path), role))
+            else:
+                attributes.append(_owner_and_name(self.layer, path))
 
-        return module_paths
+        return attributes
 
     def norms(self) -> list[tuple[nn.Module, str]]:
-        return [
-            _place(self.layer, path)
-            for path in self.roles.norms
-            if _has(self.layer, path)
-        ]
+        paths = [path for path in self.roles.norms if _has(self.layer, path)]
+        return [_owner_and_name(self.layer, path) for path in paths]
 
     def attention(self) -> tuple[nn.Module, str]:
         return self.projections("out")[0]
@@ -218,17 +207,16 @@ class LibraryBlock(TransformerBlock):
                 return output
 
             # OPT's branch has its tokens in one row
-            shape = (*x.shape[:2], output.shape[-1])
-            changed = after_ffn(
-                self.drop_path(output.view(shape)), inputs[-1].view(*x.shape[:2], -1)
-            )
+            of_branch = output.view(*x.shape[:2], output.shape[-1])
+            branch_inputs = inputs[-1].view(*x.shape[:2], -1)
+            changed = after_ffn(self.drop_path(of_branch), branch_inputs)
             return changed.view(output.shape)
 
+        ffn_input = self.layer.get_submodule(self.roles.ffn_input)
+        branch = self.layer.get_submodule(self.roles.branch)
         handles = [
-            self.layer.get_submodule(self.roles.ffn_input).register_forward_pre_hook(
-                keep
-            ),
-            self.layer.get_submodule(self.roles.branch).register_forward_hook(change),
+            ffn_input.register_forward_pre_hook(keep),
+            branch.register_forward_hook(change),
         ]
         if self.drop_path.p > 0:
             owner, name = self.attention()
@@ -248,7 +236,7 @@ class LibraryBlock(TransformerBlock):
         return tokens
 
 
-def _place(layer: nn.Module, path: str) -> tuple[nn.Module, str]:
+def _owner_and_name(layer: nn.Module, path: str) -> tuple[nn.Module, str]:
     owner, _, name = path.rpartition(".")
     return layer.get_submodule(owner), name
 
@@ -257,5 +245,5 @@ def _has(layer: nn.Module, path: str) -> bool:
     """Return whether a layer has a norm there: the first of ModernBERT has none in front of its
     attention.
     """
-    owner, name = _place(layer, path)
+    owner, name = _owner_and_name(layer, path)
     return getattr(getattr(owner, name, None), "weight", None) is not None

@@ -71,11 +71,9 @@ def weight_file(
             _check_shards(folder / name)
             return folder / name
 
-    pickled = sorted(
-        entry.name for entry in folder.iterdir() if entry.suffix in PICKLES
-    )
-    if pickled:
-        raise MissingWeightsError(_pickled(str(folder), pickled[0]))
+    for entry in sorted(folder.iterdir()):
+        if entry.suffix in PICKLES:
+            raise MissingWeightsError(_pickled(str(folder), entry.name))
 
     raise MissingWeightsError(
         f"backbone.model: the folder {folder} has no {WEIGHTS}; put it there, or set weights to"
@@ -232,14 +230,15 @@ def _not_here(
     cause = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
     revision = f", revision {config.revision}" if config.revision else ""
     root = os.environ.get("POINTSWEEP_DATA")
-    folders = f"{config.model} is no folder here" + (
-        f" or below {root}" if root else ""
-    )
+    folders = f"{config.model} is no folder here"
+    if root:
+        folders += f" or below {root}"
+
     near = difflib.get_close_matches(repository, cached_models(), n=2, cutoff=0.6)
     meant = f" Cached here: {', '.join(near)}." if near else ""
-    needed = (
-        CONFIG if config.weights in WITHOUT_CHECKPOINT else f"{CONFIG} and {WEIGHTS}"
-    )
+    needed = f"{CONFIG} and {WEIGHTS}"
+    if config.weights in WITHOUT_CHECKPOINT:
+        needed = CONFIG
 
     return (
         f"backbone.model: {folders}; {name} of the hub id {repository}{revision} is not in"
@@ -253,10 +252,8 @@ def cached_models() -> list[str]:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    models = []
+    for entry in folder.glob("models--*"):
+        models.append(entry.name.removeprefix("models--").replace("--", "/"))
 
-    return sorted(
-        name.removeprefix("models--").replace("--", "/")
-        for name in names
-        if name.startswith("models--")
-    )
+    return sorted(models)

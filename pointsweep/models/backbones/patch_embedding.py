@@ -100,11 +100,12 @@ def body_of(
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for prefix in prefixes:
         if any(name.startswith(prefix) for name in state):
-            return {
-                name.removeprefix(prefix): tensor
-                for name, tensor in state.items()
-                if name.startswith(prefix)
-            }
+            body = {}
+            for name, tensor in state.items():
+                if name.startswith(prefix):
+                    body[name.removeprefix(prefix)] = tensor
+
+            return body
 
     return dict(state)
 
@@ -119,7 +120,8 @@ PLACES = {  # names of the position MLP in the files of Point-BERT's family
 
 def with_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename: what these files call `encoder` is the embedding of the groups."""
-    return {
-        re.sub(r"^encoder\.", "stem.patches.0.", name): tensor
-        for name, tensor in state.items()
-    }
+    renamed = {}
+    for name, tensor in state.items():
+        renamed[re.sub(r"^encoder\.", "stem.patches.0.", name)] = tensor
+
+    return renamed

@@ -59,10 +59,17 @@ class PointM2AE(Backbone):
 
         num_scales = (max(depth, 1) - 1) // DEPTH + 1  # that `num_blocks` leaves
         widths = WIDTHS[:num_scales]
-        shapes = [
-            Shape(width, depth, 6, 4 * width, qkv_bias=False, eps=1e-5)
-            for width in widths
-        ]
+        shapes = []
+        for width in widths:
+            shape = Shape(
+                width,
+                num_blocks=depth,
+                num_heads=6,
+                mlp=4 * width,
+                qkv_bias=False,
+                eps=1e-5,
+            )
+            shapes.append(shape)
 
         super().__init__(config, shapes[-1])
         self.scale_tokens = config.scale_tokens
@@ -119,15 +126,15 @@ class PointM2AE(Backbone):
             body[_flat_name(name)] = tensor
 
         tensors = NAMES.apply(split_qkv(body), len(self.blocks))
-        unused = tuple(
-            f"stem.{part}.{scale}."
-            for part in ("patches", "places")
-            for scale in range(len(self.scale_starts), len(WIDTHS))
-        )
-        return with_new_norm(
-            {name: t for name, t in tensors.items() if not name.startswith(unused)},
-            self.dim,
-        )
+        unused_scales = range(len(self.scale_starts), len(WIDTHS))
+        unused = tuple(f"stem.patches.{scale}." for scale in unused_scales)
+        unused += tuple(f"stem.places.{scale}." for scale in unused_scales)
+
+        for name in list(tensors):
+            if name.startswith(unused):
+                del tensors[name]
+
+        return with_new_norm(tensors, self.dim)
 
 
 def _flat_name(name: str) -> str:

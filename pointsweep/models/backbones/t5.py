@@ -72,11 +72,11 @@ class T5(Backbone):
         self, index: int, centers: Tensor, locations: Tensor | None
     ) -> Tensor:
         assert locations is not None
-        # (B, N, N, H)
-        bias = sum(
-            self.table[bucket(view.unsqueeze(1) - view.unsqueeze(2))]
-            for view in locations.unbind(1)
-        )
+        bias: Tensor | int = 0
+        for view in locations.unbind(1):  # (B, N)
+            distances = view.unsqueeze(1) - view.unsqueeze(2)  # key - query
+            bias = bias + self.table[bucket(distances)]  # (B, N, N, H)
+
         return torch.as_tensor(bias).permute(0, 3, 1, 2) / locations.shape[1]
 
     @classmethod

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pointsweep.config.backbones import TimmConfig
 from pointsweep.models.backbones.anatomy import LibraryModel, stack_of, to_meta
@@ -143,11 +143,9 @@ def _created(config: TimmConfig, **more: Any) -> nn.Module:
 
     for entry in config.sizes:
         key, _, value = entry.partition("=")
-        sizes[key] = (
-            json.loads(value)
-            if value[:1] in "-0123456789[" or value in ("true", "false", "null")
-            else value
-        )
+        sizes[key] = value
+        if value[:1] in "-0123456789[" or value in ("true", "false", "null"):
+            sizes[key] = json.loads(value)
 
     if config.image_size is not None:
         sizes["img_size"] = config.image_size
@@ -179,27 +177,23 @@ def _empty(config: TimmConfig) -> LibraryModel:
     elif config.image_size is not None:
         height = width = config.image_size
 
+    def inputs() -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return {"x": torch.randn((1, channels, height, width), generator=generator)}
+
     to_meta(module)
     model = LibraryModel(
         module=module,
-        inputs=lambda: {
-            "x": torch.randn(
-                (1, channels, height, width), generator=torch.Generator().manual_seed(0)
-            )
-        },
+        inputs=inputs,
         heads=1,
         name=f"timm {config.model}",
         reads_images=True,
     )
 
     layers = module.get_submodule(stack_of(model))
-    heads = next(
-        (
-            part.num_heads
-            for part in layers.modules()
-            if isinstance(getattr(part, "num_heads", None), int)
-        ),
-        1,
-    )
+    for part in layers.modules():
+        heads = getattr(part, "num_heads", None)
+        if isinstance(heads, int):
+            return replace(model, heads=heads)
 
-    return replace(model, heads=heads)
+    return model

@@ -12,7 +12,7 @@ import difflib
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,12 @@ def _check_loaded(
         anatomy.bias_owner,
     ]
 
-    used += [] if anatomy.table is None else [anatomy.table.name]
+    if anatomy.table is not None:
+        used.append(anatomy.table.name)
+
     beginnings = tuple(f"{prefix}{name}" for name in used if name)
-    missing = sorted(
-        name for name in report["missing_keys"] if name.startswith(beginnings)
-    )
+    missing_keys = sorted(report["missing_keys"])
+    missing = [name for name in missing_keys if name.startswith(beginnings)]
 
     if missing:
         raise ValueError(
@@ -312,15 +313,13 @@ def _resized(hf: Any, written: dict[str, Any], config: TransformersConfig) -> An
 
 def _without_noise(hf: Any) -> Any:
     """Turn off what draws random numbers, and what is for generating text."""
-    parts = [
-        hf,
-        *(
-            getattr(hf, name)
-            for name in getattr(hf, "sub_configs", {})
-            if getattr(hf, name, None) is not None
-        ),
-    ]
-    for part in parts:
+    configs = [hf]
+    for name in getattr(hf, "sub_configs", {}):
+        sub_config = getattr(hf, name, None)
+        if sub_config is not None:
+            configs.append(sub_config)
+
+    for part in configs:
         for name, value in list(vars(part).items()):
             if isinstance(value, float) and "drop" in name:
                 setattr(part, name, 0.0)
@@ -349,15 +348,7 @@ def _tower(loaded: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module,
     towers = [name for name in TOWERS if hasattr(hf, f"{name}_config")]
 
     if config.tower:
-        names = TOWERS.get(config.tower, ())
-        module = next(
-            (
-                getattr(loaded, name)
-                for name in names
-                if isinstance(getattr(loaded, name, None), nn.Module)
-            ),
-            None,
-        )
+        module = _first_module(loaded, TOWERS.get(config.tower, ()))
         if module is None:
             allowed = ", ".join(towers) or "none, leave tower out"
             raise ValueError(
@@ -372,6 +363,16 @@ def _tower(loaded: Any, hf: Any, config: TransformersConfig) -> tuple[nn.Module,
 
     prefix = next(name for name, part in loaded.named_modules() if part is module)
     return module, f"{prefix}." if prefix else ""
+
+
+def _first_module(owner: Any, names: Sequence[str]) -> nn.Module | None:
+    """Return the first of the attributes that is a module; None if there is none."""
+    for name in names:
+        module = getattr(owner, name, None)
+        if isinstance(module, nn.Module):
+            return module
+
+    return None
 
 
 def _word_table(module: Any) -> str:
@@ -396,16 +397,13 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
         }
 
     bands = getattr(hf, "num_mel_bins", None)
-    if (
-        kind == "pixel_values"
-        and hasattr(hf, "image_size")
-        and not hasattr(hf, "num_frames")
-    ):
-        size = (
-            hf.image_size
-            if isinstance(hf.image_size, (tuple, list))
-            else (hf.image_size, hf.image_size)
-        )
+    is_image = hasattr(hf, "image_size") and not hasattr(hf, "num_frames")
+    shape: tuple[int, ...]
+    if kind == "pixel_values" and is_image:
+        size = hf.image_size
+        if not isinstance(size, (tuple, list)):
+            size = (size, size)
+
         shape = (1, getattr(hf, "num_channels", 3), *size)
     elif kind == "input_values" and bands:
         shape = (1, hf.max_length, bands)
@@ -427,7 +425,8 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
         count = (shape[-1] // hf.patch_size) * (shape[-2] // hf.patch_size)
         more["noise"] = torch.arange(count, dtype=torch.float32).unsqueeze(0)
 
-    return lambda: {
-        kind: torch.randn(shape, generator=torch.Generator().manual_seed(0)),
-        **more,
-    }
+    def inputs() -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return {kind: torch.randn(shape, generator=generator), **more}
+
+    return inputs

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from pointsweep.config.methods import Any2PointConfig
 from pointsweep.models.backbones.base import Backbone, Plane
-from pointsweep.models.batch_cache import once
+from pointsweep.models.batch_cache import cached
 from pointsweep.models.layers import Bottleneck, DropPath, init_matrix
 from pointsweep.models.methods.base import Method
 from pointsweep.ops.point_ops import line_cells, plane_cells, voxel_ids
@@ -44,9 +44,9 @@ class Cells:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the cell of every token: (B, M, N, C) -> (B, M, N, C)."""
         index = self.first.unsqueeze(-1).expand_as(values)
-        sums = torch.zeros_like(values).scatter_add(
-            2, index, values * self.share.unsqueeze(-1).to(values.dtype)
-        )
+        zeros = torch.zeros_like(values)
+        shares = values * self.share.unsqueeze(-1).to(values.dtype)
+        sums = zeros.scatter_add(2, index, shares)
 
         return sums.gather(2, index)
 
@@ -66,13 +66,11 @@ def cells_of(ids: Tensor, count: int | None) -> Cells:
     """
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)
-    total = (
-        share.sum(dim=(0, 2)).amax()
-        if count is None
-        else share.new_full((), count * len(ids))
-    )
+    first = same.int().argmax(dim=3)
+    if count is None:
+        return Cells(first, share, share.sum(dim=(0, 2)).amax())
 
-    return Cells(same.int().argmax(dim=3), share, total)
+    return Cells(first, share, share.new_full((), count * len(ids)))
 
 
 class CellNorm(nn.BatchNorm1d):
@@ -108,17 +106,12 @@ class CellNorm(nn.BatchNorm1d):
 
         with torch.no_grad():
             unbiased = var * cells.count / (cells.count - 1).clamp(min=1)
-            for running, new in (
-                (self.running_mean, mean),
-                (self.running_var, unbiased),
-            ):
-                assert running is not None
-                # lerp_ has no batching rule
-                folded(
-                    partial(Tensor.lerp_, weight=self.momentum or 0.1),
-                    running,
-                    new.flatten(),
-                )
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            # lerp_ has no batching rule
+            lerp = partial(Tensor.lerp_, weight=self.momentum or 0.1)
+            folded(lerp, self.running_mean, mean.flatten())
+            folded(lerp, self.running_var, unbiased.flatten())
 
         return mean.flatten(), var.flatten()
 
@@ -191,13 +184,15 @@ class Any2Point(Method):
         if config.adapter == "none":
             return
 
-        bottlenecks = [
-            Bottleneck(dim, config.bottleneck, config.dropout) for _ in range(depth)
-        ]
-        for bottleneck in bottlenecks:
+        self.bottlenecks = nn.ModuleList()
+        for _ in range(depth):
+            self.bottlenecks.append(Bottleneck(dim, config.bottleneck, config.dropout))
+
+        # After all are made: the order of random draws is a part of a trial's numbers.
+        for bottleneck in self.bottlenecks:
+            assert isinstance(bottleneck, Bottleneck)
             bottleneck.start(config.adapter_init)
 
-        self.bottlenecks = nn.ModuleList(bottlenecks)
         if config.adapter == "mlp":
             return
 
@@ -207,12 +202,13 @@ class Any2Point(Method):
 
         if config.local_aggregation:
             self.attention = LocalAttention(config, num_views, dim)
-            self.drop_paths = nn.ModuleList(
-                DropPath(rate) for rate in backbone.drop_path_rates
-            )
-            if self.program.drops_each_token:
-                for drop_path in self.drop_paths:
-                    drop_path.lead = 3  # type: ignore[assignment]  # a draw for every cloud, view and token
+            self.drop_paths = nn.ModuleList()
+            for rate in backbone.drop_path_rates:
+                drop_path = DropPath(rate)
+                if self.program.drops_each_token:
+                    drop_path.lead = 3  # a draw for every cloud, view and token
+
+                self.drop_paths.append(drop_path)
 
     def begin(
         self,
@@ -231,7 +227,7 @@ class Any2Point(Method):
             return None
 
         config = self.config
-        kind = (
+        name = (
             "cells",
             self.num_views,
             self.plane,
@@ -240,11 +236,8 @@ class Any2Point(Method):
             config.local_space,
             config.bn_nonempty_only,
         )
-        return once(
-            [centers] if locations is None else [centers, locations],
-            kind,
-            self._neighbourhoods,
-        )
+        made_of = [centers] if locations is None else [centers, locations]
+        return cached(made_of, name, self._neighbourhoods)
 
     def _neighbourhoods(
         self, centers: Tensor, locations: Tensor | None = None
@@ -275,13 +268,13 @@ class Any2Point(Method):
         if context is None:
             return tokens
 
-        own = [
-            getattr(self, name)[index] if name in self._modules else None
-            for name in ("drop_paths", "cell_norms", "voxel_norms")
-        ]
+        own_layers = []
+        for name in ("drop_paths", "cell_norms", "voxel_norms"):
+            layers: Any = getattr(self, name, None)
+            own_layers.append(None if layers is None else layers[index])
 
         aggregate = self.compiled_aggregate or self.aggregate
-        return aggregate(tokens, context, *own)
+        return aggregate(tokens, context, *own_layers)
 
     def aggregate(
         self,
@@ -306,14 +299,8 @@ class Any2Point(Method):
             pooled = pooled + context.cells.max(y)
 
         views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
-        return torch.cat(
-            [
-                classes,
-                t
-                + self.config.coef_pro * self._ensemble(voxel_norm, views, t, context),
-            ],
-            dim=1,
-        )
+        ensemble = self._ensemble(voxel_norm, views, t, context)  # (B, N, C)
+        return torch.cat([classes, t + self.config.coef_pro * ensemble], dim=1)
 
     def _ensemble(
         self, voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods

@@ -15,19 +15,17 @@ class BitFit(Method):
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
-        biases = [
-            p
-            for name, p in backbone.blocks.named_parameters()
-            if name.endswith(".bias")
-        ]
-        if not biases:
+        has_bias = False
+        for name, parameter in backbone.blocks.named_parameters():
+            if name.endswith(".bias"):
+                parameter.requires_grad_(True)
+                has_bias = True
+
+        if not has_bias:
             raise ValueError(
                 f"method: bitfit trains the biases of a backbone, and {backbone.config.name} has"
                 " none"
             )
-
-        for bias in biases:
-            bias.requires_grad_(True)
 
     def thaws(self, name: str) -> bool:
         return name.startswith("blocks.") and name.endswith(".bias")

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.config.methods import DAPTConfig
 from pointsweep.models.backbones.base import Backbone, TransformerBlock
-from pointsweep.models.layers import Dropout, insert_tokens
+from pointsweep.models.layers import Dropout, insert_tokens, remove_tokens
 from pointsweep.models.methods.base import Method
 from pointsweep.models.methods.ssf import Shift, shift_norm, shift_outputs
 
@@ -38,10 +37,13 @@ class DynamicAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.up(self.dropout(F.gelu(self.down(self.norm(x)))))
-        return output if self.scale is None else output * F.relu(self.scale(x)), F.gelu(
-            output
-        )
+        hidden = F.gelu(self.down(self.norm(x)))
+        output = self.up(self.dropout(hidden))
+        added = output
+        if self.scale is not None:
+            added = output * F.relu(self.scale(x))
+
+        return added, F.gelu(output)
 
 
 class DAPT(Method):
@@ -60,14 +62,11 @@ class DAPT(Method):
         self.prefix = prefix
         self.last = len(backbone.blocks) - 1
         self.extra_features = int(config.prompts)
-        self.adapters = nn.ModuleList(
-            DynamicAdapter(config, width) for width in backbone.widths
-        )
+        widths = backbone.widths
+        self.adapters = nn.ModuleList(DynamicAdapter(config, w) for w in widths)
 
         if config.prompts:
-            self.prompt_shifts = nn.ModuleList(
-                Shift(width) for width in backbone.widths
-            )
+            self.prompt_shifts = nn.ModuleList(Shift(width) for width in widths)
 
         if config.shifts:
             for block in backbone.blocks:
@@ -97,15 +96,15 @@ class DAPT(Method):
         if not self.config.prompts:
             return tokens
 
-        prompt = self.prompt_shifts[index](
-            material.mean(dim=1, keepdim=True)
-        )  # (B, 1, C)
+        mean = material.mean(dim=1, keepdim=True)  # (B, 1, C)
+        prompt = self.prompt_shifts[index](mean)
         return insert_tokens(tokens, prompt, at=self.prefix)
 
     def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:
         if not self.config.prompts:
             return tokens, []
 
-        end = self.prefix + self.last + 1
+        num_prompts = self.last + 1
+        end = self.prefix + num_prompts
         prompts = tokens[:, self.prefix : end].mean(dim=1)  # (B, C)
-        return torch.cat([tokens[:, : self.prefix], tokens[:, end:]], dim=1), [prompts]
+        return remove_tokens(tokens, num_prompts, at=self.prefix), [prompts]

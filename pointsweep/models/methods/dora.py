@@ -36,17 +36,16 @@ class Decomposed(LowRank):
         self.magnitude = nn.Parameter(lengths)  # m, (C_out,)
 
     def forward(self, x: Tensor) -> Tensor:
-        norms = row_norms(
-            self.frozen.weight + self.scale * self.up @ self.down
-        )  # (C_out,)
+        weight = self.frozen.weight + self.scale * self.up @ self.down
+        norms = row_norms(weight)  # (C_out,)
         if self.detach_norm:
             norms = norms.detach()
 
         ratio = self.magnitude / norms
-        output = self.frozen(x)
-        product = (
-            output if self.frozen.bias is None else output - self.frozen.bias
-        )  # W x
+        output = product = self.frozen(x)
+        if self.frozen.bias is not None:
+            product = output - self.frozen.bias  # W x
+
         update = self.scale * F.linear(F.linear(x, self.down), self.up)  # s B A x
 
         # Written so that nothing is added where the ratio is one and the update zero.
@@ -65,13 +64,13 @@ class DoRA(Method):
             assert isinstance(block, TransformerBlock)
             for target in config.targets:
                 for owner, name in block.projections(target):
-                    setattr(
-                        owner,
-                        name,
-                        Decomposed(
-                            getattr(owner, name), config.rank, alpha, config.detach_norm
-                        ),
+                    decomposed = Decomposed(
+                        getattr(owner, name),
+                        rank=config.rank,
+                        alpha=alpha,
+                        detach_norm=config.detach_norm,
                     )
+                    setattr(owner, name, decomposed)
 
 
 def row_norms(weight: Tensor) -> Tensor:

@@ -42,18 +42,16 @@ class IDPT(Method):
         if index < self.last:
             return tokens
 
-        features, x = [], tokens[:, self.prefix :]
+        x = tokens[:, self.prefix :]
+        features = []
         for layer in self.layers:
-            near = nearest(
-                x.detach(), x.detach(), min(self.config.neighbours, x.shape[1])
-            )
+            num_neighbours = min(self.config.neighbours, x.shape[1])
+            near = nearest(x.detach(), x.detach(), num_neighbours)
             x = layer(x, near)
             features.append(x)
 
-        # (B, 1, C)
-        prompt = F.leaky_relu(self.join(torch.cat(features, dim=2)), 0.2).amax(
-            dim=1, keepdim=True
-        )
+        joined = self.join(torch.cat(features, dim=2))
+        prompt = F.leaky_relu(joined, 0.2).amax(dim=1, keepdim=True)  # (B, 1, C)
         return insert_tokens(tokens, prompt + self.prompt_position, at=self.prefix)
 
     def pool(self, tokens: Tensor, context: Any) -> tuple[Tensor, list[Tensor]]:

@@ -42,17 +42,13 @@ class LoRA(Method):
     """
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
-        alpha = (
-            self.config.alpha
-            if self.config.alpha is not None
-            else float(self.config.rank)
-        )
+        rank, alpha = self.config.rank, self.config.alpha
+        if alpha is None:
+            alpha = float(rank)
+
         for block in backbone.blocks:
             assert isinstance(block, TransformerBlock)
             for target in self.config.targets:
                 for owner, name in block.projections(target):
-                    setattr(
-                        owner,
-                        name,
-                        LowRank(getattr(owner, name), self.config.rank, alpha),
-                    )
+                    frozen = getattr(owner, name)
+                    setattr(owner, name, LowRank(frozen, rank, alpha))

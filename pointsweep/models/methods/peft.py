@@ -32,15 +32,16 @@ class PEFT(Method):
         self.starts_from_weights = tuner.starts_from_weights
         targets = self.config.target or tuner.targets
         paths = paths_of(backbone, {*targets, "fc2"})
-        modules = [path for target in targets for path in paths[target]]
-        layers = [backbone.blocks.get_submodule(path) for path in modules]
+        modules: list[str] = []
+        for target in targets:
+            modules += paths[target]
 
+        layers = [backbone.blocks.get_submodule(path) for path in modules]
         if tuner.rewrites_weights:
             _take_own_weights(layers)
 
-        on_meta = any(
-            parameter.is_meta for layer in layers for parameter in layer.parameters()
-        )
+        parameters = nn.ModuleList(layers).parameters()
+        on_meta = any(parameter.is_meta for parameter in parameters)
         try:
             if on_meta and tuner.reads_weights:
                 with torch.device("cpu"):
@@ -72,28 +73,25 @@ class PEFT(Method):
         settings = dict(tuner.settings)
 
         if tuner.kind == "IA3":
-            settings["feedforward_modules"] = [
-                place for place in modules if place in paths["fc2"]
-            ]
+            feed_forward = [path for path in modules if path in paths["fc2"]]
+            settings["feedforward_modules"] = feed_forward
 
-        if tuner.kind == "GLORA" and any(
-            getattr(layer, "bias", None) is None for layer in layers
-        ):
-            settings["config_D_E"] = "none"  # its scale of the bias would train nothing
+        if tuner.kind == "GLORA":
+            lacks_bias = any(getattr(layer, "bias", None) is None for layer in layers)
+            if lacks_bias:  # its scale of the bias would train nothing
+                settings["config_D_E"] = "none"
 
         if self.config.r is not None:
             assert tuner.size is not None
             settings[tuner.size] = self.config.r
 
-        if tuner.alpha is not None and (
-            self.config.alpha is not None or self.config.r is not None
-        ):
+        is_sized = self.config.alpha is not None or self.config.r is not None
+        if tuner.alpha is not None and is_sized:
             settings[tuner.alpha] = self._alpha(tuner)
 
-        kinds: dict[Any, Any] = peft.PEFT_TYPE_TO_CONFIG_MAPPING
-        tuner_config = kinds[peft.PeftType(tuner.kind)](
-            target_modules=modules, **settings
-        )
+        config_classes: dict[Any, Any] = peft.PEFT_TYPE_TO_CONFIG_MAPPING
+        config_class = config_classes[peft.PeftType(tuner.kind)]
+        tuner_config = config_class(target_modules=modules, **settings)
         peft.inject_adapter_in_model(tuner_config, backbone.blocks)
 
     def _alpha(self, tuner: Tuner) -> float:
@@ -114,14 +112,14 @@ def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
     for block in backbone.blocks:
         assert isinstance(block, TransformerBlock)
         for target in sorted(targets):
-            own = (
-                [block.norms()[NORMS.index(target)]]
-                if target in NORMS
-                else block.projections(target)
-            )
-            paths.setdefault(target, []).extend(
-                names[getattr(owner, name)] for owner, name in own
-            )
+            if target in NORMS:
+                attributes = [block.norms()[NORMS.index(target)]]
+            else:
+                attributes = block.projections(target)
+
+            target_paths = paths.setdefault(target, [])
+            for owner, name in attributes:
+                target_paths.append(names[getattr(owner, name)])
 
     return paths
 

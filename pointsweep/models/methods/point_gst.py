@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.models.backbones.base import Backbone, Block
-from pointsweep.models.batch_cache import once
+from pointsweep.models.batch_cache import cached
 from pointsweep.models.methods.base import Method
 
 BITS = 10  # of a coordinate on the Z-order curve
@@ -97,11 +97,12 @@ class SpectralAdapter(nn.Module):
 
     def _in_spectrum(self, values: Tensor, basis: Tensor, norm: nn.Module) -> Tensor:
         """values (..., S, r), basis (..., S, S) -> (..., S, r)."""
-        across = basis.transpose(-2, -1)
-        there, home = (basis, across) if self.inverse_first else (across, basis)
-        spectrum = there @ values
+        transform, inverse = basis.transpose(-2, -1), basis
+        if self.inverse_first:
+            transform, inverse = inverse, transform
 
-        return home @ (spectrum + F.silu(self.tune(norm(spectrum))))
+        spectrum = transform @ values
+        return inverse @ (spectrum + F.silu(self.tune(norm(spectrum))))
 
     def _in_groups(self, points: Tensor, spectra: Spectra) -> Tensor:
         groups = spectra.local.shape[-3:-1]  # G, S
@@ -125,9 +126,10 @@ class PointGST(Method):
                     f" {backbone.config.name} do not show"
                 )
 
-        self.adapters = nn.ModuleList(
-            SpectralAdapter(width, self.config) for width in backbone.widths
-        )
+        self.adapters = nn.ModuleList()
+        for width in backbone.widths:
+            self.adapters.append(SpectralAdapter(width, self.config))
+
         backbone.norm.requires_grad_(False)
 
     def begin(
@@ -142,7 +144,7 @@ class PointGST(Method):
 
     def geometry(self, centers: Tensor, locations: Tensor | None) -> Spectra:
         size = self.config.local_size
-        return once([centers], ("spectra", size), lambda own: spectra_of(own, size))
+        return cached([centers], ("spectra", size), lambda own: spectra_of(own, size))
 
     def after_attention(self, index: int, tokens: Tensor, context: Context) -> Tensor:
         context.added = self.adapters[index](tokens, context.spectra)
@@ -175,9 +177,8 @@ def spectra_of(centers: Tensor, size: int) -> Spectra:
         )
 
     order = z_order(centers).sort(dim=1, stable=True).indices  # (B, N)
-    local = reordered(centers, order).unflatten(
-        1, (count // size, size)
-    )  # (B, G, S, 3)
+    groups = (count // size, size)
+    local = reordered(centers, order).unflatten(1, groups)  # (B, G, S, 3)
     inverse = order.argsort(dim=1)
 
     return Spectra(basis_of(centers), basis_of(local), order, inverse)
@@ -205,14 +206,11 @@ def z_order(centers: Tensor) -> Tensor:
     numbers.
     """
     low = centers.amin(dim=1, keepdim=True)
-    extent = (
-        (centers - low)
-        .amax(dim=(1, 2), keepdim=True)
-        .clamp(min=torch.finfo(centers.dtype).tiny)
-    )
-
+    offsets = centers - low
+    smallest = torch.finfo(centers.dtype).tiny  # of a cloud of one place, say
+    extent = offsets.amax(dim=(1, 2), keepdim=True).clamp(min=smallest)
     most = (1 << BITS) - 1
-    cells = ((centers - low) / extent * most).round().long()  # (B, N, 3)
+    cells = (offsets / extent * most).round().long()  # (B, N, 3)
     code = torch.zeros_like(cells[..., 0])
 
     for bit in range(BITS):

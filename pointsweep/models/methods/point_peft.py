@@ -12,6 +12,7 @@ groups, K neighbours, H heads.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +93,8 @@ class PointPEFT(Method):
 
         self._make_prompts(backbone)
         if config.adapter:
-            made = ([self._bottleneck(w) for w in self.widths] for _ in range(2))
-            self.adapters, self.closing = (nn.ModuleList(one) for one in made)
+            self.adapters = self._bottlenecks()
+            self.closing = self._bottlenecks()
             if config.adapter_gate:
                 self.gates = nn.Parameter(torch.zeros(len(self.widths)))
 
@@ -106,30 +107,24 @@ class PointPEFT(Method):
                     parameter.requires_grad_(True)
 
     def thaws(self, name: str) -> bool:
-        return (
-            bool(self.config.bias_tuning)
-            and name.startswith("blocks.")
-            and name.endswith(".bias")
-        )
+        is_bias = name.startswith("blocks.") and name.endswith(".bias")
+        return is_bias and bool(self.config.bias_tuning)
 
     def _make_prompts(self, backbone: Backbone) -> None:
-        config, widths = self.config, self.widths[: self.depth]
-        self.prompts = nn.ParameterList(
-            nn.Parameter(torch.empty(config.num_prompts, w)) for w in widths
-        )
-        for prompt in self.prompts:
+        config = self.config
+        self.prompts = nn.ParameterList()
+        for width in self.widths[: self.depth]:
+            prompt = nn.Parameter(torch.empty(config.num_prompts, width))
             nn.init.trunc_normal_(prompt, std=0.02)
+            self.prompts.append(prompt)
 
         self.dropout = Dropout(config.dropout)
-        filled = range(self.starts[-1], self.depth) if config.bank else range(0)
-        self.fillers = nn.ModuleDict(
-            {
-                str(i): Bottleneck(
-                    self.widths[i], config.bank_bottleneck, config.dropout
+        self.fillers = nn.ModuleDict()
+        if config.bank:
+            for index in range(self.starts[-1], self.depth):
+                self.fillers[str(index)] = Bottleneck(
+                    self.widths[index], config.bank_bottleneck, config.dropout
                 )
-                for i in filled
-            }
-        )
 
         if config.prompt_kind == "gated":
             for block in list(backbone.blocks)[: self.depth]:
@@ -144,26 +139,32 @@ class PointPEFT(Method):
 
     def _make_local(self, rates: list[float]) -> None:
         config = self.config
-        scale_widths = [self.widths[start] for start in self.starts]
-        self.local = nn.ModuleList(
-            LocalStage(w, config.local_pool == "max_mean", config.center_scale)
-            for w in scale_widths
-        )
+        with_mean = config.local_pool == "max_mean"
+        self.local = nn.ModuleList()
+        for start in self.starts:
+            stage = LocalStage(self.widths[start], with_mean, config.center_scale)
+            self.local.append(stage)
 
-        self.norms = nn.ModuleList(nn.BatchNorm1d(w) for w in self.widths)
-        self.drop_paths = nn.ModuleList(
-            DropPath(rate if self.program.drops_groups else 0.0) for rate in rates
-        )
-
-        for drop_path in self.drop_paths:
-            drop_path.lead = 2  # type: ignore[assignment]  # a draw for every cloud and group
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in self.widths)
+        self.drop_paths = nn.ModuleList()
+        for rate in rates:
+            drop_path = DropPath(rate if self.program.drops_groups else 0.0)
+            drop_path.lead = 2  # a draw for every cloud and group
+            self.drop_paths.append(drop_path)
 
         if self.depth and config.prompt_kind == "concat":
             self.coordinates = nn.Parameter(torch.empty(config.num_prompts, 3))
             nn.init.trunc_normal_(self.coordinates, std=0.02)
 
-    def _bottleneck(self, width: int) -> Bottleneck:
-        return Bottleneck(width, self.config.adapter_bottleneck, self.config.dropout)
+    def _bottlenecks(self) -> nn.ModuleList:
+        """Return a new adapter for every block."""
+        bottlenecks = nn.ModuleList()
+        for width in self.widths:
+            bottlenecks.append(
+                Bottleneck(width, self.config.adapter_bottleneck, self.config.dropout)
+            )
+
+        return bottlenecks
 
     def train(self, mode: bool = True) -> PointPEFT:
         super().train(mode)
@@ -175,14 +176,14 @@ class PointPEFT(Method):
     @torch.no_grad()
     def prepare(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Fill the bank: one column of length 1 for every training cloud (3.2)."""
-        if self.config.bank:
-            self.bank = (
-                torch.cat(
-                    [F.normalize(self._query(points), dim=1) for points in batches]
-                )
-                .t()
-                .contiguous()
-            )
+        if not self.config.bank:
+            return
+
+        rows = []  # (B, C) each
+        for points in batches:
+            rows.append(F.normalize(self._query(points), dim=1))
+
+        self.bank = torch.cat(rows).t().contiguous()
 
     @torch.no_grad()
     def _query(self, points: Tensor) -> Tensor:
@@ -192,15 +193,12 @@ class PointPEFT(Method):
         encoder = self.encoder
         config = self.config
         skip = self.program.skips_near_origin
-        centers = gather(
-            points,
-            farthest_points(points, min(config.bank_groups, points.shape[1]), skip),
-        )
-
-        near = nearest(centers, points, min(config.bank_group_size, points.shape[1]))
-        tokens = encoder.stem.reduce(
-            encoder.stem.patches[0](gather(points, near) - centers.unsqueeze(2))
-        )
+        num_groups = min(config.bank_groups, points.shape[1])
+        group_size = min(config.bank_group_size, points.shape[1])
+        centers = gather(points, farthest_points(points, num_groups, skip))
+        near = nearest(centers, points, group_size)
+        relative = gather(points, near) - centers.unsqueeze(2)
+        tokens = encoder.stem.reduce(encoder.stem.patches[0](relative))
 
         for index, block in enumerate(encoder.blocks):
             if index in encoder.scale_starts:
@@ -213,9 +211,11 @@ class PointPEFT(Method):
             tokens = block(tokens + encoding, lambda output, inputs: output, bias)
 
         tokens = encoder.norm(tokens)
-        return tokens.amax(dim=1) + (
-            tokens.mean(dim=1) if len(encoder.scale_starts) > 1 else 0.0
-        )
+        largest = tokens.amax(dim=1)
+        if len(encoder.scale_starts) > 1:
+            return largest + tokens.mean(dim=1)
+
+        return largest
 
     def observe(self, points: Tensor, tokens: Tensor) -> tuple[Tensor, BankOutput]:
         if not self.config.bank or not len(self.fillers):
@@ -235,20 +235,18 @@ class PointPEFT(Method):
         if self.config.exclude_self and self.training:
             similarity = similarity.masked_fill(similarity > 1 - 1e-6, -torch.inf)
 
-        top = similarity.topk(
-            min(self.config.num_prompts - 2, similarity.shape[1]), dim=1
-        )
+        num_columns = min(self.config.num_prompts - 2, similarity.shape[1])
+        top = similarity.topk(num_columns, dim=1)
         columns = self.bank.t()[top.indices]  # (B, K, C)
         mixed = (top.values.softmax(dim=1).unsqueeze(2) * columns).sum(dim=1)
         features = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
         # a bank of fewer clouds than columns asked for
         lacking = self.config.num_prompts - features.shape[1]
+        if not lacking:
+            return features
 
-        return (
-            torch.cat([features, features[:, -1:].expand(-1, lacking, -1)], dim=1)
-            if lacking
-            else features
-        )
+        repeated = features[:, -1:].expand(-1, lacking, -1)
+        return torch.cat([features, repeated], dim=1)
 
     def begin(
         self,
@@ -262,15 +260,14 @@ class PointPEFT(Method):
             return tokens, Context(seen, None, None)
 
         scale, config = self.starts.index(index), self.config
-        count = (
-            config.local_centers[scale]
-            if config.local_centers
-            else max(centers.shape[1] // 2, 1)
-        )
+        count = max(centers.shape[1] // 2, 1)
+        if config.local_centers:
+            count = config.local_centers[scale]
 
         local: Any = self.local[scale]
         skip = self.program.skips_near_origin
-        plain = local.groups(centers, centers, count, config.local_neighbours, skip)
+        near = config.local_neighbours
+        plain = local.groups(centers, centers, count, near, skip)
 
         if not hasattr(self, "coordinates"):
             return tokens, Context(seen, plain, plain)
@@ -278,25 +275,21 @@ class PointPEFT(Method):
         own = self.coordinates.expand(len(centers), -1, -1)  # (B, S, 3)
         if self.compat == "official":
             cloud = torch.cat([own, seen.points], dim=1)
-            centers = gather(
-                cloud, farthest_points(cloud.detach(), centers.shape[1], skip)
-            )
+            sample = farthest_points(cloud.detach(), centers.shape[1], skip)
+            centers = gather(cloud, sample)
             locations = centers
         else:
             locations = torch.cat([own, centers], dim=1)
 
-        prompted = local.groups(
-            locations, centers, count, config.local_neighbours, skip
-        )
+        prompted = local.groups(locations, centers, count, near, skip)
         return tokens, Context(seen, plain, prompted)
 
     def before_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
         if index >= self.depth:
             return tokens
 
-        prompt = self.dropout(self.prompts[index]).expand(
-            len(tokens), -1, -1
-        )  # (B, S, C)
+        prompt = self.dropout(self.prompts[index])
+        prompt = prompt.expand(len(tokens), -1, -1)  # (B, S, C)
         if str(index) in self.fillers:
             assert context.seen.knowledge is not None
             known = context.seen.knowledge
@@ -308,10 +301,10 @@ class PointPEFT(Method):
         """The program's mask of Point-M2AE begins at the first token, where the prompts are, so
         that every centre has the mask of another one (T31).
         """
-        behind = self.config.num_prompts if self.config.prompt_kind == "concat" else 0
         if bias is None or self.compat != "official" or index >= self.depth:
             return bias
 
+        behind = self.config.num_prompts if self.config.prompt_kind == "concat" else 0
         return F.pad(bias, (0, behind, 0, behind))
 
     def after_ffn(
@@ -324,11 +317,12 @@ class PointPEFT(Method):
         if not self.config.adapter_gate:
             return output + self.config.adapter_scale * adapted
 
-        # The program's gate, which starts at 0, also switches the frozen branch off (T31).
-        gated = self.gates[index] * (
-            output + adapted if self.compat == "official" else adapted
-        )
-        return gated if self.compat == "official" else output + gated
+        gate = self.gates[index]
+        if self.compat == "official":
+            # The program's gate, which starts at 0, also switches the frozen branch off (T31).
+            return gate * (output + adapted)
+
+        return output + gate * adapted
 
     def after_block(self, index: int, tokens: Tensor, context: Context) -> Tensor:
         prompted = index < self.depth
@@ -337,22 +331,20 @@ class PointPEFT(Method):
             prompted = False
 
         if self.config.local:
-            tokens = self._local(
-                index, tokens, context.prompted if prompted else context.plain, prompted
-            )
+            groups = context.prompted if prompted else context.plain
+            tokens = self._local(index, tokens, groups, prompted)
 
         if self.config.adapter:
             tokens = tokens + self.closing[index](tokens)
 
-        return (
-            remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
-            if prompted
-            else tokens
-        )
+        if not prompted:
+            return tokens
+
+        return remove_tokens(tokens, self.config.num_prompts, at=self.prefix)
 
     def _local(self, index: int, tokens: Tensor, groups: Any, prompted: bool) -> Tensor:
         """Add what the groups say to the N point tokens (3.3)."""
-        scale = max(i for i, start in enumerate(self.starts) if start <= index)
+        scale = bisect.bisect_right(self.starts, index) - 1
         values = tokens[:, self.prefix :]  # (B, [S +] N, C)
         short = prompted and self.compat == "official"
         local: Any = self.local[scale]
@@ -361,12 +353,8 @@ class PointPEFT(Method):
         pooled = local(
             values, groups, self.norms[index], stride, self.drop_paths[index]
         )
-        front = tokens.shape[1] - pooled.shape[1]
+        num_front = tokens.shape[1] - pooled.shape[1]
+        front, points = tokens[:, :num_front], tokens[:, num_front:]
+        points = points + self.config.propagation_scale * pooled
 
-        return torch.cat(
-            [
-                tokens[:, :front],
-                tokens[:, front:] + self.config.propagation_scale * pooled,
-            ],
-            dim=1,
-        )
+        return torch.cat([front, points], dim=1)

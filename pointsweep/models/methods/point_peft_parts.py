@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsweep.models.backbones.base import Attention, Backbone
+from pointsweep.models.layers import insert_tokens
 from pointsweep.ops.point_ops import farthest_points, gather, nearest
 
 HEADS, HEAD_DIM = 6, 3
@@ -88,10 +89,8 @@ class LocalStage(nn.Module):
             pooled = pooled + members.mean(dim=2)
 
         pooled = F.gelu(norm(pooled.flatten(0, 1))).unflatten(0, pooled.shape[:2])
-        # (B, G, C)
-        pooled = pooled + self.center_scale * self._look_up(
-            values, groups.centers, stride
-        )
+        of_centers = self._look_up(values, groups.centers, stride)  # (B, G, C)
+        pooled = pooled + self.center_scale * of_centers
         return groups.back @ pooled
 
     @staticmethod
@@ -99,19 +98,18 @@ class LocalStage(nn.Module):
         if stride is None:
             return gather(values, index)
 
-        offsets = stride * torch.arange(len(values), device=values.device).view(
-            -1, *[1] * (index.dim() - 1)
-        )
+        clouds = torch.arange(len(values), device=values.device)
+        offsets = stride * clouds.view(-1, *[1] * (index.dim() - 1))
         return values.flatten(0, 1)[index + offsets]
 
     def _attend(self, x: Tensor) -> Tensor:
         """x (B, G, K, C) -> (B, G, K, C)."""
-        # (B, G, H, K, 3) each
-        q, k, v = (
-            self.qkv(x).unflatten(3, (3, HEADS, HEAD_DIM)).permute(3, 0, 1, 4, 2, 5)
-        )
-        # The program scales by the width of all heads.
-        weights = (q @ k.transpose(-2, -1) * (HEADS * HEAD_DIM) ** -0.5).softmax(dim=-1)
+        qkv = self.qkv(x).unflatten(3, (3, HEADS, HEAD_DIM))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # (B, G, H, K, 3) each
+        scale = (
+            HEADS * HEAD_DIM
+        ) ** -0.5  # as in the program, by the width of all heads
+        weights = (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)
         mixed: Tensor = self.out((weights @ v).transpose(2, 3).flatten(3))
 
         return mixed
@@ -137,26 +135,19 @@ class GatedPrompts(nn.Module):
         prompts = x[:, self.prefix : end]
         tokens = torch.cat([x[:, : self.prefix], x[:, end:]], dim=1)
         # (B, H, T, C / H)
-        q, k, v = (
-            frozen._heads(layer(tokens)) for layer in (frozen.q, frozen.k, frozen.v)
-        )
+        q = frozen._heads(frozen.q(tokens))
+        k = frozen._heads(frozen.k(tokens))
+        v = frozen._heads(frozen.v(tokens))
         # (B, H, S, C / H)
         pk = frozen._heads(frozen.k(prompts))
         pv = frozen._heads(frozen.v(prompts))
-        weights = (
-            (q @ pk.transpose(-2, -1) * frozen.scale).softmax(dim=-1).softmax(dim=-1)
-        )
+        logits = q @ pk.transpose(-2, -1) * frozen.scale
+        weights = logits.softmax(dim=-1).softmax(dim=-1)
         mixed = frozen._attend(q, k, v, bias) + self.gate * (weights @ pv)
         output = frozen.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
-        return torch.cat(
-            [
-                output[:, : self.prefix],
-                torch.zeros_like(prompts),
-                output[:, self.prefix :],
-            ],
-            dim=1,
-        )
+        no_prompts = torch.zeros_like(prompts)
+        return insert_tokens(output, no_prompts, at=self.prefix)
 
 
 class AroundPrompts(nn.Module):
@@ -171,24 +162,21 @@ class AroundPrompts(nn.Module):
         self.num_prompts = num_prompts
 
     def forward(self, x: Tensor) -> Tensor:
-        end = self.prefix + self.num_prompts
+        start, end = self.prefix, self.prefix + self.num_prompts
         normed: Tensor = self.norm(x)
-        return torch.cat(
-            [normed[:, : self.prefix], x[:, self.prefix : end], normed[:, end:]], dim=1
-        )
+        return torch.cat([normed[:, :start], x[:, start:end], normed[:, end:]], dim=1)
 
 
 def frozen_copy(backbone: Backbone) -> Backbone:
     """The backbone as it was loaded, in eval mode; it shares the weights that stay frozen and has
     its own of what is tuned later.
     """
-    tuned = {
-        id(p)
-        for name, p in backbone.named_parameters()
-        if name.endswith(".bias") or name.startswith("norm.")
-    }
+    shared: dict[int, nn.Parameter] = {}
+    for name, parameter in backbone.named_parameters():
+        is_tuned = name.endswith(".bias") or name.startswith("norm.")
+        if not is_tuned:
+            shared[id(parameter)] = parameter
 
-    shared = {id(p): p for p in backbone.parameters() if id(p) not in tuned}
     copied = copy.deepcopy(backbone, dict(shared))
 
     for patch in copied.stem.patches:

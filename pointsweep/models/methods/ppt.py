@@ -57,9 +57,8 @@ class PPT(Method):
                 "method: ppt's prompts walk through all blocks beside a class token;"
                 f" {backbone.config.name} has scales"
             )
-        if not isinstance(backbone.stem, Stem) or not all(
-            isinstance(block, Block) for block in backbone.blocks
-        ):
+        own_blocks = all(isinstance(block, Block) for block in backbone.blocks)
+        if not isinstance(backbone.stem, Stem) or not own_blocks:
             raise ValueError(
                 "method: ppt thaws a part of the embedding of a 3d checkpoint (point_mae, ...);"
                 f" {backbone.config.name} has none"
@@ -96,9 +95,9 @@ class PPT(Method):
         locations: Tensor | None,
         seen: Prompts,
     ) -> tuple[Tensor, Prompts]:
-        return insert_tokens(
-            tokens, seen.tokens, at=self.prefix
-        ), seen  # (B, prefix + S + N, C)
+        # (B, prefix + S + N, C)
+        with_prompts = insert_tokens(tokens, seen.tokens, at=self.prefix)
+        return with_prompts, seen
 
     def before_block(self, index: int, tokens: Tensor, context: Prompts) -> Tensor:
         end = self._end(context)

@@ -26,13 +26,11 @@ class Prompt(Method):
         self.prefix = prefix
         self.last = [*backbone.scale_starts, len(backbone.blocks)][1] - 1
         widths = backbone.widths if self.deep else backbone.widths[:1]
-        values = drawn(
-            self.config.init_std, len(widths), self.config.num_prompts, max(widths)
-        )
-        self.prompts = nn.ParameterList(
-            nn.Parameter(one[:, :width].clone())
-            for one, width in zip(values, widths, strict=True)
-        )
+        shape = (len(widths), self.config.num_prompts, max(widths))
+        values = drawn(self.config.init_std, *shape)
+        self.prompts = nn.ParameterList()
+        for of_block, width in zip(values, widths, strict=True):
+            self.prompts.append(nn.Parameter(of_block[:, :width].clone()))
 
     def before_block(self, index: int, tokens: Tensor, context: Any) -> Tensor:
         if self.deep or index == 0:

@@ -48,18 +48,13 @@ class SSF(Method):
 
 def shift_outputs(block: TransformerBlock) -> None:
     """Put a scale and a shift behind every linear layer and norm of a block."""
-    norms = block.norms()
+    layers = block.norms()
     for role in ("q", "k", "v", "out", "fc1", "fc2"):
-        norms += block.projections(role)
+        layers += block.projections(role)
 
-    for owner, name in norms:
+    for owner, name in layers:
         layer = getattr(owner, name)
-        width = (
-            layer.out_features
-            if isinstance(layer, nn.Linear)
-            else layer.weight.shape[0]
-        )
-
+        width = layer.weight.shape[0]  # of a matrix (C_out, C_in), of a norm (C,)
         setattr(owner, name, Chain(layer, Shift(width)))
 
 

@@ -8,6 +8,8 @@ program. Letters: B clouds, P points, K neighbours, C channels, D width of a lay
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,11 +41,9 @@ class DGCNN(nn.Module):
     def __init__(self, config: DGCNNConfig, num_classes: int, compat: str) -> None:
         super().__init__()
         self.config = config
-        dims = (3, *config.widths)
-        self.layers = nn.ModuleList(
-            EdgeConv(dim, width)
-            for dim, width in zip(dims, config.widths, strict=False)
-        )
+        self.layers = nn.ModuleList()
+        for dim, width in itertools.pairwise((3, *config.widths)):
+            self.layers.append(EdgeConv(dim, width))
 
         self.embed = nn.Sequential(
             nn.Conv1d(sum(config.widths), config.embed_dim, 1, bias=False),

@@ -44,25 +44,30 @@ class PointNN(nn.Module):
 
     def fit(self, batches: Batches) -> None:
         """Fill the memory bank with the features and labels of the training clouds."""
-        pairs = [(self.encode(points), labels) for points, labels in batches]
-        self.bank = torch.cat([features for features, _ in pairs])
-        self.bank_labels = torch.cat([labels for _, labels in pairs])
+        self.bank, self.bank_labels = self._encode_all(batches)
+
+    def _encode_all(self, batches: Batches) -> tuple[Tensor, Tensor]:
+        """Return the features (clouds, C) and labels (clouds,) of all batches."""
+        features: list[Tensor] = []
+        labels: list[Tensor] = []
+        for points, batch_labels in batches:
+            features.append(self.encode(points))
+            labels.append(batch_labels)
+
+        return torch.cat(features), torch.cat(labels)
 
     def tune(self, test: Callable[[], Batches]) -> dict[str, float]:
         """Choose the sharpness of the vote; return it as a metric. Only `official` looks at the
         test set.
         """
         if self.official:
-            encoded = [(self.encode(points), labels) for points, labels in test()]
-            features = torch.cat([features for features, _ in encoded])  # (clouds, D)
-            labels = torch.cat([labels for _, labels in encoded])
+            features, labels = self._encode_all(test())
             similarity = features @ self.bank.t()  # (clouds, bank)
             gammas = [2.0 * i for i in range(5000)]
         else:
             num_bank = len(self.bank)
-            judges = (
-                torch.linspace(0, num_bank - 1, min(JUDGES, num_bank)).round().long()
-            )
+            evenly = torch.linspace(0, num_bank - 1, min(JUDGES, num_bank))
+            judges = evenly.round().long()
             labels = self.bank_labels[judges]
             similarity = self.bank[judges] @ self.bank.t()
             # a cloud must not vote for itself
@@ -101,11 +106,9 @@ class PointNN(nn.Module):
     def encode(self, points: Tensor) -> Tensor:
         """points (B, P, 3) -> features (B, C) of length 1; C = embed_dim * 2^stages."""
         config, size = self.config, points.shape[1]
-        skip = (
-            self.official
-            if config.skip_near_origin is None
-            else config.skip_near_origin
-        )
+        skip = config.skip_near_origin
+        if skip is None:
+            skip = self.official
 
         # the centres of later stages are the first ones of it
         order = farthest_points(points, size >> 1, skip)
@@ -127,13 +130,15 @@ class PointNN(nn.Module):
         self, x: Tensor, xyz: Tensor, own: Tensor, centers: Tensor, near: Tensor
     ) -> Tensor:
         """Features (B, G, 2C) of the centres from those of their neighbours (eq. 4-7)."""
-        groups = [range(len(x))] if self.official else [[i] for i in range(len(x))]
-        parts = []
+        num_clouds = len(x)
+        group_size = num_clouds if self.official else 1
+        pooled = []
 
-        for group in groups:
-            spread_x, spread_p = (
-                self._spread(v, c, near, group) for v, c in ((x, own), (xyz, centers))
-            )
+        for start in range(0, num_clouds, group_size):
+            group = range(start, start + group_size)
+            spread_x = self._spread(x, own, near, group)
+            spread_p = self._spread(xyz, centers, near, group)
+
             for i in group:
                 rows = zip(
                     own[i].split(ROWS),
@@ -142,17 +147,14 @@ class PointNN(nn.Module):
                     strict=True,
                 )
                 for c, p, n in rows:
-                    parts.append(
-                        self._pool(
-                            (x[i][n] - c.unsqueeze(1)) / spread_x,
-                            c,
-                            (xyz[i][n] - p.unsqueeze(1)) / spread_p,
-                        )
-                    )
+                    neighbour = (x[i][n] - c.unsqueeze(1)) / spread_x
+                    relative = (xyz[i][n] - p.unsqueeze(1)) / spread_p
+                    pooled.append(self._pool(neighbour, c, relative))
 
+        features = torch.cat(pooled).reshape(*own.shape[:2], -1)
         # The published pooling has a batch normalisation that was never trained: running mean 0,
         # variance 1.
-        return F.gelu(torch.cat(parts).reshape(*own.shape[:2], -1) / (1 + 1e-5) ** 0.5)
+        return F.gelu(features / (1 + 1e-5) ** 0.5)
 
     @staticmethod
     def _spread(
@@ -179,8 +181,7 @@ class PointNN(nn.Module):
         half = neighbour.shape[2]
         alpha, beta = self.config.alpha, self.config.beta
         e = pos_e(relative, 2 * half, alpha, beta, interleaved=True)  # (rows, K, 2C)
-        both = (
-            torch.cat([neighbour, own.unsqueeze(1).expand_as(neighbour)], dim=2) + e
-        ).mul_(e)
+        center = own.unsqueeze(1).expand_as(neighbour)
+        both = (torch.cat([neighbour, center], dim=2) + e).mul_(e)
 
         return both.amax(dim=1) + both.mean(dim=1)

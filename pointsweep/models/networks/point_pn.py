@@ -36,16 +36,14 @@ class Stage(nn.Module):
         self.config = config
         self.pair = PairLinear(dim, width)
         self.norm = nn.BatchNorm2d(width)
-        self.blocks = nn.Sequential(
-            *(Residual(width, width // 2) for _ in range(blocks))
-        )
+        residuals = [Residual(width, width // 2) for _ in range(blocks)]
+        self.blocks = nn.Sequential(*residuals)
 
     def forward(self, x: Tensor, own: Tensor, near: Tensor, relative: Tensor) -> Tensor:
         wide = torch.relu(self.norm(self.pair(x, own, near)))  # (B, D, G, K)
         relative = normalise(relative, self.config.normalisation)
-        e = pos_e(relative, wide.shape[1], self.config.alpha, self.config.beta).permute(
-            0, 3, 1, 2
-        )
+        e = pos_e(relative, wide.shape[1], self.config.alpha, self.config.beta)
+        e = e.permute(0, 3, 1, 2)  # (B, D, G, K)
         wide = self.blocks((wide + e) * e)
 
         return (wide.amax(dim=3) + wide.mean(dim=3)).transpose(1, 2)
@@ -65,10 +63,10 @@ class PointPN(nn.Module):
             dims.append(dims[-1] * expansion)
 
         self.embed = shared_mlp((4 if config.heights else 3, dims[0]), axes=1)
-        plan = zip(dims, dims[1:], config.blocks, strict=False)
-        self.stages = nn.ModuleList(
-            Stage(dim, width, blocks, config) for dim, width, blocks in plan
-        )
+        self.stages = nn.ModuleList()
+        for dim, width, blocks in zip(dims, dims[1:], config.blocks, strict=False):
+            self.stages.append(Stage(dim, width, blocks, config))
+
         self.head = nn.Sequential(
             fully_connected((dims[-1], 512, 256), config.dropout),
             nn.Linear(256, num_classes),
@@ -85,9 +83,8 @@ class PointPN(nn.Module):
         for count, stage in zip(counts, self.stages, strict=True):
             centers = centers[:, :count]
             near = nearest(centers, xyz, self.config.neighbours)  # (B, G, K)
-            own = x = stage(
-                x, own[:, :count], near, gather(xyz, near) - centers.unsqueeze(2)
-            )
+            relative = gather(xyz, near) - centers.unsqueeze(2)  # (B, G, K, 3)
+            own = x = stage(x, own[:, :count], near, relative)
             xyz = centers
 
         logits: Tensor = self.head(x.amax(dim=1) + x.mean(dim=1))

@@ -37,12 +37,9 @@ class GeometricAffine(nn.Module):
         if self.kind == "none":
             return neighbour
 
-        # (B, G, 1, C)
-        anchor = (
-            own.unsqueeze(2)
-            if self.kind == "anchor"
-            else neighbour.mean(dim=2, keepdim=True)
-        )
+        anchor = own.unsqueeze(2)  # (B, G, 1, C)
+        if self.kind != "anchor":
+            anchor = neighbour.mean(dim=2, keepdim=True)
 
         away = neighbour - anchor
         # of every cloud by itself
@@ -60,21 +57,21 @@ class Stage(nn.Module):
         super().__init__()
         self.affine = GeometricAffine(dim, config.affine)
         self.transfer = shared_mlp((2 * dim, width), axes=2)
-        self.pre = nn.Sequential(
-            *(Residual(width, width, bias=False) for _ in range(config.pre_blocks))
-        )
-        self.pos = nn.Sequential(
-            *(Residual(width, width, bias=False) for _ in range(config.pos_blocks))
-        )
+        self.pre = _residual_blocks(width, config.pre_blocks)
+        self.pos = _residual_blocks(width, config.pos_blocks)
 
     def forward(self, neighbour: Tensor, own: Tensor) -> Tensor:
-        # (B, G, K, 2C)
-        both = torch.cat(
-            [self.affine(neighbour, own), own.unsqueeze(2).expand_as(neighbour)], dim=3
-        )
-        # (B, D, G, 1)
-        x = self.pre(self.transfer(both.permute(0, 3, 1, 2))).amax(dim=3, keepdim=True)
+        normalised = self.affine(neighbour, own)
+        center = own.unsqueeze(2).expand_as(neighbour)
+        both = torch.cat([normalised, center], dim=3)  # (B, G, K, 2C)
+        wide = self.pre(self.transfer(both.permute(0, 3, 1, 2)))  # (B, D, G, K)
+        x = wide.amax(dim=3, keepdim=True)  # (B, D, G, 1)
         return self.pos(x).squeeze(3).transpose(1, 2)
+
+
+def _residual_blocks(width: int, count: int) -> nn.Sequential:
+    blocks = [Residual(width, width, bias=False) for _ in range(count)]
+    return nn.Sequential(*blocks)
 
 
 class PointMLP(nn.Module):

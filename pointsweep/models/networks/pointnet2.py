@@ -30,10 +30,9 @@ class PointNet2(nn.Module):
         super().__init__()
         self.config = config
         inputs = (3 + features, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
-        self.stages = nn.ModuleList(
-            shared_mlp((width, *widths), axes=2, bias=True)
-            for width, widths in zip(inputs, WIDTHS, strict=True)
-        )
+        self.stages = nn.ModuleList()
+        for width, widths in zip(inputs, WIDTHS, strict=True):
+            self.stages.append(shared_mlp((width, *widths), axes=2, bias=True))
 
         self.head = nn.Sequential(
             fully_connected((1024, 512, 256), config.dropout),
@@ -50,9 +49,8 @@ class PointNet2(nn.Module):
             centers = centers[:, :count]
             near = ball(centers, xyz, radius, config.neighbours << stage)  # (B, G, K)
             relative = gather(xyz, near) - centers.unsqueeze(2)  # (B, G, K, 3)
-            x = pool(
-                self.stages[stage], torch.cat([relative, gather(x, near)], dim=3)
-            )  # (B, G, C)
+            group = torch.cat([relative, gather(x, near)], dim=3)  # (B, G, K, 3 + C)
+            x = pool(self.stages[stage], group)  # (B, G, C)
             xyz = centers
 
         # The last stage has one group: all centres, relative to the origin.

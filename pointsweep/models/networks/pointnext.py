@@ -36,9 +36,8 @@ class SetAbstraction(nn.Module):
         self.skip = nn.Linear(dim, width) if residual else None
 
     def forward(self, offsets: Tensor, neighbour: Tensor, own: Tensor) -> Tensor:
-        group = torch.cat([offsets, neighbour], dim=3).permute(
-            0, 3, 1, 2
-        )  # (B, 3 + C, G, K)
+        group = torch.cat([offsets, neighbour], dim=3)
+        group = group.permute(0, 3, 1, 2)  # (B, 3 + C, G, K)
         x = self.outer(self.inner(group)).amax(dim=3).transpose(1, 2)  # (B, G, D)
         return torch.relu(x if self.skip is None else x + self.skip(own))
 
@@ -55,9 +54,10 @@ class PointNeXt(nn.Module):
         self.config = config
         dims = [config.width << stage for stage in range(config.num_stages + 1)]
         self.stem = nn.Linear((4 if config.heights else 3) + features, dims[0])
-        self.stages = nn.ModuleList(
-            SetAbstraction(dim, 2 * dim, config.residual) for dim in dims[:-1]
-        )
+        self.stages = nn.ModuleList()
+        for dim in dims[:-1]:
+            self.stages.append(SetAbstraction(dim, 2 * dim, config.residual))
+
         self.all = shared_mlp((3 + dims[-1], dims[-1], dims[-1]), axes=1)
         hidden = fully_connected((dims[-1], 512, 256), config.dropout, bias=False)
         self.head = nn.Sequential(hidden, nn.Linear(256, num_classes))

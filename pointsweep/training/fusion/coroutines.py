@@ -1,13 +1,13 @@
 """The threads of a pack: each member runs its own trial, as it would alone; only one runs at a
 time.
 
-On a GPU members meet in three places. Those whose models are of equal structure visit them
-together: the first one runs the part for all of them, as one (joint.py). At a frozen part the rows
-of all members that have come to it, whatever their structure, are joined, and each gets its own
-back. At the end of a step all losses are sent backwards together, and the optimisers step as one.
-On a CPU, where joining gains nothing, they take turns: one runs a batch to its end, and lets go of
-its activations, before the next. While one waits for the disk the others go on: what they send
-there in the meantime the disk takes in one go.
+On a GPU members are joined in three ways. Those whose models are of equal structure run their parts
+as one: the first to come runs the part for all of them (ops/vmap.py). At a frozen part the rows of
+all members that have come to it, whatever their structure, are joined, and each gets its own back.
+At the end of a step all losses are sent backwards together, and the optimisers step as one. On a
+CPU, where joining gains nothing, they take turns: one runs a batch to its end, and lets go of its
+activations, before the next. While one waits for the disk the others go on: what they send there in
+the meantime the disk takes in one go.
 """
 
 from __future__ import annotations
@@ -182,41 +182,36 @@ def _serve(waiting: Sequence[Member]) -> Sequence[Member]:
     """Serve the requests that come first: a turn after the disk, a call, the earliest part, and
     gradients, steps or turns at last.
     """
-    aside = [
-        (member, member.request)
-        for member in waiting
-        if isinstance(member.request, DiskWait)
-    ]
-    for _, request in aside:
-        request.over.wait()
+    at_disk: list[Member] = []
+    calls: list[Member] = []
+    served: list[Member] = []
+    parts: list[Pass | BatchedCall] = []
 
-    if aside:
-        return [member for member, _ in aside]
+    for member in waiting:
+        request = member.request
+        if isinstance(request, DiskWait):
+            request.over.wait()
+            at_disk.append(member)
+        elif isinstance(request, Call):
+            calls.append(member)
+        elif isinstance(request, FollowerResult) and request.over:
+            served.append(member)
+        elif isinstance(request, (Pass, BatchedCall)):
+            parts.append(request)
 
-    calls = [member for member in waiting if isinstance(member.request, Call)]
+    if at_disk:
+        return at_disk
     if calls:
         return [_call(member) for member in calls]
-
-    served = [
-        member
-        for member in waiting
-        if isinstance(member.request, FollowerResult) and member.request.over
-    ]
     if served:
         return served
-
-    pending_parts = [
-        member.request
-        for member in waiting
-        if isinstance(member.request, (Pass, BatchedCall))
-    ]
-    if not pending_parts:
+    if not parts:
         return _end_of_step(waiting)
 
     # Whoever is behind goes first, so that all come to the next part together.
-    first = min(pending_parts, key=lambda request: request.place)
+    first = min(parts, key=lambda request: request.order)
     group = [member for member in waiting if _same_kind(member.request, first)]
-    return _pass(group) if isinstance(first, Pass) else _visit(group)
+    return _pass(group) if isinstance(first, Pass) else _lead(group)
 
 
 def _call(member: Member) -> Member:
@@ -231,65 +226,65 @@ def _call(member: Member) -> Member:
 
 def _same_kind(request: Any, first: Pass | BatchedCall) -> bool:
     if isinstance(request, Pass) and isinstance(first, Pass):
-        return (request.place, request.modes, request.rows.shape[1:]) == (
-            first.place,
-            first.modes,
-            first.rows.shape[1:],
-        )
+        same_call = (request.order, request.modes) == (first.order, first.modes)
+        return same_call and request.rows.shape[1:] == first.rows.shape[1:]
 
-    return (
-        isinstance(request, BatchedCall)
-        and isinstance(first, BatchedCall)
-        and (request.place, request.kind) == (first.place, first.kind)
-    )
+    if isinstance(request, BatchedCall) and isinstance(first, BatchedCall):
+        return (request.order, request.kind) == (first.order, first.kind)
+
+    return False
 
 
-def _visit(group: Sequence[Member]) -> Sequence[Member]:
+def _lead(group: Sequence[Member]) -> Sequence[Member]:
     """Let the first go on and run the part for all, in its own thread: on the way it may request
     passes.
     """
-    group[0].answer = LeaderTurn(
-        group,
-        [member.request for member in group if isinstance(member.request, BatchedCall)],
-    )
-    for member in group[1:]:
+    leader, *followers = group
+    requests = [member.request for member in group]
+    calls = [request for request in requests if isinstance(request, BatchedCall)]
+    leader.answer = LeaderTurn(followers, calls)
+
+    for member in followers:
         member.request = FollowerResult()
 
-    return group[:1]
+    return [leader]
 
 
 def _pass(group: Sequence[Member]) -> Sequence[Member]:
     passes = [member.request for member in group if isinstance(member.request, Pass)]
     try:
         with _modes(passes[0].modes):
-            joined = passes[0].part(torch.cat([request.rows for request in passes]))
-            parts = joined.split([len(request.rows) for request in passes])
+            rows = torch.cat([request.rows for request in passes])
+            outputs = passes[0].part(rows)
+            answers = outputs.split([len(request.rows) for request in passes])
     except Exception as error:  # out of memory, say: each member hears of it
         for member in group:
             member.failure = error
         return group
 
-    for member, part in zip(group, parts, strict=True):
-        member.answer = part
+    for member, answer in zip(group, answers, strict=True):
+        member.answer = answer
 
     return group
 
 
 def _end_of_step(waiting: Sequence[Member]) -> Sequence[Member]:
     """Gradients first, then the optimisers' steps."""
-    losses = [
-        member.request.loss
-        for member in waiting
-        if isinstance(member.request, Backward)
-    ]
+    losses: list[Tensor] = []
+    steps: list[Step] = []
+    before_step: list[Member] = []
 
-    steps = [member.request for member in waiting if isinstance(member.request, Step)]
-    group = [
-        member
-        for member in waiting
-        if not losses or not isinstance(member.request, Step)
-    ]
+    for member in waiting:
+        if isinstance(member.request, Step):
+            steps.append(member.request)
+            continue
 
+        before_step.append(member)
+        if isinstance(member.request, Backward):
+            losses.append(member.request.loss)
+
+    # Who waits for its step waits on until all have their gradients.
+    group = before_step if losses else waiting
     try:
         if losses:
             torch.autograd.backward(losses)
@@ -321,8 +316,8 @@ def _modes(modes: tuple[Any, ...]) -> ExitStack:
     return stack
 
 
-def meet(
-    place: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor
+def run_joined(
+    order: tuple[int, ...], part: Callable[[Tensor], Tensor], rows: Tensor
 ) -> Tensor:
     """rows (n, ...) through a frozen part that works on each row alone; in a pack on a GPU together
     with the other members' rows.
@@ -331,56 +326,58 @@ def meet(
     if member is None or rows.device.type not in JOINED_ON:
         return part(rows)
 
+    def request(member_rows: Tensor) -> Any:
+        modes = _current_modes(member_rows.device.type)
+        return member.ask(Pass(order, part, member_rows, modes))
+
     # Those who run as one bring the rows of all.
-    return folded(
-        lambda member_rows: member.ask(
-            Pass(place, part, member_rows, _current_modes(member_rows.device.type))
-        ),
-        rows,
-    )
+    return folded(request, rows)
 
 
-def visit(place: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable) -> Any:
+def run_batched(
+    order: tuple[int, ...], part: Part, inputs: Inputs, kind: Hashable
+) -> Any:
     """Return what the part gives; in a pack on a GPU worked out with those of members whose part is
     of the same kind and shapes.
     """
     member: Member | None = getattr(_local, "member", None)
-    shapes = tuple(
-        (tensor.shape, tensor.dtype, tensor.device.type) for tensor in tensors(inputs)
-    )
+    shapes = []
+    for tensor in tensors(inputs):
+        shapes.append((tensor.shape, tensor.dtype, tensor.device.type))
 
-    if member is None or shapes[0][2] not in JOINED_ON:
+    _, _, device = shapes[0]
+    if member is None or device not in JOINED_ON:
         return part.forward(*inputs)
 
     signature = (
         kind,
         part.shapes,
         part.module.training,
-        shapes,
-        _current_modes(shapes[0][2]),
+        tuple(shapes),
+        _current_modes(device),
     )
+    answer = member.ask(BatchedCall(order, part, inputs, signature))
+    return _run_for_all(answer) if isinstance(answer, LeaderTurn) else answer
 
-    answer = member.ask(BatchedCall(place, part, inputs, signature))
-    return _lead(answer) if isinstance(answer, LeaderTurn) else answer
 
-
-def _lead(lead: LeaderTurn) -> Any:
-    first, followers = lead.visits[0], lead.group[1:]
+def _run_for_all(turn: LeaderTurn) -> Any:
+    """Run the calls of a leader and of those who follow it; return the leader's own result."""
     try:
-        results = (
-            run([v.part for v in lead.visits], [v.inputs for v in lead.visits])
-            if followers
-            else [first.part.forward(*first.inputs)]
-        )
+        if turn.followers:
+            parts = [call.part for call in turn.calls]
+            results = run(parts, [call.inputs for call in turn.calls])
+        else:
+            (call,) = turn.calls
+            results = [call.part.forward(*call.inputs)]
     except BaseException as error:  # those who wait for it hear of it too
-        for member in followers:
+        for member in turn.followers:
             member.failure = error
         raise
     finally:
-        for member in followers:
+        for member in turn.followers:
             member.request = FollowerResult(over=True)
 
-    for member, result in zip(followers, results[1:], strict=True):
+    for member, result in zip(turn.followers, results[1:], strict=True):
         member.answer = result
 
     return results[0]

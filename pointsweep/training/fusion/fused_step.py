@@ -39,12 +39,11 @@ def take_together(steps: Sequence[Step]) -> None:
     for step in steps:
         nn.utils.clip_grad_norm_(step.trained, step.clip_norm)
         for group in step.optimizer.param_groups:
-            settings = {
-                name: value for name, value in group.items() if name != "params"
-            }
-            groups.setdefault(tuple(settings.items()), {**settings, "params": []})[
-                "params"
-            ] += group["params"]
+            settings = dict(group)
+            parameters = settings.pop("params")
+            key = tuple(settings.items())
+            joint_group = groups.setdefault(key, {**settings, "params": []})
+            joint_group["params"] += parameters
 
     together = AdamW(list(groups.values()))
     for step in steps:
@@ -52,6 +51,6 @@ def take_together(steps: Sequence[Step]) -> None:
 
     together.step()
     for step in steps:  # a first step has made them
-        step.optimizer.moments |= {
-            p: together.moments[p] for p in step.trained if p in together.moments
-        }
+        for parameter in step.trained:
+            if parameter in together.moments:
+                step.optimizer.moments[parameter] = together.moments[parameter]

@@ -1,13 +1,13 @@
 """Packs: trials that share a frozen backbone train together, one batched pass of it for all.
 
-Every member runs its own trial in a thread of its own (members.py). On a GPU members of one
+Every member runs its own trial in a thread of its own (coroutines.py). On a GPU members of one
 structure, whatever their seeds, rates and decays, run their tokenizers as one, and then all that is
-behind them (joint.py). At a frozen part of the backbone they meet those of other structures too,
-and it runs once for all; a part that a method has changed (a low-rank update, a trained bias) is
-met layer by layer. On a CPU, where joining gains nothing, members take turns, a batch each.
-Everything else, from the order of the data to the noise of dropout, batch statistics, clipping and
-the learning rate, is the member's own: it may start late, end early, diverge or fail without
-others. Letters: B clouds, T tokens, C channels.
+behind them (ops/vmap.py). A frozen part of the backbone runs once for the members of all
+structures; of a part that a method has changed (a low-rank update, a trained bias) its frozen
+layers do. On a CPU, where joining gains nothing, members take turns, a batch each. Everything else,
+from the order of the data to the noise of dropout, batch statistics, clipping and the learning
+rate, is the member's own: it may start late, end early, diverge or fail without others. Letters: B
+clouds, T tokens, C channels.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from pointsweep.config.schema import TrialConfig
 from pointsweep.models.backbones.base import Attention, Backbone, Block
 from pointsweep.models.point_model import PointModel
 from pointsweep.ops.vmap import Part, current
-from pointsweep.training.fusion.coroutines import meet, visit
+from pointsweep.training.fusion.coroutines import run_batched, run_joined
 
-BEFORE = (
-    (-2,),
-    (-1,),
-)  # places in front of the blocks: the tokenizer's, and that of all behind it
+# the order of what runs in front of the blocks' parts: the tokenizer, then all behind it
+TOKENIZER_ORDER = (-2,)
+REMAINDER_ORDER = (-1,)
 # Values (B, N, K, C) of a tokenizer's stage: reading and writing as many takes a GPU about as long
 # as it takes to launch a kernel.
 LIGHT = 1 << 22
@@ -68,12 +67,9 @@ def shared_part(config: TrialConfig) -> str | None:
     None for a network and for full fine-tuning, which freeze nothing, and for a probe, which takes
     no steps.
     """
-    if (
-        config.backbone is None
-        or config.method is None
-        or config.method.name == "full"
-        or config.probes
-    ):
+    if config.backbone is None or config.method is None or config.probes:
+        return None
+    if config.method.name == "full":
         return None
 
     return canonical_json(config.backbone) + config.train.precision
@@ -84,10 +80,10 @@ class SharedBackbone:
 
     def __init__(self, config: BackboneConfig, device: torch.device) -> None:
         self.config = config
-        self.whole: Backbone = registry.load("backbones", config.name)(config)
-        self.origin = self.whole.load()
-        self.change_per_block = self.whole.change_per_block()
-        self.whole = self.whole.requires_grad_(False).eval().to(device)
+        backbone: Backbone = registry.load("backbones", config.name)(config)
+        self.origin = backbone.load()
+        self.change_per_block = backbone.change_per_block()
+        self.frozen = backbone.requires_grad_(False).eval().to(device)
         self.device = device
 
     def build(self, config: TrialConfig, num_classes: int) -> nn.Module:
@@ -95,40 +91,40 @@ class SharedBackbone:
         frozen weights.
         """
         # Of its own it keeps the structure and what may be thawed; the matrices are the pack's.
-        trial_backbone: Backbone = registry.load("backbones", self.config.name)(
-            self.config
-        )
-        _share(trial_backbone, self.whole)
+        backbone_class = registry.load("backbones", self.config.name)
+        trial_backbone: Backbone = backbone_class(self.config)
+        _share(trial_backbone, self.frozen)
         model = PointModel(config, num_classes, backbone=trial_backbone).to(self.device)
         model.weights_origin = self.origin
         model.change_per_block = self.change_per_block
 
-        for index, (block, frozen) in enumerate(
-            zip(model.backbone.blocks, self.whole.blocks, strict=True)
-        ):
+        pairs = zip(model.backbone.blocks, self.frozen.blocks, strict=True)
+        for index, (block, frozen) in enumerate(pairs):
             if not isinstance(block, Block):
                 _own_what_trains(block, frozen)
                 continue
 
             assert isinstance(frozen, Block)
-            for order, name in enumerate(("attn", "ffn")):
-                _join((index, order), block, name, getattr(frozen, name))
+            _join((index, 0), block, "attn", frozen.attn)
+            _join((index, 1), block, "ffn", frozen.ffn)
 
-        # A compiled part cannot be run under vmap; nor can an embedding that trains its statistics
-        # and belongs to two parts, nor a library's layers, which do not know it.
-        joins = (
-            config.method is not None
-            and config.method.joins
-            and all(isinstance(block, Block) for block in self.whole.blocks)
-        )
-        if (
-            joins
-            and not config.train.compile
-            and not official.program(config).trains_frozen_norms
-        ):
-            _meet_in(model, config)
+        if self._runs_under_vmap(config):
+            _batch_forward(model, config)
 
         return model
+
+    def _runs_under_vmap(self, config: TrialConfig) -> bool:
+        """Return whether a member's model can run as one with those of equal structure.
+
+        A compiled part cannot; nor can an embedding that trains its statistics and belongs to two
+        parts, nor a library's layers, which do not know vmap.
+        """
+        if config.method is None or not config.method.joins or config.train.compile:
+            return False
+        if not all(isinstance(block, Block) for block in self.frozen.blocks):
+            return False
+
+        return not official.program(config).trains_frozen_norms
 
 
 def _share(trial_backbone: Backbone, shared: Backbone) -> None:
@@ -144,24 +140,18 @@ def _share(trial_backbone: Backbone, shared: Backbone) -> None:
             module.weight = shared_modules[name].weight  # type: ignore[assignment]
 
 
-def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) -> None:
-    """Let the block's `attn` or `ffn` meet the other members': whole where the method has left it
-    alone, else layer by layer.
+def _join(order: tuple[int, int], block: Block, name: str, frozen: nn.Module) -> None:
+    """Let the block's `attn` or `ffn` run together with the other members': as one where the method
+    has left it alone, else layer by layer.
     """
     part = getattr(block, name)
-    if _untouched(part, frozen):
-        setattr(block, name, Joined(place, frozen))
+    if _is_untouched(part, frozen):
+        setattr(block, name, Joined(order, frozen))
         return
 
-    matrices = {
-        id(layer.weight): layer
-        for layer in frozen.modules()
-        if isinstance(layer, nn.Linear)
-    }
-    for number, layer in enumerate(
-        module for module in part.modules() if isinstance(module, nn.Linear)
-    ):
-        shared = matrices.get(id(layer.weight))
+    shared_layers = {id(layer.weight): layer for layer in _linears(frozen)}
+    for number, layer in enumerate(_linears(part)):
+        shared = shared_layers.get(id(layer.weight))
         if shared is None:
             continue
 
@@ -169,38 +159,37 @@ def _join(place: tuple[int, int], block: Block, name: str, frozen: nn.Module) ->
             layer.weight = nn.Parameter(layer.weight.detach().clone())
             continue
 
-        # On the instance, as in `_meet_in`: another module in its place would rename the bias in
-        # the member's checkpoint.
-        layer.forward = JoinedLinear((*place, number), layer, shared)  # type: ignore[method-assign,assignment]
+        # On the instance, as in `_batch_forward`: another module in its place would rename the bias
+        # in the member's checkpoint.
+        layer.forward = JoinedLinear((*order, number), layer, shared)  # type: ignore[method-assign,assignment]
 
 
 def _own_what_trains(block: nn.Module, frozen: nn.Module) -> None:
     """Give a layer of a library, which members run one after the other, its own copy of a shared
     matrix that the method trains.
     """
-    shared = {
-        id(layer.weight) for layer in frozen.modules() if isinstance(layer, nn.Linear)
-    }
-    for layer in block.modules():
-        if (
-            isinstance(layer, nn.Linear)
-            and id(layer.weight) in shared
-            and layer.weight.requires_grad
-        ):
+    shared = {id(layer.weight) for layer in _linears(frozen)}
+    for layer in _linears(block):
+        if id(layer.weight) in shared and layer.weight.requires_grad:
             layer.weight = nn.Parameter(layer.weight.detach().clone())
 
 
-def _untouched(part: nn.Module, frozen: nn.Module) -> bool:
-    if any(p.requires_grad for p in part.parameters()) or [
-        type(m) for m in part.modules()
-    ] != [type(m) for m in frozen.modules()]:
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def _is_untouched(part: nn.Module, frozen: nn.Module) -> bool:
+    """Return whether a method has left a part as it was."""
+    if any(parameter.requires_grad for parameter in part.parameters()):
         return False
+    if list(map(type, part.modules())) != list(map(type, frozen.modules())):
+        return False
+    if not isinstance(part, Attention):
+        return True
 
     # Dropout on the attention is a member's own noise, and the published attention across the batch
     # must not see other members.
-    return not isinstance(part, Attention) or (
-        part.dropout.p == 0.0 and not part.across_batch
-    )
+    return part.dropout.p == 0.0 and not part.across_batch
 
 
 class Joined(nn.Module):
@@ -208,18 +197,18 @@ class Joined(nn.Module):
     together.
     """
 
-    def __init__(self, place: tuple[int, ...], frozen: nn.Module) -> None:
+    def __init__(self, order: tuple[int, ...], frozen: nn.Module) -> None:
         super().__init__()
-        self.place = place
+        self.order = order
         self.frozen = frozen
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         if bias is not None:  # every member has its own: nothing to join
             return self.frozen(x, bias)  # type: ignore[no-any-return]
-        return meet(self.place, self.frozen, x)
+        return run_joined(self.order, self.frozen, x)
 
 
-def _meet_in(model: PointModel, config: TrialConfig) -> None:
+def _batch_forward(model: PointModel, config: TrialConfig) -> None:
     """Let members of equal structure run their tokenizers as one, and all behind them, whatever
     their seeds and rates.
     """
@@ -244,21 +233,18 @@ def _meet_in(model: PointModel, config: TrialConfig) -> None:
     def tokens(points: Tensor) -> tuple[Tensor, Tensor]:
         if current() is not None or not _light(remainder.module, points):
             return tokenizer.forward(points)  # type: ignore[no-any-return]
-        return visit(BEFORE[0], tokenizer, (points,), tokenizer_kind)  # type: ignore[no-any-return]
+        return run_batched(TOKENIZER_ORDER, tokenizer, (points,), tokenizer_kind)  # type: ignore[no-any-return]
 
     def logits(
         points: Tensor,
         category: Tensor | None = None,
-        made: tuple[Tensor, Tensor] | None = None,
+        tokenized: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         if current() is not None:
-            return remainder.forward(points, category, made)  # type: ignore[no-any-return]
-        return visit(
-            BEFORE[1],
-            remainder,
-            (points, category, tokenizer.module(points)),
-            structure,
-        )  # type: ignore[no-any-return]
+            return remainder.forward(points, category, tokenized)  # type: ignore[no-any-return]
+
+        inputs = (points, category, tokenizer.module(points))
+        return run_batched(REMAINDER_ORDER, remainder, inputs, structure)  # type: ignore[no-any-return]
 
     # On the instances: a module around them would give every tensor of a checkpoint another name,
     # and `Part` runs a member alone by its class, which must stay the plain one.
@@ -272,12 +258,12 @@ def _light(model: Any, points: Tensor) -> bool:
     With stages that are computed again it is each member's own: what a checkpoint keeps back, vmap
     does not let it keep.
     """
-    config = model.tokenizer.config
-    values: int = (
-        len(points) * config.num_tokens * config.neighbours * model.backbone.widths[0]
-    )
+    if getattr(model.tokenizer, "recomputed", False):
+        return False
 
-    return values <= LIGHT and not getattr(model.tokenizer, "recomputed", False)
+    config = model.tokenizer.config
+    num_neighbours: int = len(points) * config.num_tokens * config.neighbours
+    return num_neighbours * model.backbone.widths[0] <= LIGHT
 
 
 class JoinedLinear:
@@ -286,22 +272,22 @@ class JoinedLinear:
     """
 
     def __init__(
-        self, place: tuple[int, ...], layer: nn.Linear, shared: nn.Linear
+        self, order: tuple[int, ...], layer: nn.Linear, shared: nn.Linear
     ) -> None:
-        self.place = place
         self.layer = layer
         self.shared = shared
         self.own_bias = layer.bias is not None and layer.bias.requires_grad
+        # Rows without a bias are not joined with those that have one.
+        self.order = (*order, int(self.own_bias))
 
     def __call__(self, x: Tensor) -> Tensor:
-        part = self._product if self.own_bias else self._whole
-        rows = meet(
-            (*self.place, int(self.own_bias)), part, x.flatten(0, -2)
-        ).unflatten(0, x.shape[:-1])
-        return rows + self.layer.bias if self.own_bias else rows
+        part = self._without_bias if self.own_bias else self._with_shared_bias
+        rows = run_joined(self.order, part, x.flatten(0, -2))
+        output = rows.unflatten(0, x.shape[:-1])
+        return output + self.layer.bias if self.own_bias else output
 
-    def _product(self, rows: Tensor) -> Tensor:
+    def _without_bias(self, rows: Tensor) -> Tensor:
         return nn.functional.linear(rows, self.shared.weight)
 
-    def _whole(self, rows: Tensor) -> Tensor:
+    def _with_shared_bias(self, rows: Tensor) -> Tensor:
         return nn.functional.linear(rows, self.shared.weight, self.shared.bias)

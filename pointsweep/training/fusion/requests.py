@@ -16,9 +16,9 @@ from pointsweep.ops.vmap import Inputs, Part
 
 @dataclass(frozen=True)
 class Pass:
-    """Request to pass its rows through a frozen part. `place` orders the parts of one forward."""
+    """Request to pass its rows through a frozen part. `order` orders the parts of one forward."""
 
-    place: tuple[int, ...]
+    order: tuple[int, ...]
     part: Callable[[Tensor], Tensor]
     rows: Tensor
     modes: tuple[Any, ...]
@@ -26,9 +26,9 @@ class Pass:
 
 @dataclass(frozen=True)
 class BatchedCall:
-    """A part of its model run on its inputs. Visits of one kind run as one."""
+    """A part of its model run on its inputs. Calls of one kind run as one."""
 
-    place: tuple[int, ...]
+    order: tuple[int, ...]
     part: Part
     inputs: Inputs
     kind: Hashable
@@ -36,12 +36,12 @@ class BatchedCall:
 
 @dataclass(frozen=True)
 class LeaderTurn:
-    """The answer to the first of the members who visit together: it runs their parts, and gives the
-    others what comes out.
+    """The answer to the first of the members whose calls are of one kind: it runs their parts, and
+    gives the others what comes out.
     """
 
-    group: Sequence[Any]
-    visits: Sequence[BatchedCall]
+    followers: Sequence[Any]  # members
+    calls: Sequence[BatchedCall]  # the leader's first
 
 
 @dataclass
