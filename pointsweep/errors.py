@@ -135,9 +135,12 @@ def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> s
     "Known").
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(found), names, n=1, cutoff=0.5)
-    near += difflib.get_close_matches(str(found).lower(), names, n=1, cutoff=0.5)
-    near += [name for name in names if name == _initials(str(found))]
+    word = str(found)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    near += difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    if _initials(word) in names:
+        near.append(_initials(word))
+
     hint = f" Did you mean '{near[0]}'?" if near else ""
 
     return f"unknown {what} '{found}'.{hint} {several}: {', '.join(names) or 'none'}"

@@ -280,16 +280,12 @@ class PEFTConfig(MethodConfig):
             )
 
         if self.alpha is not None and tuner.alpha is None:
-            scaled = ", ".join(
-                name for name, other in TUNERS.items() if other.alpha is not None
+            with_alpha = [name for name in TUNERS if TUNERS[name].alpha is not None]
+            text = (
+                f"{self.tuner} has none, so this would have no effect; those that have one:"
+                f" {', '.join(with_alpha)}"
             )
-            yield (
-                "alpha",
-                (
-                    f"{self.tuner} has none, so this would have no effect; those that have one:"
-                    f" {scaled}"
-                ),
-            )
+            yield "alpha", text
 
         target = self.target or ()
         wrong = [name for name in target if name not in tuner.allowed]

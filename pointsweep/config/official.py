@@ -55,12 +55,12 @@ def program(config: TrialConfig) -> Program:
     The tokenizer's `skip_near_origin` stands above it.
     """
     released = _released(config)
-    own = config.tokenizer.skip_near_origin if config.tokenizer is not None else None
-
-    if own is None:
+    if config.tokenizer is None or config.tokenizer.skip_near_origin is None:
         return released
 
-    return dataclasses.replace(released, skips_near_origin=own)
+    return dataclasses.replace(
+        released, skips_near_origin=config.tokenizer.skip_near_origin
+    )
 
 
 def _released(config: TrialConfig) -> Program:
@@ -100,11 +100,9 @@ def with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     backbone = _name(data.get("backbone"))
     dataset = _name(data.get("dataset"))
 
-    if (
-        data.get("compat") != "official"
-        or data.get("network") is not None
-        or not method
-    ):
+    if data.get("compat") != "official" or not method:
+        return filled
+    if data.get("network") is not None:
         return filled
 
     if method == "point_peft":
@@ -116,14 +114,14 @@ def with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
             _fill(filled, "dataset", "rotate_together", True)
 
     if method == "any2point":
-        modelnet = _is_modelnet(dataset)
-        if modelnet:
-            _fill(filled, "dataset", "skip_near_origin", True)
-
         on_scans, on_modelnet = INJECTIONS.get(backbone, ("once", "once"))
-        _fill(filled, "positions", "injection", on_modelnet if modelnet else on_scans)
-        if modelnet and backbone in VISION_AND_AUDIO:
-            _fill(filled, "backbone", "drop_path", 0.1)
+        if _is_modelnet(dataset):
+            _fill(filled, "dataset", "skip_near_origin", True)
+            _fill(filled, "positions", "injection", on_modelnet)
+            if backbone in VISION_AND_AUDIO:
+                _fill(filled, "backbone", "drop_path", 0.1)
+        else:
+            _fill(filled, "positions", "injection", on_scans)
 
     if method == "appt" and _name(data.get("tokenizer")) == "point_pn":
         _fill(filled, "dataset", "heights", True)
@@ -139,9 +137,10 @@ def _name(part: Any) -> str:
     """Return the name of a part of a trial: a text, a mapping or a configuration; empty where it
     has none.
     """
-    name = (
-        part.get("name") if isinstance(part, Mapping) else getattr(part, "name", part)
-    )
+    name = getattr(part, "name", part)
+    if isinstance(part, Mapping):
+        name = part.get("name")
+
     return name if isinstance(name, str) else ""
 
 

@@ -132,11 +132,10 @@ def _near(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
 
-    names = sorted(
-        entry.name
-        for entry in path.parent.iterdir()
-        if entry.suffix == ".py" or (entry / "__init__.py").is_file()
-    )
+    names = []
+    for entry in sorted(path.parent.iterdir()):
+        if entry.suffix == ".py" or (entry / "__init__.py").is_file():
+            names.append(entry.name)
 
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     hint = f". Did you mean '{near[0]}'?" if near else ""
@@ -178,19 +177,17 @@ def locate(name: str, folder: Path) -> Source | None:
     origin = Path(spec.origin).resolve()
     if _is_below(origin, SITE):
         return Source(name)
-    if _is_below(origin, INSTALLED) or name == "pointsweep":
-        raise PluginError(
-            f"{name} is no plug-in: it comes with"
-            f" {'pointsweep' if name == 'pointsweep' else 'Python'}"
-        )
+    if name == "pointsweep":
+        raise PluginError(f"{name} is no plug-in: it comes with pointsweep")
+    if _is_below(origin, INSTALLED):
+        raise PluginError(f"{name} is no plug-in: it comes with Python")
 
     return read_source(origin.parent if origin.name == "__init__.py" else origin)
 
 
 def _is_below(path: Path, names: Iterable[str]) -> bool:
-    return any(
-        path.is_relative_to(Path(sysconfig.get_path(name)).resolve()) for name in names
-    )
+    folders = [Path(sysconfig.get_path(name)).resolve() for name in names]
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 # Permission
@@ -215,12 +212,15 @@ def is_allowed(source: Source, requested: bool) -> bool:
     if setting == "1":
         return True
 
-    folders = [
-        Path(part).expanduser().resolve() for part in setting.split(os.pathsep) if part
-    ]
-    return bool(source.folder) and any(
-        Path(source.folder).resolve().is_relative_to(folder) for folder in folders
-    )
+    if not source.folder:
+        return False
+
+    own_folder = Path(source.folder).resolve()
+    for folder in filter(None, setting.split(os.pathsep)):
+        if own_folder.is_relative_to(Path(folder).expanduser().resolve()):
+            return True
+
+    return False
 
 
 # Importing
@@ -346,17 +346,17 @@ def _refuse_taken(source: Source) -> None:
     loaded = sys.modules.get(source.name)
     if loaded is not None:
         loaded_file = getattr(loaded, "__file__", None)
-        if loaded_file is not None and Path(loaded_file).resolve() in {
-            Path(source.folder, file).resolve() for file in source.texts
-        }:
+        own_files = {Path(source.folder, file).resolve() for file in source.texts}
+        if loaded_file is not None and Path(loaded_file).resolve() in own_files:
             return
     else:
         spec = importlib.util.find_spec(source.name)
         loaded_file = spec.origin if spec is not None else None
-        if loaded_file is None or not (
-            loaded_file in BUILT_INTO_PYTHON
-            or _is_below(Path(loaded_file).resolve(), INSTALLED)
-        ):
+        if loaded_file is None:
+            return
+
+        is_built_in = loaded_file in BUILT_INTO_PYTHON
+        if not is_built_in and not _is_below(Path(loaded_file).resolve(), INSTALLED):
             return
 
     raise PluginError(
@@ -426,11 +426,11 @@ def _beside(source: Source, error: BaseException) -> str:
 
     top = name.partition(".")[0]
     folder = Path(source.folder)
-    is_there = (folder / f"{top}.py").is_file() or (
-        folder / top / "__init__.py"
-    ).is_file()
+    for file in (folder / f"{top}.py", folder / top / "__init__.py"):
+        if file.is_file():
+            return f"; {top} lies beside it: list it under plugins: too"
 
-    return f"; {top} lies beside it: list it under plugins: too" if is_there else ""
+    return ""
 
 
 # What is in a plug-in
@@ -441,21 +441,22 @@ def _register(source: Source, module: ModuleType) -> None:
     own = list(_own_classes(source, module))
     implemented = set()
 
-    for found in own:
-        config = vars(found).get("Config")
-        if (
-            isinstance(config, type)
-            and issubclass(config, NamedConfig)
-            and not issubclass(found, NamedConfig)
-        ):
-            _register_one(source, found)
+    for component in own:
+        config = vars(component).get("Config")
+        if issubclass(component, NamedConfig) or not isinstance(config, type):
+            continue
+
+        if issubclass(config, NamedConfig):
+            _register_one(source, component)
             implemented.add(config)
 
-    for found in own:
-        if not issubclass(found, NamedConfig) or found in implemented:
+    for component in own:
+        if not issubclass(component, NamedConfig) or component in implemented:
             continue
-        if found.implementation or stated_name(found):  # else a base of other classes
-            _register_one(source, found)
+
+        # else a base of other classes
+        if component.implementation or stated_name(component):
+            _register_one(source, component)
 
 
 def _register_one(source: Source, component: type) -> None:
@@ -466,21 +467,24 @@ def _register_one(source: Source, component: type) -> None:
 
 
 def _own_classes(source: Source, module: ModuleType) -> Iterator[type]:
-    for candidate in dict.fromkeys(
-        value for value in vars(module).values() if isinstance(value, type)
-    ):
-        if candidate.__module__.partition(".")[0] == source.name:
-            yield candidate
+    seen: set[type] = set()
+    for value in vars(module).values():
+        if not isinstance(value, type) or value in seen:
+            continue
+
+        seen.add(value)
+        if value.__module__.partition(".")[0] == source.name:
+            yield value
 
 
-def place_of(source: Source, found: type) -> str:
+def place_of(source: Source, component: type) -> str:
     """Return the file and line of a plug-in's class."""
-    base = found.__module__.replace(".", "/")
+    base = component.__module__.replace(".", "/")
     for file in (f"{base}.py", f"{base}/__init__.py"):
         lines = source.texts.get(file, "").splitlines()
         for number, line in enumerate(lines, start=1):
             words = line.replace("(", " ").replace(":", " ").split()
-            if words[:2] == ["class", found.__name__]:
+            if words[:2] == ["class", component.__name__]:
                 return f"{file}, line {number}"
 
     return source.shown
@@ -494,11 +498,10 @@ def component_at(source: Source, module: str, attribute: str) -> tuple[str, str]
     component = getattr(loaded, attribute, None)
 
     if not isinstance(component, type):
-        classes = sorted(
-            name
-            for name, value in vars(loaded).items()
-            if isinstance(value, type) and "Config" in vars(value)
-        )
+        classes = []
+        for name, value in sorted(vars(loaded).items()):
+            if isinstance(value, type) and "Config" in vars(value):
+                classes.append(name)
 
         near = difflib.get_close_matches(attribute, classes, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -544,24 +547,24 @@ def _installed_digest(name: str) -> str:
         return _digest([(path.name, _text(path))])
 
     folder = path.parent
-    files = sorted(folder.rglob("*.py"))
-    return _digest(
-        [(file.relative_to(folder).as_posix(), _text(file)) for file in files]
-    )
+    files = []
+    for file in sorted(folder.rglob("*.py")):
+        files.append((file.relative_to(folder).as_posix(), _text(file)))
+
+    return _digest(files)
 
 
 def digests(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the digest of every plug-in behind some components, each (kind, name), and of those
     that they import.
     """
-    pending = [
-        name
-        for kind, component in parts
-        if (name := registry.source_of(kind, component))
-    ]
+    pending: list[str] = []
+    for kind, component in parts:
+        name = registry.source_of(kind, component)
+        if name:
+            pending.append(name)
 
     digest_by_name: dict[str, str] = {}
-
     while pending:
         name = pending.pop()
         if name in digest_by_name:
@@ -569,10 +572,12 @@ def digests(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
         digest_by_name[name] = digest_of(name)
         source = _active.get(name)
-        if source is not None:
-            pending += [
-                other for other in _active if other != name and _mentions(source, other)
-            ]
+        if source is None:
+            continue
+
+        for other in _active:
+            if other != name and _mentions(source, other):
+                pending.append(other)
 
     return dict(sorted(digest_by_name.items()))
 
@@ -589,11 +594,7 @@ def _imports(text: str) -> frozenset[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             modules |= {alias.name.partition(".")[0] for alias in node.names}
-        elif (
-            isinstance(node, ast.ImportFrom)
-            and node.module is not None
-            and node.level == 0
-        ):
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             modules.add(node.module.partition(".")[0])
 
     return frozenset(modules)

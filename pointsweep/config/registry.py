@@ -117,11 +117,12 @@ def register_class(component: type, source: str = "") -> tuple[str, str]:
 def forget(source: str) -> None:
     """Take out all components that came from somebody else's module."""
     for kind, components in _REGISTERED.items():
-        _REGISTERED[kind] = {
-            name: component
-            for name, component in components.items()
-            if component.source != source
-        }
+        remaining = {}
+        for name, component in components.items():
+            if component.source != source:
+                remaining[name] = component
+
+        _REGISTERED[kind] = remaining
 
     union.cache_clear()
 

@@ -119,9 +119,8 @@ class TrialConfig(Config):
         return self._key
 
     @functools.cached_property
-    def _key(
-        self,
-    ) -> str:  # asked for again and again by whoever handles thousands of trials
+    def _key(self) -> str:
+        # Asked for again and again by whoever handles thousands of trials.
         # The text itself is not kept: with thousands of trials it is most of the memory.
         return hashlib.sha256(self._json_of_key().encode()).hexdigest()[:16]
 
@@ -185,26 +184,24 @@ class TrialConfig(Config):
             )
             yield "compat", text
 
-        if dataset.heights and (
-            self.tokenizer is None or self.tokenizer.name != "point_pn"
-        ):
+        takes_heights = self.tokenizer is not None and self.tokenizer.name == "point_pn"
+        if dataset.heights and not takes_heights:
             text = "the tokenizer point_pn alone takes heights; leave them out with any other"
             yield "dataset.heights", text
 
-        if dataset.point_features and not (
-            network is not None and network.takes_features
-        ):
+        takes_features = network is not None and network.takes_features
+        if dataset.point_features and not takes_features:
             model = network.name if network is not None else "the tokenizer"
-            named = []
+            with_features = []
             for name, kind in registry.config_classes("networks").items():
                 if getattr(kind, "takes_features", False):
-                    named.append(name)
+                    with_features.append(name)
 
-            yield (
-                "dataset.features",
+            text = (
                 f"{', '.join(dataset.point_features)}: {model} takes coordinates alone; allowed:"
-                f" [xyz], or one of the networks {', '.join(named)}",
+                f" [xyz], or one of the networks {', '.join(with_features)}"
             )
+            yield "dataset.features", text
 
         yield from self._too_many()
         scrambled = self.positions.scrambled if self.positions is not None else None
@@ -243,12 +240,16 @@ class TrialConfig(Config):
             "tokens": getattr(self.tokenizer, "num_tokens", None),
             "points": self.dataset.num_points,
         }
-        for field, kind in self.method.counted.items():
-            value, most = getattr(self.method, field), available[kind]
-            default = type(self.method).model_fields[field].default
-            if most is not None and value != default and value > most:
+        fields = type(self.method).model_fields
+        for name, kind in self.method.counted.items():
+            value = getattr(self.method, name)
+            most = available[kind]
+            if most is None or value == fields[name].default:
+                continue
+
+            if value > most:
                 text = f"{value} of {most} {kind}; allowed: at most {most}"
-                yield f"method.{field}", text
+                yield f"method.{name}", text
 
     def _probe_misfits(self) -> Iterator[tuple[str, str]]:
         """Yield what a probe of frozen features cannot be taken of."""

@@ -73,9 +73,8 @@ def check_trial(
     given = official.with_defaults(data)
 
     if given.get("network") is not None:
-        given = {
-            part: value for part, value in given.items() if part not in MODEL_PARTS
-        }
+        for part in MODEL_PARTS:
+            given.pop(part, None)
 
     if known is not None:
         _reuse(given, known)
@@ -84,9 +83,10 @@ def check_trial(
         config = TrialConfig.model_validate(given)
     except ValidationError as error:
         reported = {path for path, _ in problems}
-        problems += [
-            item for item in problems_of(error, TrialConfig) if item[0] not in reported
-        ]
+        for path, message in problems_of(error, TrialConfig):
+            if path not in reported:
+                problems.append((path, message))
+
         return None, problems
 
     if known is not None:
@@ -190,17 +190,17 @@ class _Place:
     def problem(self, item: Any) -> PathAndText:
         """Return the path and the message of one error of pydantic's."""
         kind, value = item["type"], item["input"]
-        length_is_fixed = (
-            kind in ("too_long", "too_short") and "maxItems" in self._schema()
-        )
         entry_is_missing = kind == "missing" and isinstance(item["loc"][-1], int)
+        is_length = kind in ("too_long", "too_short")
 
-        if length_is_fixed or entry_is_missing:
+        if entry_is_missing or (is_length and "maxItems" in self._schema()):
             return self._wrong_length(len(value))
 
-        return self.path, self._of_a_name(kind, item) or self._of_a_value(
-            kind, value, item["msg"]
-        )
+        message = self._of_a_name(kind, item)
+        if not message:
+            message = self._of_a_value(kind, value, item["msg"])
+
+        return self.path, message
 
     def _of_a_name(self, kind: str, item: Any) -> str:
         """Return the message for a wrong or missing name of a field or a component; empty for
@@ -263,17 +263,18 @@ class _Place:
         if self.owner is TrialConfig:
             return unknown("part", key, TrialConfig.model_fields, "Parts")
 
-        stated = self.owner.model_fields.get("name")
-        owner = stated.default if stated is not None else ""
         # a key may be empty, or have points in it
         section = self.path.removesuffix(key).rstrip(".")
-        owner = owner or section.rpartition(".")[2]
+        owner = section.rpartition(".")[2]
+        stated_name = self.owner.model_fields.get("name")
+        if stated_name is not None and stated_name.default:
+            owner = stated_name.default
+
         names = [name for name in self.owner.model_fields if name != "name"]
         text = unknown("field", key, names, "Fields")
+        hint = text.removeprefix(f"unknown field '{key}'.")
 
-        return f"{owner} has no field '{key}'." + text.removeprefix(
-            f"unknown field '{key}'."
-        )
+        return f"{owner} has no field '{key}'.{hint}"
 
     def _schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the field, or of an entry of its list."""
@@ -281,11 +282,15 @@ class _Place:
 
     def _allowed(self) -> list[Any]:
         allowed: list[Any] = []
+        is_entry = self.path.endswith("]")
         for option in _options(self._schema()):
-            option = option.get("items", option) if self.path.endswith("]") else option
-            allowed += option.get(
-                "enum", [option["const"]] if "const" in option else []
-            )
+            if is_entry:
+                option = option.get("items", option)
+
+            if "enum" in option:
+                allowed += option["enum"]
+            elif "const" in option:
+                allowed.append(option["const"])
 
         return allowed
 
@@ -305,9 +310,8 @@ def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _is_union(schema: Mapping[str, Any]) -> bool:
-    return (
-        len([option for option in _options(schema) if option.get("type") != "null"]) > 1
-    )
+    kinds = [option.get("type") for option in _options(schema)]
+    return len(kinds) - kinds.count("null") > 1
 
 
 def _choices(schema: Mapping[str, Any]) -> list[str]:
@@ -322,13 +326,10 @@ def _choices(schema: Mapping[str, Any]) -> list[str]:
         kind = option.get("type")
         if "const" in option:
             choices[str(option["const"])] = None
-        elif kind in ("integer", "number") and not (
-            kind == "integer" and "number" in kinds
-        ):
-            limit = _limit(option)
-            choices[("a whole number" if kind == "integer" else "a number") + limit] = (
-                None
-            )
+        elif kind == "number":
+            choices[f"a number{_limit(option)}"] = None
+        elif kind == "integer" and "number" not in kinds:  # any number may be whole
+            choices[f"a whole number{_limit(option)}"] = None
 
     return list(choices)
 
@@ -405,11 +406,14 @@ def field_problems(cls: type[Config], name: str, value: Any) -> list[str]:
     try:
         _field_validator(cls, name).validate_python(value)
     except ValidationError as error:
-        items = error.errors(include_url=False)
-        return [
-            _Place(cls, name, name).problem({**item, "loc": (name, *item["loc"])})[1]
-            for item in items
-        ]
+        place = _Place(cls, name, name)
+        messages = []
+        for item in error.errors(include_url=False):
+            item["loc"] = (name, *item["loc"])
+            _, message = place.problem(item)
+            messages.append(message)
+
+        return messages
 
     return []
 

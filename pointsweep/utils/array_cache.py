@@ -219,7 +219,8 @@ def signature(files: Sequence[Path], *more: object) -> str:
     one of these differs.
     """
     names = [path.name for path in files]
-    text = json.dumps([READERS, names, file_digests(files), *map(str, more)])
+    parts = [READERS, names, file_digests(files), *map(str, more)]
+    text = json.dumps(parts)
 
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -228,11 +229,11 @@ def file_digests(files: Sequence[Path]) -> list[str]:
     """Return the sha256 of every file. Raises OSError."""
     paths = [str(path.resolve()) for path in files]
     name = hashlib.sha256(json.dumps(paths).encode()).hexdigest()[:32]
-    kept_in = cache_folder() / SOURCES / f"{name}.json"
+    cache_file = cache_folder() / SOURCES / f"{name}.json"
     known: dict[str, Any] = {}
 
     with suppress(OSError, CacheError):
-        known = _read_json(kept_in)
+        known = _read_json(cache_file)
 
     digests: list[str] = []
     settled: dict[str, list[Any]] = {}
@@ -246,18 +247,16 @@ def file_digests(files: Sequence[Path]) -> list[str]:
             with path.open("rb") as file:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
 
-            if (
-                started_ns - max(stamp[1], stamp[2]) < SETTLED_NS
-                or _stamp(path) != stamp
-            ):
+            is_fresh = started_ns - max(stamp[1], stamp[2]) < SETTLED_NS
+            if is_fresh or _stamp(path) != stamp:
                 continue
 
         settled[resolved] = [*stamp, digests[-1]]
 
     if settled != known:
         with suppress(OSError):  # the next time they are read again
-            kept_in.parent.mkdir(parents=True, exist_ok=True)
-            _write_beside(kept_in, json.dumps(settled).encode())
+            cache_file.parent.mkdir(parents=True, exist_ok=True)
+            _write_beside(cache_file, json.dumps(settled).encode())
 
     return digests
 

@@ -79,11 +79,12 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
 
-    lacking = error.object[error.start : error.end]
-    replaced = [REPLACEMENTS.get(char, char) for char in lacking]
-    return "".join(
-        each if each.isascii() else _escape(each) for each in replaced
-    ), error.end
+    text = ""
+    for char in error.object[error.start : error.end]:
+        replacement = REPLACEMENTS.get(char, char)
+        text += replacement if replacement.isascii() else _escape(replacement)
+
+    return text, error.end
 
 
 codecs.register_error("pointsweep", _replace)
@@ -169,12 +170,12 @@ def _wrapped_ascii(line: str, size: int, indent: str) -> list[str]:
         )
 
     lines = [words[0]]
-    at = len(words[0])
+    length = len(words[0])  # of the last line
     for word in words[1:]:
-        at += 1 + len(word)
-        if at > size:
+        length += 1 + len(word)
+        if length > size:
             lines.append(indent + word)
-            at = len(indent) + len(word)
+            length = len(indent) + len(word)
         else:
             lines[-1] += f" {word}"
 
@@ -188,11 +189,10 @@ def columns_of(stream: TextIO) -> int | None:
 
     setting = os.environ.get("COLUMNS", "")
     try:
-        columns = (
-            int(setting)
-            if setting.isdecimal()
-            else os.get_terminal_size(stream.fileno()).columns
-        )
+        if setting.isdecimal():
+            columns = int(setting)
+        else:
+            columns = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         columns = 0
 
@@ -264,14 +264,12 @@ class SafeStream:
         if self.stream.fileno() == STDERR:
             return
 
-        why = (
-            "nobody reads it any more"
-            if isinstance(error, BrokenPipeError)
-            else error.strerror
-        )
+        reason = error.strerror
+        if isinstance(error, BrokenPipeError):
+            reason = "nobody reads it any more"
 
         print(
-            f"standard output cannot be written ({why}); the command goes on without it",
+            f"standard output cannot be written ({reason}); the command goes on without it",
             file=sys.stderr,
             flush=True,
         )

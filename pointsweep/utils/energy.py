@@ -34,13 +34,14 @@ class Meter:
         now = {name: read() for name, read in self.counters.items()}
         before = self.before
         self.before = now
-        pairs = {name: (before[name], value) for name, value in now.items()}
 
-        return {
-            name: new - old
-            for name, (old, new) in pairs.items()
-            if old is not None and new is not None and new >= old
-        }
+        joules: dict[str, float] = {}
+        for name, new in now.items():
+            old = before[name]
+            if old is not None and new is not None and new >= old:
+                joules[name] = new - old
+
+        return joules
 
 
 def meter(gpu: int | None = None) -> Meter:

@@ -27,25 +27,28 @@ def offered(group: str, name: str | None = None) -> list[EntryPoint]:
         return []
 
     folders = _folders()
-    return [
-        point
-        for point in points
-        if point.dist is not None
-        and Path(str(point.dist.locate_file(""))).resolve() in folders
-    ]
+    installed = []
+    for point in points:
+        if point.dist is None:
+            continue
+
+        folder = Path(str(point.dist.locate_file(""))).resolve()
+        if folder in folders:
+            installed.append(point)
+
+    return installed
 
 
 def _folders() -> set[Path]:
-    listed = [
+    of_python = [
         sysconfig.get_path("purelib"),
         sysconfig.get_path("platlib"),
         site.getusersitepackages(),
         *site.getsitepackages(),
     ]
 
-    named = [
-        part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
-    ]
-    folders = {Path(folder).resolve() for folder in named} - {Path.cwd().resolve()}
+    of_user = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = {Path(folder).resolve() for folder in of_user if folder}
+    folders.discard(Path.cwd().resolve())
 
-    return folders | {Path(folder).resolve() for folder in listed}
+    return folders | {Path(folder).resolve() for folder in of_python}

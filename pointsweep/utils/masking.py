@@ -64,8 +64,8 @@ def _secrets(addresses: tuple[str, ...]) -> set[str]:
         if SECRET_NAMES.search(name.upper()):
             secrets.update((value, *value.split()))
 
-    known = [os.environ.get(name, "") for name in ADDRESS_NAMES]
-    for address in (*addresses, *known):
+    of_environment = [os.environ.get(name, "") for name in ADDRESS_NAMES]
+    for address in (*addresses, *of_environment):
         secrets.update(secrets_in(address))
 
     return {secret for secret in secrets if len(secret) >= SHORTEST}
@@ -90,4 +90,8 @@ def secrets_in(address: str) -> list[str]:
     for pair in query.split("&"):
         secrets.append(pair.partition("=")[2] or pair)
 
-    return [text for secret in secrets if secret for text in (secret, unquote(secret))]
+    texts = []
+    for secret in filter(None, secrets):
+        texts += [secret, unquote(secret)]
+
+    return texts

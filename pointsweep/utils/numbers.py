@@ -24,6 +24,10 @@ def decimals(value: float, digits: int, shift: int = 0) -> str:
     as 247 of 2,000 are 12.35.
     """
     exact = Decimal(repr(round(float(value), DIGITS))).scaleb(shift)
-    shown = str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN))
+    last_digit = Decimal(1).scaleb(-digits)
+    shown = str(exact.quantize(last_digit, ROUND_HALF_EVEN))
+    is_zero = not shown.strip("-0.")
+    if is_zero:
+        return shown.removeprefix("-")
 
-    return shown.removeprefix("-") if not shown.strip("-0.") else shown  # no "-0.0"
+    return shown
