@@ -32,35 +32,36 @@ def model_key(config: TrialConfig) -> Key:
         num_classes,
     )
 
-    return (*_parts(config), config.compat, config.train.init, seen_of_data)
+    return (*_components(config), config.compat, config.train.init, seen_of_data)
 
 
 def training_key(config: TrialConfig) -> Key:
     """Return what tells apart two arms whose training is looked at: the model's parts and the kind
     of data.
     """
-    return (*_parts(config), config.compat, config.dataset.name)
+    return (*_components(config), config.compat, config.dataset.name)
 
 
-def _parts(config: TrialConfig) -> Key:
-    parts = (
+def _components(config: TrialConfig) -> Key:
+    components = (
         config.network,
         config.tokenizer,
         config.positions,
         config.method,
         config.head,
     )
-    return (*map(_json, parts), _without_weights(_json(config.backbone)))
+    return (*map(_json, components), _without_weights(_json(config.backbone)))
 
 
 @functools.lru_cache(maxsize=1024)
 def _without_weights(backbone: str) -> str:
     """Return the canonical JSON of a backbone without the fields that choose its weights."""
     fields = json.loads(backbone) if backbone else {}
-    return json.dumps(
-        {name: value for name, value in fields.items() if name not in OF_WEIGHTS}
-    )
+    for name in OF_WEIGHTS:
+        fields.pop(name, None)
+
+    return json.dumps(fields)
 
 
-def _json(part: Config | None) -> str:
-    return "" if part is None else canonical_json(part)
+def _json(component: Config | None) -> str:
+    return "" if component is None else canonical_json(component)

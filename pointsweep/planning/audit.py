@@ -44,9 +44,11 @@ class Arm:
     @property
     def name(self) -> str:
         """The first cell, and how many more there are."""
-        return self.cells[0] + (
-            f" (and {len(self.cells) - 1} more)" if len(self.cells) > 1 else ""
-        )
+        first = self.cells[0]
+        if len(self.cells) > 1:
+            return f"{first} (and {len(self.cells) - 1} more)"
+
+        return first
 
 
 def audit(
@@ -90,21 +92,21 @@ def _models(arms: Sequence[Arm]) -> dict[Key, Arm]:
         first.setdefault(key, arm)
         cells.setdefault(key, []).extend(arm.cells)
 
-    return {
-        key: Arm(model_of(arm.config), tuple(cells[key])) for key, arm in first.items()
-    }
+    models = {}
+    for key, arm in first.items():
+        models[key] = Arm(model_of(arm.config), tuple(cells[key]))
+
+    return models
 
 
 def model_of(config: TrialConfig) -> TrialConfig:
     """The trial that stands for its model: training and random changes of clouds at their
     defaults.
     """
-    dataset = arm_of(config).dataset.replace(
-        scale=(1.0, 1.0), rotate="none", translate=0.0
-    )
-    return config.replace(
-        seed=0, dataset=dataset, train=TrainConfig(init=config.train.init)
-    )
+    stored = arm_of(config).dataset
+    dataset = stored.replace(scale=(1.0, 1.0), rotate="none", translate=0.0)
+    train = TrainConfig(init=config.train.init)
+    return config.replace(seed=0, dataset=dataset, train=train)
 
 
 def runs(config: TrialConfig) -> bool:
@@ -142,42 +144,48 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(config, Mapping):
         return {path: config}
 
-    return {
-        key: value
-        for name, part in config.items()
-        for key, value in flat(part, f"{path}.{name}" if path else str(name)).items()
-    }
+    values: dict[str, Any] = {}
+    for name, section in config.items():
+        values |= flat(section, f"{path}.{name}" if path else str(name))
+
+    return values
 
 
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of the model in which two arms differ."""
     parts = (*MODEL_PARTS, "network", "compat")
-    a = flat(first.to_dict(only=parts))
-    b = flat(second.to_dict(only=parts))
+    one = flat(first.to_dict(only=parts))
+    other = flat(second.to_dict(only=parts))
 
-    return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}
+    knobs = {}
+    for key in one | other:
+        pair = one.get(key), other.get(key)
+        if pair[0] != pair[1]:
+            knobs[key] = pair
+
+    return knobs
 
 
 def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
-    for (first, seen), (second, also) in _alike(probed):
+    for (first, first_probe), (second, second_probe) in _alike(probed):
         knobs = _knobs(first.config, second.config)
         # a probe draws its own
         of_weights = any(f"backbone.{name}" in knobs for name in OF_WEIGHTS)
-        if not knobs or of_weights or seen.differs(also):
-            continue
-        # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused
-        # it is looked at in full.
-        if probe(first.config, full_size=True).differs(
-            probe(second.config, full_size=True)
-        ):
+        if not knobs or of_weights or first_probe.differs(second_probe):
             continue
 
-        settings = ", ".join(
-            f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items())
-        )
+        # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused
+        # it is looked at in full.
+        first_in_full = probe(first.config, full_size=True)
+        second_in_full = probe(second.config, full_size=True)
+        if first_in_full.differs(second_in_full):
+            continue
+
+        settings = [f"{key}: {a} or {b}" for key, (a, b) in sorted(knobs.items())]
         yield Finding(
             True,
-            f"{first.name} and {second.name} are the same model: {settings} changes nothing",
+            f"{first.name} and {second.name} are the same model: {', '.join(settings)} changes"
+            " nothing",
         )
 
 
@@ -187,23 +195,22 @@ def _alike(
     """The pairs that may be the same model: of equal tensors, and with outputs of an equal sum. No
     work over all pairs.
     """
+    # by names and shapes: the sum of each arm's outputs, and its number
     groups: dict[Any, list[tuple[float, int]]] = {}
-    for number, (_, seen) in enumerate(probed):
-        kind = (
-            tuple(sorted(seen.trained.items())),
-            seen.starts_at_zero,
-            tuple(seen.outputs.shape),
-        )
-        groups.setdefault(kind, []).append((float(seen.outputs.double().sum()), number))
+    for number, (_, result) in enumerate(probed):
+        tensors = tuple(sorted(result.trained.items()))
+        kind = (tensors, result.starts_at_zero, tuple(result.outputs.shape))
+        total = float(result.outputs.double().sum())
+        groups.setdefault(kind, []).append((total, number))
 
     pairs = []
-    for own in groups.values():
-        own.sort()
-        for position, (total, number) in enumerate(own):
-            outputs = probed[number][1].outputs
+    for members in groups.values():
+        members.sort()
+        for position, (total, number) in enumerate(members):
+            _, result = probed[number]
             # what `differs` lets pass, over all outputs
-            close = float((1e-6 + 1e-5 * outputs.abs()).sum())
-            for other_total, other in own[position + 1 :]:
+            close = float((1e-6 + 1e-5 * result.outputs.abs()).sum())
+            for other_total, other in members[position + 1 :]:
                 if not other_total - total <= close:
                     break
                 pairs.append((min(number, other), max(number, other)))
@@ -213,74 +220,70 @@ def _alike(
 
 
 def _unreached(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
-    for arm, seen in probed:
-        names = seen.unreached
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            yield Finding(
-                True,
-                f"{arm.name}: no gradient reaches {', '.join(names[:3])}{more}, which the table"
-                " counts as trained",
-            )
+    for arm, result in probed:
+        for text in _gradient_problems(arm.config, result):
+            yield Finding(True, f"{arm.name}: {text}")
 
-        idle = seen.idle and _idle_in_full(arm.config, seen)
-        if idle:
-            parts = f"{', '.join(idle[:3])}{f' and {len(idle) - 3} more' if len(idle) > 3 else ''}"
-            yield Finding(
-                True,
-                f"{arm.name}: no gradient reaches {parts}, which the table counts as trained",
-            )
-
-        if seen.thawed:
-            more = f" and {len(seen.thawed) - 3} more" if len(seen.thawed) > 3 else ""
-            thawed = f"{', '.join(seen.thawed[:3])}{more}"
-            reason = (
-                "of the frozen backbone would train, and the method does not declare it"
-                " (Method.thaws)"
-            )
-
-            yield Finding(True, f"{arm.name}: {thawed} {reason}")
-
-        if seen.ignored:
-            numbers = ", ".join(map(str, seen.ignored))
+        if result.ignored:
+            numbers = ", ".join(map(str, result.ignored))
             yield Finding(
                 True,
                 f"{arm.name}: the logits of cloud {numbers} of a batch do not depend on that cloud",
             )
 
-        if not seen.outputs.isfinite().all():
+        if not result.outputs.isfinite().all():
             yield Finding(
                 True, f"{arm.name}: the logits of a small cloud are not finite"
             )
 
-        if (
-            arm.config.backbone is not None
-            and arm.config.trains
-            and not any(name.startswith("head.") for name in seen.trained)
-        ):
+        has_head = arm.config.backbone is not None and arm.config.trains
+        if has_head and not any(name.startswith("head.") for name in result.trained):
             yield Finding(True, f"{arm.name}: the head is not trained")
 
 
-def _idle_in_full(config: TrialConfig, seen: Probe) -> list[str]:
+def _gradient_problems(config: TrialConfig, result: Probe) -> Iterator[str]:
+    """Yield what trains though it should not, and what should train and has no gradient."""
+    if result.unreached:
+        names = _listed(result.unreached)
+        yield f"no gradient reaches {names}, which the table counts as trained"
+
+    idle = _idle_in_full(config, result) if result.idle else []
+    if idle:
+        yield f"no gradient reaches {_listed(idle)}, which the table counts as trained"
+
+    if result.thawed:
+        yield (
+            f"{_listed(result.thawed)} of the frozen backbone would train, and the method does not"
+            " declare it (Method.thaws)"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _idle_in_full(config: TrialConfig, result: Probe) -> list[str]:
     """The tensors with idle parts that have such parts with all tokens and points too: few tokens
     may leave a part nothing to do.
     """
     in_full = {name.partition("[")[0] for name in probe(config, full_size=True).idle}
-    return [name for name in seen.idle if name.partition("[")[0] in in_full]
+    return [name for name in result.idle if name.partition("[")[0] in in_full]
 
 
 def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
-    for arm, seen in probed:
-        if seen.leak > LEAK:
-            fixed = arm.config.compat == "fixed"
-            text = (
-                f"{arm.name}: a test cloud's logits depend on the other clouds of its batch"
-                f" ({seen.leak:.1%} of what its own move)"
-            )
+    for arm, result in probed:
+        if result.leak <= LEAK:
+            continue
 
-            yield Finding(
-                fixed, text + ("" if fixed else ", as in the published program")
-            )
+        text = (
+            f"{arm.name}: a test cloud's logits depend on the other clouds of its batch"
+            f" ({result.leak:.1%} of what its own move)"
+        )
+        if arm.config.compat == "fixed":
+            yield Finding(True, text)
+        else:
+            yield Finding(False, f"{text}, as in the published program")
 
 
 def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
@@ -289,28 +292,28 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
     """
     by_backbone: dict[BackboneConfig, list[Arm]] = {}
     for arm in arms:
-        config = arm.config
-        # What a checkpoint holds is not kept with a plan; of those the record says it
-        # (recording.py).
-        if (
-            config.backbone is None
-            or config.backbone.weights not in WITHOUT_CHECKPOINT
-            or config.backbone.stand_in
-        ):
+        backbone, method = arm.config.backbone, arm.config.method
+        if backbone is None or method is None or method.name == "full":
             continue
 
-        if config.method is not None and config.method.name != "full":
-            by_backbone.setdefault(config.backbone, []).append(arm)
+        # What a checkpoint holds is not kept with a plan; of those the record says it
+        # (recording.py).
+        if backbone.weights in WITHOUT_CHECKPOINT and not backbone.stand_in:
+            by_backbone.setdefault(backbone, []).append(arm)
 
-    for backbone, mine in by_backbone.items():
+    for backbone, arms_of_backbone in by_backbone.items():
         change = _change_per_block(backbone)
         if change is None or change >= NEAR_IDENTITY:
             continue
 
-        cells = tuple(cell for arm in mine for cell in arm.cells)
+        cells: list[str] = []
+        for arm in arms_of_backbone:
+            cells += arm.cells
+
+        name = Arm(arms_of_backbone[0].config, tuple(cells)).name
         yield Finding(
             False,
-            f"{Arm(mine[0].config, cells).name}: each frozen block of {backbone.name} (weights:"
+            f"{name}: each frozen block of {backbone.name} (weights:"
             f" {backbone.weights}) changes the tokens by {change:.1%}: close to an identity, so a"
             " comparison with it is one with no transformer; weights: shuffled keeps the scales of"
             " the pretrained tensors",
@@ -353,9 +356,11 @@ def _counts(
             if counts is None or published.params_m is None:
                 continue
 
-            digits = len(str(published.params_m).partition(".")[2])
+            _, _, decimals = str(published.params_m).partition(".")
             both = counts["trainable_without_head"], counts["trainable"]
-            if all(round(count / 1e6, digits) != published.params_m for count in both):
+            digits = len(decimals)
+            rounded = [round(count / 1e6, digits) for count in both]
+            if published.params_m not in rounded:
                 built = " or ".join(f"{count / 1e6:.3f}M" for count in both)
                 printed = f"{published.source} prints {published.params_m}M"
                 yield Finding(

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 
 from pointsweep.planning.plan import Plan
+from pointsweep.results.records import Record
 from pointsweep.statistics.all_pairs import detectable_gain
 from pointsweep.statistics.paired_objects import groups_of
 from pointsweep.statistics.power import (
@@ -52,10 +53,11 @@ def resolution(plan: Plan, search: Search | None = None) -> list[str]:
         if objects:
             by_objects.setdefault(objects, []).append(cell)
 
-    return [
-        sentence(plan, objects, cells, fresh_seeds)
-        for objects, cells in sorted(by_objects.items())
-    ]
+    sentences = []
+    for objects in sorted(by_objects):
+        sentences.append(sentence(plan, objects, by_objects[objects], fresh_seeds))
+
+    return sentences
 
 
 def num_test(cell: Cell, plan: Plan) -> int | None:
@@ -65,10 +67,10 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
     Where the data are not here, the published size of the data set. Of several clouds of an object
     one counts: how alike they are is known once a trial has run.
     """
-    counted = [plan.records[c.key()] for c in cell.trials if c.key() in plan.records]
-    if counted:
-        groups = groups_of(counted[0])
-        clouds = counted[0].dataset.get("num_test")
+    record = _first_record(plan, cell)
+    if record is not None:
+        groups = groups_of(record)
+        clouds = record.dataset.get("num_test")
         if groups is not None:
             return int(groups.max()) + 1
         if clouds:
@@ -93,6 +95,14 @@ def num_test(cell: Cell, plan: Plan) -> int | None:
     return min(size, dataset.test_limit or size)
 
 
+def _first_record(plan: Plan, cell: Cell) -> Record | None:
+    for config in cell.trials:
+        if config.key() in plan.records:
+            return plan.records[config.key()]
+
+    return None
+
+
 def sentence(
     plan: Plan, objects: int, cells: list[Cell], fresh_seeds: int | None = None
 ) -> str:
@@ -110,14 +120,17 @@ def sentence(
     rows = max(columns.values())
 
     if len(cells) == 1 and adaptive is None:
-        known_to = of_one_cell(plan, cells[0], objects, seeds)
-        return f"with {objects:,} test objects and {seeds} seeds {known_to}"
+        precision = of_one_cell(plan, cells[0], objects, seeds)
+        return f"with {objects:,} test objects and {seeds} seeds {precision}"
 
-    known = pooled_sd(spreads(plan, cells))
-    sd = known[0] if known else assumed_sd(accuracy, objects)
-    basis = (
-        f"measured, {known[1]} degrees of freedom" if known else f"assumed: {source}"
-    )
+    measured = pooled_sd(spreads(plan, cells))
+    if measured is not None:
+        sd, freedom = measured
+        basis = f"measured, {freedom} degrees of freedom"
+    else:
+        sd = assumed_sd(accuracy, objects)
+        basis = f"assumed: {source}"
+
     gain: float | None
     small: float | None
 
@@ -127,15 +140,15 @@ def sentence(
     else:  # what the last look can claim; the earlier ones add a little
         within = f"at most {seeds} seeds"
         comparisons = max(rows - 1, 1)
-        share = (1 - LEVEL) / last_level(
-            (1 - LEVEL) / comparisons, adaptive.least, adaptive.most
-        )
-        gain = smallest_gain(lambda gain: power_of_seeds(gain, seeds, sd, share))
-        small = smallest_gain(
-            lambda gain: power_of_seeds(gain, seeds, sd, share), NOT_SEEN
-        )
-        level = "sequential paired t-test at 5 %"
+        level_of_one = (1 - LEVEL) / comparisons
+        last = last_level(level_of_one, adaptive.least, adaptive.most)
 
+        def power(gain: float) -> float:
+            return power_of_seeds(gain, seeds, sd, comparisons=(1 - LEVEL) / last)
+
+        gain = smallest_gain(power)
+        small = smallest_gain(power, NOT_SEEN)
+        level = "sequential paired t-test at 5 %"
         if comparisons > 1:
             level += f" over the {comparisons} comparisons of a column"
 
@@ -175,12 +188,13 @@ def _of_all_pairs(
 def of_one_cell(plan: Plan, cell: Cell, objects: int, seeds: int) -> str:
     """Return how well the mean of the only cell will be known; there is nothing to compare."""
     done = list(_values(plan, cell).values())
-    accuracy, source = typical_accuracy(plan, [cell])
-    measured = summary(done).sd if len(done) > 1 else None
-    sd = measured if measured is not None else assumed_sd(accuracy, objects)
-    basis = (
-        f"measured, {len(done)} seeds" if measured is not None else f"assumed: {source}"
-    )
+    sd = summary(done).sd if len(done) > 1 else None
+    basis = f"measured, {len(done)} seeds"
+    if sd is None:
+        accuracy, source = typical_accuracy(plan, [cell])
+        sd = assumed_sd(accuracy, objects)
+        basis = f"assumed: {source}"
+
     width = half_width(sd, seeds)
 
     return (
@@ -211,37 +225,29 @@ def _points(gain: float | None) -> str:
 
 def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
     """The accuracy to reckon with, and where it is from."""
-    layout = plan.sweep
-    records = []
-
+    protocol, metric = plan.sweep.protocol, plan.sweep.metric
+    done = []
+    printed = []
     for cell in cells:
         for config in cell.trials:
-            if config.key() in plan.records:
-                records.append(plan.records[config.key()])
+            record = plan.records.get(config.key())
+            if record is not None:
+                value = record.metrics.get(protocol, {}).get(metric)
+                if value is not None:
+                    done.append(value)
 
-    done = []
-    for record in records:
-        if (
-            value := record.metrics.get(layout.protocol, {}).get(layout.metric)
-        ) is not None:
-            done.append(value)
+        if cell.published and cell.published.value:
+            printed.append(cell.published.value / 100)
 
     if done:
         mean = summary(done).mean
         return mean, f"accuracy {100 * mean:.0f} % as in the finished trials"
 
-    printed = [
-        cell.published.value / 100
-        for cell in cells
-        if cell.published and cell.published.value
-    ]
+    if printed:
+        mean = summary(printed).mean
+        return mean, f"accuracy {100 * mean:.0f} % as published"
 
-    mean = summary(printed).mean if printed else ACCURACY
-    return mean, (
-        f"accuracy {100 * mean:.0f} % as published"
-        if printed
-        else f"accuracy {100 * mean:.0f} %"
-    )
+    return ACCURACY, f"accuracy {100 * ACCURACY:.0f} %"
 
 
 def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
@@ -256,27 +262,24 @@ def spreads(plan: Plan, cells: list[Cell]) -> list[tuple[float, int]]:
 
     for arms in columns.values():
         for one, other in itertools.pairwise(arms):
-            if len(one.keys() & other.keys()) > 1:
-                apart = summary(
-                    [
-                        round(one[seed] - other[seed], DIGITS)
-                        for seed in sorted(one.keys() & other.keys())
-                    ]
-                )
-                spreads_of_pairs.append((apart.sd or 0.0, apart.n))
+            shared = sorted(one.keys() & other.keys())
+            if len(shared) > 1:
+                gains = [round(one[seed] - other[seed], DIGITS) for seed in shared]
+                stats = summary(gains)
+                spreads_of_pairs.append((stats.sd or 0.0, stats.n))
 
     return spreads_of_pairs
 
 
 def _values(plan: Plan, cell: Cell) -> dict[int, float]:
-    done = {}
+    """Return the metric of a cell's finished trials, by seed."""
+    protocol, metric = plan.sweep.protocol, plan.sweep.metric
+    values = {}
     for config in cell.trials:
-        if config.key() in plan.records:
-            done[config.seed] = plan.records[config.key()].metrics
+        record = plan.records.get(config.key())
+        if record is not None:
+            metrics = record.metrics.get(protocol, {})
+            if metric in metrics:
+                values[config.seed] = metrics[metric]
 
-    name, metric = plan.sweep.protocol, plan.sweep.metric
-    return {
-        seed: metrics[name][metric]
-        for seed, metrics in done.items()
-        if metric in metrics.get(name, {})
-    }
+    return values

@@ -40,18 +40,18 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
     """
     texts: dict[str, None] = {}
     trained: set[str] = set()
-    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    threads = torch.get_num_threads()
+    random = torch.get_rng_state()
     torch.set_num_threads(1)  # the products are small: more threads cost time
 
     for number, arm in enumerate(chosen(arms)):
         if not arm.config.trains:
             continue
 
-        late = _late_epochs(arm.config, trained, thorough=number == 0)
-        texts |= dict.fromkeys(
-            f"{arm.name}: {text}"
-            for text in examine(arm.config, late, thorough=number == 0)
-        )
+        thorough = number == 0
+        late = _late_epochs(arm.config, trained, thorough=thorough)
+        for text in examine(arm.config, late, thorough=thorough):
+            texts[f"{arm.name}: {text}"] = None
 
     texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
     torch.set_num_threads(threads)
@@ -73,9 +73,10 @@ def _by_settings(arms: Sequence[Arm]) -> list[Arm]:
     for arm in arms:
         train = canonical_json(arm.config.train) if varies else ""
         key = canonical_json(arm.config.dataset), train
-        arms_by_key.setdefault(key, arm)
+        if key not in arms_by_key:
+            arms_by_key[key] = Arm(without_seed(arm.config), arm.name)
 
-    return [Arm(without_seed(arm.config), arm.name) for arm in arms_by_key.values()]
+    return list(arms_by_key.values())
 
 
 def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list[int]:
@@ -84,9 +85,8 @@ def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list
 
     Of the first arm of all the middle too.
     """
-    part = config.method if config.network is None else config.network
-    name = "" if part is None else part.name
-
+    component = config.method if config.network is None else config.network
+    name = "" if component is None else component.name
     if name in trained:
         return []
 
@@ -112,7 +112,7 @@ def examine(
             problems += wrong_data(dataset, config)
 
         problems += _wrong_training(
-            smaller(config), thorough, late, config.train.epochs
+            smaller(config), thorough=thorough, late=late, planned=config.train.epochs
         )
     except DivergedError:
         pass  # the launch says so of each seed, and the table of the cell
@@ -140,9 +140,9 @@ def _wrong_training(
     with tempfile.TemporaryDirectory() as folder:
         run = Run.of(config, dataset, Path(folder) / "first")
         again = Run(config, dataset, Path(folder) / "again")
-        problems = list(
-            wrong_start(run, again, Run(other, dataset, Path(folder) / "other"))
-        )
+        other_start = Run(other, dataset, Path(folder) / "other")
+        problems = list(wrong_start(run, again, other_start))
+
         # The step last: its definition trains the start itself.
         problems += [
             *run.wrong_order(),
@@ -154,9 +154,8 @@ def _wrong_training(
 
         if thorough:
             same = Run.of(config, dataset, Path(folder) / "same", last_epoch=1)
-            problems += wrong_seeds(
-                run, same, Run.of(other, dataset, Path(folder) / "next", last_epoch=1)
-            )
+            next_seed = Run.of(other, dataset, Path(folder) / "next", last_epoch=1)
+            problems += wrong_seeds(run, same, next_seed)
 
         # at a rate that the first epochs have not reached
         with suppress(DivergedError):

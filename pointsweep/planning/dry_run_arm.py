@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from pointsweep.config import registry
 from pointsweep.config.base import Config, canonical_json
 from pointsweep.config.datasets import DatasetConfig
-from pointsweep.config.parts import TrainConfig
 from pointsweep.config.schema import TrialConfig, without_seed
 from pointsweep.planning.arm_groups import Key, training_key
 from pointsweep.planning.dry_run_data import BATCH, EVAL_BATCH
@@ -50,7 +50,7 @@ def chosen(arms: Sequence[Arm]) -> list[Arm]:
     """
     structures: set[Key] = set()
     trains: set[str] = set()
-    values: dict[str, set[Any]] = {name: set() for name in TrainConfig.model_fields}
+    values: defaultdict[str, set[Any]] = defaultdict(set)
     arms_by_key: dict[str, Arm] = {}
 
     for arm in arms:
@@ -104,11 +104,8 @@ def smaller(config: TrialConfig) -> TrialConfig:
         parts["positions"] = config.positions.model_copy(update={"num_views": views})
 
     backbone = parts.get("backbone")
-    if (
-        backbone is not None
-        and "scales" not in vars(backbone)
-        and config.dataset.num_categories == 0
-    ):
+    has_categories = config.dataset.num_categories != 0
+    if backbone is not None and not has_categories and "scales" not in vars(backbone):
         parts |= _shallow(backbone, parts["method"])
 
     return config.model_copy(update=parts)

@@ -85,26 +85,24 @@ def few(split: Split, count: int) -> Split:
     """`count` rows spread over a split, with the stored clouds of these alone where clouds are
     stored alike.
     """
-    rows = np.unique(
-        np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(
-            np.int64
-        )
-    )
+    total = len(split.labels)
+    spread = np.linspace(0, total - 1, min(count, total))
+    rows = np.unique(spread.astype(np.int64))
 
-    few = split.take(rows, split.name)
+    taken = split.take(rows, split.name)
+    if taken.points.ndim != 3:
+        return taken
 
-    if few.points.ndim != 3:
-        return few
-
-    return dataclasses.replace(
-        few, points=np.array(few.points[few.index]), index=np.arange(len(rows))
-    )
+    points = np.array(taken.points[taken.index])
+    return dataclasses.replace(taken, points=points, index=np.arange(len(rows)))
 
 
 def _double(batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(
-        tensor.double() if tensor.is_floating_point() else tensor for tensor in batch
-    )
+    tensors = []
+    for tensor in batch:
+        tensors.append(tensor.double() if tensor.is_floating_point() else tensor)
+
+    return tuple(tensors)
 
 
 def dataset_of(config: DatasetConfig) -> Dataset | None:
@@ -125,10 +123,10 @@ def wrong_data(dataset: Dataset, config: TrialConfig) -> Iterator[str]:
     """Say what a data set's batches have wrong: labels or points of other clouds, splits that share
     clouds, changes at random.
     """
-    if dataset.test.points is dataset.train.points and len(
-        np.intersect1d(dataset.train.index, dataset.test.index)
-    ):
-        yield "test clouds are training clouds"
+    if dataset.test.points is dataset.train.points:
+        shared = np.intersect1d(dataset.train.index, dataset.test.index)
+        if len(shared):
+            yield "test clouds are training clouds"
 
     if dataset.val is not None and dataset.val.points is dataset.train.points:
         shared = np.intersect1d(dataset.train.index, dataset.val.index)
@@ -172,15 +170,15 @@ def _of_other_clouds(
 ) -> Iterator[str]:
     """points (B, P, 3), unchanged at random: each must be one of the stored cloud's."""
     for cloud, row in zip(points.numpy(), rows, strict=True):
-        stored = np.asarray(split.points[split.index[row]], dtype=np.float32).astype(
-            np.float64
-        )
-        known = {point.tobytes() for point in np.ascontiguousarray(stored + 0.0)}
-        if any(
-            point.tobytes() not in known for point in np.ascontiguousarray(cloud + 0.0)
-        ):
+        stored = np.asarray(split.points[split.index[row]], dtype=np.float32)
+        if not _point_set(cloud) <= _point_set(stored.astype(np.float64)):
             yield f"a {name} batch holds points that are not those of its clouds"
             return
+
+
+def _point_set(cloud: np.ndarray) -> set[bytes]:
+    """Return the bytes of each point of a cloud (P, 3); -0.0 counts as 0.0."""
+    return {point.tobytes() for point in np.ascontiguousarray(cloud + 0.0)}
 
 
 def _wrong_changes(data: Recording) -> Iterator[str]:
@@ -212,8 +210,7 @@ def _wrong_changes(data: Recording) -> Iterator[str]:
         without = copy.copy(data)
         without.config = config.model_copy(update=neutral)
         for split in filter(None, (data.test, data.val)):
-            rows = np.arange(2)
-            if not torch.equal(
-                data.eval_batch(split, rows)[0], without.eval_batch(split, rows)[0]
-            ):
+            points, *_ = data.eval_batch(split, np.arange(2))
+            expected, *_ = without.eval_batch(split, np.arange(2))
+            if not torch.equal(points, expected):
                 yield f"augmentation reaches the {split.name} clouds"

@@ -37,22 +37,21 @@ def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float
     With `lag_epochs` it comes so many epochs later. With `warmup_fraction` that of a step: the line
     goes over this share of all steps, and the first step is already on its way.
     """
+    height = train.lr - train.min_lr
     done = max(float(epoch - 1 - train.lag_epochs), 0.0)
     if train.warmup_fraction is not None:
         line = max(round(train.epochs * steps * train.warmup_fraction), 1)
-        if steps * (epoch - 1) + step + 1 <= line:
-            return (
-                train.min_lr
-                + (train.lr - train.min_lr) * (steps * (epoch - 1) + step + 1) / line
-            )
+        number = steps * (epoch - 1) + step + 1  # of the step, from 1 on
+        if number <= line:
+            return train.min_lr + height * number / line
 
         done += step / steps
     elif done < train.warmup_epochs:
-        return train.min_lr + (train.lr - train.min_lr) * done / train.warmup_epochs
+        return train.min_lr + height * done / train.warmup_epochs
 
     length = train.cosine_epochs or max(train.epochs - train.lag_epochs, 1)
     angle = math.pi * min(done / length, 1.0)
-    return train.min_lr + (train.lr - train.min_lr) * (1.0 + math.cos(angle)) / 2.0
+    return train.min_lr + height * (1.0 + math.cos(angle)) / 2.0
 
 
 def wrong_rates(train: TrainConfig) -> list[str]:
@@ -76,10 +75,12 @@ def reference(
     """Prepare `model` and train it in place; see `reference_epochs`."""
     if isinstance(model, PointModel):
         rows = data.evaluation_order(data.train)
-        parts = [rows[at : at + EVAL_BATCH] for at in range(0, len(rows), EVAL_BATCH)]
-        model.method.prepare(
-            model, [data.eval_batch(data.train, part)[0] for part in parts]
-        )
+        batches = []
+        for start in range(0, len(rows), EVAL_BATCH):
+            points, *_ = data.eval_batch(data.train, rows[start : start + EVAL_BATCH])
+            batches.append(points)
+
+        model.method.prepare(model, batches)
 
     return reference_epochs(model, config, dict(enumerate(epochs, start=1)), data)
 
@@ -130,16 +131,7 @@ def reference_epochs(
     means = []
     accuracies = []
     train = config.train
-    decays: dict[nn.Parameter, float] = {}
-
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_token = "token" in name and not train.decay_tokens
-            exempt = parameter.dim() <= 1 or name.endswith("bias") or is_token
-            decays[parameter] = (
-                0.0 if exempt and train.decayed != "all" else train.weight_decay
-            )
-
+    decays = _decays(model, train)
     moments: dict[nn.Parameter, Moments] = {}
     for number, epoch in epochs.items():
         model.train()
@@ -147,20 +139,10 @@ def reference_epochs(
         correct = []
 
         for step, (index, batch) in enumerate(epoch):
-            set_noise(
-                model,
-                torch.Generator().manual_seed(
-                    stream(config.seed, "noise", number, step)
-                ),
-            )
-
+            noise_seed = stream(config.seed, "noise", number, step)
+            set_noise(model, torch.Generator().manual_seed(noise_seed))
             model.zero_grad()
-            labels = (
-                batch[-1]
-                if isinstance(data, PartDataset)
-                else torch.from_numpy(data.train.labels[index])
-            )
-
+            labels = labels_of(batch, data, data.train, index)
             logits = model(*inputs_of(batch)).float()
             loss = F.cross_entropy(
                 logits, labels, label_smoothing=train.label_smoothing
@@ -174,11 +156,16 @@ def reference_epochs(
                     continue
 
                 if parameter not in moments:
-                    moments[parameter] = Moments(
-                        torch.zeros_like(parameter), torch.zeros_like(parameter)
-                    )
+                    zeros = torch.zeros_like(parameter)
+                    moments[parameter] = Moments(mean=zeros, square=zeros.clone())
 
-                adamw_step(parameter, moments[parameter], lr, decay, train.adam_eps)
+                adamw_step(
+                    parameter,
+                    moments[parameter],
+                    lr=lr,
+                    decay=decay,
+                    eps=train.adam_eps,
+                )
 
             losses.append(float(loss.detach()))
             correct.append(float((logits.argmax(dim=1) == labels).double().mean()))
@@ -189,6 +176,19 @@ def reference_epochs(
         accuracies.append(float(np.mean(correct)))
 
     return means, accuracies
+
+
+def _decays(model: nn.Module, train: TrainConfig) -> dict[nn.Parameter, float]:
+    """Return the weight decay of each trained parameter."""
+    decays: dict[nn.Parameter, float] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_token = "token" in name and not train.decay_tokens
+            exempt = parameter.dim() <= 1 or name.endswith("bias") or is_token
+            is_decayed = not exempt or train.decayed == "all"
+            decays[parameter] = train.weight_decay if is_decayed else 0.0
+
+    return decays
 
 
 @torch.no_grad()
@@ -208,19 +208,25 @@ def measured(
     for at in range(0, len(order), size):
         rows = order[at : at + size]
         batch = data.eval_batch(split, rows)
-        labels = (
-            batch[-1]
-            if isinstance(data, PartDataset)
-            else torch.from_numpy(split.labels[rows])
-        )
-
+        labels = labels_of(batch, data, split, rows)
         logits = model(*inputs_of(batch)).double()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         hits += int((logits.argmax(dim=1) == labels).sum())
         count += int((labels != IGNORED).sum())
 
-    return loss / count, None if isinstance(data, PartDataset) else hits / count
+    accuracy = None if isinstance(data, PartDataset) else hits / count
+    return loss / count, accuracy
 
 
 def inputs_of(batch: Sequence[Tensor]) -> Sequence[Tensor]:
     return batch[:-1]
+
+
+def labels_of(
+    batch: Sequence[Tensor], data: Dataset, split: Split, rows: np.ndarray
+) -> Tensor:
+    """Return the labels of a batch: those stored of the clouds (B,), or its parts (B, P)."""
+    if isinstance(data, PartDataset):
+        return batch[-1]
+
+    return torch.from_numpy(split.labels[rows])

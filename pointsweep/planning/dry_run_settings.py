@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset
 from pointsweep.planning.dry_run_arm import PER_FIELD, Arm, made_data, smaller
@@ -17,10 +18,8 @@ from pointsweep.planning.dry_run_data import dataset_of, small
 from pointsweep.planning.dry_run_trial import Run
 from pointsweep.results.failures import DivergedError
 
-TRAIN_SETTINGS = (
-    "init",
-    "votes",
-)  # of training, whose values are compared with each other
+# of training, whose values are compared with each other
+TRAIN_SETTINGS = ("init", "votes")
 # `compat: official` sets it by itself, whether or not a cloud has points so near the origin
 CHOSEN_BY_PROGRAMS = {"skip_near_origin"}
 
@@ -41,7 +40,7 @@ def settings_without_effect(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
-    values = [getattr(config.train, name) for config in (first, second)]
+    """Return whether small trials with the two values of a training setting differ."""
     config = smaller(first)
     if dataset_of(config.dataset) is None:
         config = config.model_copy(update={"dataset": made_data(config.dataset)})
@@ -50,19 +49,23 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
     if dataset is None:
         return True
 
-    first, second = (
-        config.replace(train=config.train.replace(**{name: value})) for value in values
-    )
+    configs = []
+    for train in (first.train, second.train):
+        value = getattr(train, name)
+        configs.append(config.replace(train=config.train.replace(**{name: value})))
+
     with tempfile.TemporaryDirectory() as folder:
         if name == "init":
-            one, two = (
-                Run(config, dataset, Path(folder) / str(n)).start.state_dict()
-                for n, config in enumerate((first, second))
-            )
-            return any(not torch.equal(one[key], two[key]) for key in one)
+            starts = []
+            for number, config in enumerate(configs):
+                run = Run(config, dataset, Path(folder) / str(number))
+                starts.append(run.start.state_dict())
+
+            one, other = starts
+            return any(not torch.equal(one[key], other[key]) for key in one)
 
         losses = []
-        for number, config in enumerate((first, second)):
+        for number, config in enumerate(configs):
             run = Run(config, dataset, Path(folder) / str(number))
             run.trial.model.double()
             try:
@@ -76,13 +79,15 @@ def _differs(name: str, first: TrialConfig, second: TrialConfig) -> bool:
 
 
 def _equal_data(arms: Sequence[Arm]) -> Iterator[str]:
-    configs = list(dict.fromkeys(arm.config.dataset for arm in arms))
-    for kind in {type(config) for config in configs}:
-        own = [config for config in configs if type(config) is kind]
-        for setting in sorted(kind.model_fields.keys() - CHOSEN_BY_PROGRAMS):
-            for first, second in _pairs(own, setting):
-                a, b = dataset_of(first), dataset_of(second)
-                if a is None or b is None or _seen(a) != _seen(b):
+    by_class: dict[type[DatasetConfig], list[DatasetConfig]] = {}
+    for config in dict.fromkeys(arm.config.dataset for arm in arms):
+        by_class.setdefault(type(config), []).append(config)
+
+    for config_class, configs in by_class.items():
+        for setting in sorted(config_class.model_fields.keys() - CHOSEN_BY_PROGRAMS):
+            for first, second in _pairs(configs, setting):
+                one, other = dataset_of(first), dataset_of(second)
+                if one is None or other is None or _content(one) != _content(other):
                     continue
 
                 values = f"{getattr(first, setting)} or {getattr(second, setting)}"
@@ -96,41 +101,38 @@ def _pairs(configs: Sequence[Any], name: str) -> Iterator[tuple[Any, Any]]:
 
     groups: dict[Any, list[Any]] = {}
     for config in dict.fromkeys(configs):
-        rest = tuple(
-            value
-            for key, value in vars(config).items()
-            if key != name and not key.startswith("_")
-        )
-        groups.setdefault(rest, []).append(config)
+        other_values = []
+        for key, value in vars(config).items():
+            if key != name and not key.startswith("_"):
+                other_values.append(value)
 
-    for own in groups.values():
-        if len(own) > 1:
-            for other in own[1 : PER_FIELD + 1]:
-                yield own[0], other
+        groups.setdefault(tuple(other_values), []).append(config)
+
+    for first, *others in groups.values():
+        if others:
+            for other in others[:PER_FIELD]:
+                yield first, other
             return
 
 
-def _seen(dataset: Dataset) -> tuple[Any, ...]:
+def _content(dataset: Dataset) -> tuple[Any, ...]:
     """Return what a trial sees of a data set: the splits' sizes and rows, a batch of each, and the
     order of an evaluation.
     """
-    seen: list[Any] = []
+    content: list[Any] = []
     for split in (dataset.train, dataset.val, dataset.test):
         if split is None:
-            seen.append(None)
+            content.append(None)
             continue
-        seen += [
-            split.labels.tobytes(),
-            split.index.tobytes(),
-            dataset.evaluation_order(split).tobytes(),
-        ]
+
+        content.append(split.labels.tobytes())
+        content.append(split.index.tobytes())
+        content.append(dataset.evaluation_order(split).tobytes())
 
     few = small(dataset)
-    batches = [
-        few.train_batch(np.arange(2), torch.Generator().manual_seed(0)),
-        few.eval_batch(few.test, np.arange(2)),
-    ]
+    train_batch = few.train_batch(np.arange(2), torch.Generator().manual_seed(0))
+    test_batch = few.eval_batch(few.test, np.arange(2))
+    for tensor in (*train_batch, *test_batch):
+        content.append(tensor.numpy().tobytes())
 
-    seen += [tensor.numpy().tobytes() for batch in batches for tensor in batch]
-
-    return tuple(seen)
+    return tuple(content)

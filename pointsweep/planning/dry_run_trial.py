@@ -89,7 +89,8 @@ class Run:
     start: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        self.frozen, self.data = Frozen(), small(self.dataset)
+        self.frozen = Frozen()
+        self.data = small(self.dataset)
         device = torch.device("cpu")
         shared: Any = self.frozen
         self.trial = Trial(
@@ -100,7 +101,6 @@ class Run:
             lambda: None,
             shared,
         )
-
         self.trial.dataset = self.data
         self.start = self.trial.model
 
@@ -123,10 +123,7 @@ class Run:
 
     def _report(self, result: Mapping[str, Any]) -> None:
         if result["epoch"] == 1:
-            self.first_epoch = {
-                name: tensor.clone()
-                for name, tensor in trained_state(self.trial.model).items()
-            }
+            self.first_epoch = _copied(trained_state(self.trial.model))
 
         if self.last_epoch <= result["epoch"] < EPOCHS:
             raise TrialStoppedError(result["epoch"])
@@ -144,32 +141,29 @@ class Run:
         count = len(self.data.train.labels)
         steps = count // BATCH
         epochs = self.epochs()
-
         if len(epochs) != EPOCHS or any(len(epoch) != steps for epoch in epochs):
-            taken = len(self.data.train_calls)
+            num_batches = len(self.data.train_calls)
             yield (
-                f"{taken} batches were made for {EPOCHS} epochs of {steps} steps: batches are used"
-                " again, or left out"
+                f"{num_batches} batches were made for {EPOCHS} epochs of {steps} steps: batches are"
+                " used again, or left out"
             )
             return
 
         orders = []
         for epoch in epochs:
-            if any(len(index) != BATCH for index, _ in epoch):
+            batches = [index for index, _ in epoch]
+            sizes = [len(index) for index in batches]
+            if sizes != [BATCH] * steps:
                 yield (
-                    f"train.batch_size: batches of {[len(index) for index, _ in epoch]} clouds"
-                    f" where {BATCH} were asked for"
+                    f"train.batch_size: batches of {sizes} clouds where {BATCH} were asked for"
                 )
                 return
 
-            orders.append(np.concatenate([index for index, _ in epoch]))
+            orders.append(np.concatenate(batches))
 
         for order in orders:
-            if (
-                len(set(order.tolist())) != len(order)
-                or order.min() < 0
-                or order.max() >= count
-            ):
+            is_repeated = len(set(order.tolist())) != len(order)
+            if is_repeated or order.min() < 0 or order.max() >= count:
                 yield "an epoch takes a training cloud twice, or one that is not there"
 
             if (np.diff(order) > 0).all() or (np.diff(order) < 0).all():
@@ -186,27 +180,25 @@ class Run:
         a statistic.
         """
         config = self.config
-        initial = {
-            name: value.clone() for name, value in self.start.state_dict().items()
-        }
+        initial = _copied(self.start.state_dict())
         model = self.start
-        losses, accuracies = reference(model, config, self.epochs(), self.data)
-        logged = [
-            event["metrics"]["train/loss"] for event in self.trial.folder.epochs()
-        ]
-        hits = [
-            event["metrics"]["train/accuracy"] for event in self.trial.folder.epochs()
-        ]
+        expected, expected_hits = reference(model, config, self.epochs(), self.data)
+        losses = []
+        hits = []
+        for event in self.trial.folder.epochs():
+            losses.append(event["metrics"]["train/loss"])
+            hits.append(event["metrics"]["train/accuracy"])
 
-        if len(logged) == len(losses) and not np.allclose(logged, losses, rtol=1e-4):
+        is_complete = len(losses) == len(expected)
+        if is_complete and not np.allclose(losses, expected, rtol=1e-4):
             yield (
-                f"train/loss is {logged[-1]:.6g}, the mean loss of the epoch's clouds"
-                f" {losses[-1]:.6g}"
+                f"train/loss is {losses[-1]:.6g}, the mean loss of the epoch's clouds"
+                f" {expected[-1]:.6g}"
             )
-        elif len(hits) == len(accuracies) and not np.allclose(hits, accuracies):
+        elif is_complete and not np.allclose(hits, expected_hits):
             yield (
                 f"train/accuracy is {hits[-1]:.4f}, that of the training steps is"
-                f" {accuracies[-1]:.4f}"
+                f" {expected_hits[-1]:.4f}"
             )
 
         yield from _wrong_changes(initial, self.trial.model, model, config.train.lr)
@@ -219,25 +211,23 @@ class Run:
         ones do not show. The trial's own model is trained on, so nothing else may be asked of it
         afterwards.
         """
-        config = self.config.model_copy(
-            update={"train": self.config.train.model_copy(update={"epochs": planned})}
-        )
+        train = self.config.train.model_copy(update={"epochs": planned})
+        config = self.config.model_copy(update={"train": train})
+        model = self.trial.model
         for number in numbers:
             data = small(self.dataset)
             data.train = few(data.train, BATCH)
-            model = self.trial.model
             expected = copy.deepcopy(model)
-            before = {name: value.clone() for name, value in model.state_dict().items()}
-            trains = [parameter.requires_grad for parameter in model.parameters()]
-            train_epoch(
-                model, make_optimizer(model, config.train), data, config, number
-            )
-            reference_epochs(expected, config, {number: data.train_calls}, data)
-            problems = list(_wrong_changes(before, model, expected, config.train.lr))
+            before = _copied(model.state_dict())
+            trained_before = _trained_names(model)
 
-            if not problems and trains != [
-                parameter.requires_grad for parameter in model.parameters()
-            ]:
+            optimizer = make_optimizer(model, train)
+            train_epoch(model, optimizer, data, config=config, epoch=number)
+            reference_epochs(expected, config, {number: data.train_calls}, data)
+            trained_after = _trained_names(model)
+
+            problems = list(_wrong_changes(before, model, expected, train.lr))
+            if not problems and trained_after != trained_before:
                 problems = ["other tensors train after it than before it"]
 
             for text in problems:
@@ -254,10 +244,9 @@ class Run:
         for (name, module), (_, before) in zip(
             self.trial.model.named_modules(), self.start.named_modules(), strict=True
         ):
-            if (
-                not isinstance(module, nn.modules.batchnorm._BatchNorm)
-                or module.running_mean is None
-            ):
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                continue
+            if module.running_mean is None:
                 continue
 
             trains = any(p.requires_grad for p in module.parameters())
@@ -287,9 +276,7 @@ class Run:
             return
 
         metrics = epochs[-1]["metrics"]
-        before = {
-            name: value.clone() for name, value in self.trial.model.state_dict().items()
-        }
+        before = _copied(self.trial.model.state_dict())
         for split in filter(None, (self.data.test, self.data.val)):
             loss, accuracy = measured(self.trial.model, self.data, split, self.config)
             logged = metrics[f"{split.name}/loss"]
@@ -305,11 +292,11 @@ class Run:
                 yield f"{split.name}/accuracy is {hits:.4f}, that of the model is {accuracy:.4f}"
 
         after = self.trial.model.state_dict()
-        changed = [
-            name
-            for name, value in before.items()
-            if not torch.equal(value, after[name])
-        ]
+        changed = []
+        for name, value in before.items():
+            if not torch.equal(value, after[name]):
+                changed.append(name)
+
         if changed:
             yield f"{_listed(changed)} changed in an evaluation"
 
@@ -334,19 +321,18 @@ class Run:
             metrics = {name: curve[epoch - 1] for name, curve in curves.items()}
             # The predictions say by their class of which epoch they are.
             predictions = np.full(3, epoch, dtype=np.uint8)
-            trial._select(
-                epoch, metrics, Evaluation(1.0, metrics[f"test/{measure}"], predictions)
-            )
+            evaluation = Evaluation(1.0, metrics[f"test/{measure}"], predictions)
+            trial._select(epoch, metrics, evaluation)
 
-        taken = {name: int(best["epoch"]) for name, best in trial.best.items()}
-        shown = {name: int(values[0]) for name, values in trial.predictions.items()}
+        chosen = {name: int(best["epoch"]) for name, best in trial.best.items()}
+        predicted = {name: int(values[0]) for name, values in trial.predictions.items()}
         trial.best, trial.predictions = before
 
         for name, epoch in expected.items():
-            if taken.get(name) != epoch or shown.get(name) != epoch:
+            if chosen.get(name) != epoch or predicted.get(name) != epoch:
                 yield (
-                    f"protocol {name} takes epoch {taken.get(name)} with predictions of"
-                    f" {shown.get(name)} where {epoch} is its own"
+                    f"protocol {name} takes epoch {chosen.get(name)} with predictions of"
+                    f" {predicted.get(name)} where {epoch} is its own"
                 )
 
 
@@ -355,8 +341,8 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     of the frozen backbone.
     """
     first = {name: p.detach().float() for name, p in run.start.named_parameters()}
-    again = {name: p.detach() for name, p in same.start.named_parameters()}
-    second = {name: p.detach() for name, p in other.start.named_parameters()}
+    again = dict(same.start.named_parameters())
+    second = dict(other.start.named_parameters())
     changed = [name for name in first if not torch.equal(first[name], again[name])]
 
     if changed:
@@ -370,9 +356,8 @@ def wrong_start(run: Run, same: Run, other: Run) -> Iterator[str]:
     if frozen:
         yield f"{_listed(frozen)} are frozen and differ from seed to seed"
 
-    equal_of: dict[
-        str, list[bool]
-    ] = {}  # by part of the model: which of its new weights are equal
+    # by part of the model: which of its new weights are equal
+    equal_of: dict[str, list[bool]] = {}
     names = {id(p): name for name, p in run.trial.model.named_parameters()}
     pretrained = {names[key] for key in run.frozen.own if key in names}
 
@@ -400,15 +385,30 @@ def wrong_seeds(run: Run, same: Run, other: Run) -> Iterator[str]:
     if any(not torch.equal(first[name], again[name]) for name in first):
         yield "the same seed gives other weights when it is run again"
 
-    taken = len(other.data.train_calls)
-    order = [index.tolist() for index, _ in run.data.train_calls[:taken]]
-    other_order = [index.tolist() for index, _ in other.data.train_calls[:taken]]
-
-    if order == other_order:
+    num_batches = len(other.data.train_calls)
+    if _order(run, num_batches) == _order(other, num_batches):
         yield "another seed takes the training clouds in the same order"
 
     if run.data.states[:1] == other.data.states[:1]:
         yield "another seed draws the same random numbers for augmentation"
+
+
+def _order(run: Run, num_batches: int) -> list[list[int]]:
+    """Return the rows of the first batches."""
+    return [index.tolist() for index, _ in run.data.train_calls[:num_batches]]
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _trained_names(model: nn.Module) -> set[str]:
+    names = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            names.add(name)
+
+    return names
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -425,19 +425,20 @@ def _wrong_changes(
     """Say which tensors of a trained model changed otherwise than those of the reference, from the
     same start.
     """
-    expected, given = reference_model.state_dict(), model.state_dict()
+    expected, actual = reference_model.state_dict(), model.state_dict()
     moved = []
     still = []
     other = []
-    named = reference_model.named_parameters(remove_duplicate=False)
-    trained = {name for name, parameter in named if parameter.requires_grad}
-
+    trained = _trained_names(reference_model)
     for name, before in before_all.items():
         if not before.is_floating_point() or not before.numel():
             continue
 
-        change, wanted = (given[name] - before), (expected[name] - before)
-        changed, size = float(change.abs().max()), float(wanted.abs().max())
+        change = actual[name] - before
+        expected_change = expected[name] - before
+        changed = float(change.abs().max())
+        size = float(expected_change.abs().max())
+        deviation = float((change - expected_change).abs().max())
         # The step of a gradient that is zero but for rounding: so is that of a bias before a batch
         # norm. It may be exactly zero in one of the two runs.
         noise = TOLERANCE * lr if name in trained else 0.0
@@ -446,19 +447,17 @@ def _wrong_changes(
             moved.append(name)
         elif changed == 0 and size > noise:
             still.append(name)
-        elif float((change - wanted).abs().max()) > max(TOLERANCE * size, noise):
+        elif deviation > max(TOLERANCE * size, noise):
             other.append(name)
 
-    for names, text in (
-        (moved, "changed in training, and should not"),
-        (still, "did not change in training, and should"),
-        (
-            other,
-            (
-                "changed in training otherwise than one step of AdamW after another says (rate,"
-                " decay, clipping, loss, batch)"
-            ),
-        ),
-    ):
-        if names:
-            yield f"{_listed(names)} {text}"
+    if moved:
+        yield f"{_listed(moved)} changed in training, and should not"
+
+    if still:
+        yield f"{_listed(still)} did not change in training, and should"
+
+    if other:
+        yield (
+            f"{_listed(other)} changed in training otherwise than one step of AdamW after another"
+            " says (rate, decay, clipping, loss, batch)"
+        )

@@ -9,7 +9,9 @@ plan_cache.py), so that a second plan is quick.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import statistics
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -34,15 +36,14 @@ from pointsweep.results.records import Published, Record, digests_problem
 from pointsweep.statistics.adaptive_seeds import settle
 from pointsweep.storage.base import Store
 from pointsweep.storage.stores import folder_of
-from pointsweep.sweep.parser import ReadableCell
+from pointsweep.sweep.parser import Cell, ReadableCell
 from pointsweep.sweep.published import mismatch
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.provenance import bf16_unit, cpu_flags
 
 Value = TypeVar("Value")
-WORTH_A_LISTING = (
-    200  # trials: from here on the store is listed before any folder is looked at
-)
+# trials: from here on the store is listed before any folder is looked at
+WORTH_A_LISTING = 200
 STATES = ("finished", "damaged", "resumable", "failed", "stale", "new")
 
 
@@ -61,9 +62,8 @@ class Plan:
     parameters: Mapping[str, Mapping[str, int]]
     # data or weights that a launch needs and this machine lacks
     missing: tuple[str, ...]
-    findings: tuple[
-        Finding, ...
-    ] = ()  # of the data, and of the audit of what is left to run
+    # of the data, and of the audit of what is left to run
+    findings: tuple[Finding, ...] = ()
     # what is wrong with records that are not believed, by key
     damaged: Mapping[str, str] = field(default_factory=dict)
     to_fetch: tuple[str, ...] = ()  # weights that a launch gets first
@@ -81,9 +81,8 @@ class Plan:
         """
         refused = [f"lacking here: {text}" for text in self.missing]
         for finding in self.findings:
-            if finding.refuses and not any(
-                text in finding.text for text in self.missing
-            ):
+            is_missing = any(text in finding.text for text in self.missing)
+            if finding.refuses and not is_missing:
                 refused.append(finding.text)
 
         return refused
@@ -96,20 +95,18 @@ class Plan:
         in_seed_order = sorted(
             self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config)
         )
-        return [
-            trial.config
-            for trial in in_seed_order
-            if self.states.get(trial.config.key(), "finished") != "finished"
-        ]
+        configs = []
+        for trial in in_seed_order:
+            if self.states.get(trial.config.key(), "finished") != "finished":
+                configs.append(trial.config)
+
+        return configs
 
     def counts(self) -> str:
         """One line: "9 finished, 0 to run"."""
-        number = {state: list(self.states.values()).count(state) for state in STATES}
-        parts = [
-            f"{number['finished']} finished",
-            f"{len(self.states) - number['finished']} to run",
-        ]
-
+        number = Counter(self.states.values())
+        num_finished = number["finished"]
+        text = f"{num_finished} finished, {len(self.states) - num_finished} to run"
         words = {
             "damaged": "with a damaged record",
             "resumable": "to resume",
@@ -117,29 +114,30 @@ class Plan:
             "stale": "stale: to run again",
         }
 
-        extra = [
-            f"{number[state]} {text}" for state, text in words.items() if number[state]
-        ]
-        believed = []
+        details = []
+        for state, description in words.items():
+            if number[state]:
+                details.append(f"{number[state]} {description}")
 
+        stale_reasons = []
         for key, reason in self.stale.items():
             if self.states.get(key) == "finished":
-                believed.append(reason)
+                stale_reasons.append(reason.partition(":")[0])
 
-        if believed:
-            reasons = " and ".join(
-                sorted({reason.partition(":")[0] for reason in believed})
-            )
-            extra.append(
-                f"{len(believed)} stale: {reasons}; --rerun-stale trains what is stale again"
+        if stale_reasons:
+            reasons = " and ".join(sorted(set(stale_reasons)))
+            details.append(
+                f"{len(stale_reasons)} stale: {reasons}; --rerun-stale trains what is stale again"
             )
 
-        most = len(self.sweep.trials())
-        adaptive = ""
+        if details:
+            text += f" ({', '.join(details)})"
+
         if self.sweep.adaptive and self.to_run:
-            adaptive = f"; adaptive seeds: {len(self.states)} to {most} trials in all"
+            most = len(self.sweep.trials())
+            text += f"; adaptive seeds: {len(self.states)} to {most} trials in all"
 
-        return ", ".join(parts) + (f" ({', '.join(extra)})" if extra else "") + adaptive
+        return text
 
     def time_estimate(self) -> str:
         """Return how long the rest takes one trial at a time, from finished trials of the same arm
@@ -152,14 +150,10 @@ class Plan:
         if not seconds or not self.to_run:
             return ""
 
-        overall = statistics.median(
-            value for values in seconds.values() for value in values
-        )
+        overall = statistics.median(itertools.chain.from_iterable(seconds.values()))
+        medians = {arm: statistics.median(values) for arm, values in seconds.items()}
         arms = [without_seed(config).key() for config in self.to_run]
-        total = sum(
-            statistics.median(seconds[arm]) if arm in seconds else overall
-            for arm in arms
-        )
+        total = sum(medians.get(arm, overall) for arm in arms)
 
         return (
             f"about {total / 60:.0f} min of trial time left, judged by {len(self.records)} finished"
@@ -186,25 +180,26 @@ def make_plan(
     """
     states, records, damaged = states_and_damage(sweep, store)
     configs = {}
-
     for trial in sweep.trials():
-        if trial.config.key() in states:
-            configs[trial.config.key()] = trial.config
+        key = trial.config.key()
+        if key in states:
+            configs[key] = trial.config
 
     stale = find_stale(configs, records)
     if rerun_stale:
         states |= dict.fromkeys(stale, "stale")
 
-    finished = {
-        key: record for key, record in records.items() if states[key] == "finished"
-    }
+    finished = {}
+    for key, record in records.items():
+        if states[key] == "finished":
+            finished[key] = record
+
     failures = {}
     for key, state in states.items():
         if state == "failed":
             failures[key] = read_failure(store, key) or ""
 
     rest = {key: config for key, config in configs.items() if key not in finished}
-
     inputs = needed(rest.values(), fetch)
     findings = [
         *of_the_data(sweep, rest, inputs.data),
@@ -218,16 +213,16 @@ def make_plan(
 
     return Plan(
         sweep,
-        states,
-        marked(finished, stale),
-        failures,
-        counted | dict(checked.parameters),
-        (*inputs.missing, *lacking),
-        (*findings, *checked.findings),
-        damaged,
-        inputs.to_fetch,
-        stale,
-        inputs.data,
+        states=states,
+        records=marked(finished, stale),
+        failures=failures,
+        parameters=counted | dict(checked.parameters),
+        missing=(*inputs.missing, *lacking),
+        findings=(*findings, *checked.findings),
+        damaged=damaged,
+        to_fetch=inputs.to_fetch,
+        stale=stale,
+        data=inputs.data,
     )
 
 
@@ -268,29 +263,31 @@ def of_the_data(
                 continue
 
             name = sweep.cell_name(cell)
-            facts = data.get(config.dataset)
+            dataset = config.dataset
+            facts = data.get(dataset)
             if facts is not None:
-                trains = config.trains
-                for text in refusals(
-                    facts, config.dataset, config.train.batch_size if trains else None
-                ):
+                batch_size = config.train.batch_size if config.trains else None
+                for text in refusals(facts, dataset, batch_size):
                     refused.setdefault(text, {})[name] = None
 
-                for text in marks(facts, config.dataset, trains):
-                    remarks.setdefault(f"{config.dataset.name}: {text}", {})[name] = (
-                        None
-                    )
+                for text in marks(facts, dataset, config.trains):
+                    remarks.setdefault(f"{dataset.name}: {text}", {})[name] = None
 
-            if cell.published is not None and (
-                text := mismatch(cell.published, section_of(config.dataset))
-            ):
-                remarks.setdefault(f"no verdict on the paper's number: {text}", {})[
-                    name
-                ] = None
+            difference = _difference_from_paper(cell, dataset)
+            if difference:
+                text = f"no verdict on the paper's number: {difference}"
+                remarks.setdefault(text, {})[name] = None
 
     for texts, refuses in ((refused, True), (remarks, False)):
         for text, cells in texts.items():
             yield Finding(refuses, f"{_first_of(cells)}: {text}")
+
+
+def _difference_from_paper(cell: Cell, dataset: DatasetConfig) -> str:
+    if cell.published is None:
+        return ""
+
+    return mismatch(cell.published, section_of(dataset))
 
 
 def _first_of(cells: Mapping[str, None]) -> str:
@@ -325,7 +322,6 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     inputs = read_all(dict.fromkeys(datasets), dict.fromkeys(with_weights), fetch=False)
 
     refused: dict[str, dict[str, None]] = {}
-
     for cell in cells:
         dataset = cell.parts.get("dataset")
         if dataset is not None and dataset in inputs.data:
@@ -347,7 +343,6 @@ def _model_problems(trials: Mapping[str, TrialConfig]) -> list[str]:
     from pointsweep.planning import audit
 
     missing = missing_packages(trials.values())
-
     if missing:
         return [f"lacking here: {text}" for text in missing]
 
@@ -420,7 +415,7 @@ def states_and_damage(
     records: dict[str, Record] = {}
     damaged: dict[str, str] = {}
     trials = sweep.trials()
-    started = _begun(store) if len(trials) >= WORTH_A_LISTING else None
+    started = _started(store) if len(trials) >= WORTH_A_LISTING else None
 
     for trial in trials:
         key = trial.config.key()
@@ -433,9 +428,8 @@ def states_and_damage(
 
         try:
             record = read_record(store, key)
-            problem = config_problem(record, trial.config) or _changed_beside(
-                record, store
-            )
+            problem = config_problem(record, trial.config)
+            problem = problem or _changed_file(record, store)
             if problem:
                 raise RecordError(f"{store.url}, trials/{key}/record.json: {problem}")
 
@@ -450,7 +444,10 @@ def states_and_damage(
         return states, records, damaged
 
     settled, _ = settle(sweep.layout(), records)
-    requested = {key for cell in settled.cells for _, key in cell.keys}
+    requested: set[str] = set()
+    for cell in settled.cells:
+        requested.update(key for _, key in cell.keys)
+
     return (
         _only(states, requested),
         _only(records, requested),
@@ -462,7 +459,7 @@ def _only(values: Mapping[str, Value], keys: Collection[str]) -> dict[str, Value
     return {key: value for key, value in values.items() if key in keys}
 
 
-def _begun(store: Store) -> set[str] | None:
+def _started(store: Store) -> set[str] | None:
     """Return the keys of all trials that have a folder in a store on a disk; None for another
     store, where a listing takes long.
     """
@@ -472,16 +469,17 @@ def _begun(store: Store) -> set[str] | None:
     return {name.removesuffix("/") for name in store.list("trials")}
 
 
-def _changed_beside(record: Record, store: Store) -> str:
+def _changed_file(record: Record, store: Store) -> str:
     """Return which file beside a record was changed since, on a disk; objects on S3 carry digests
     of their own.
     """
     if folder_of(store) is None:
         return ""
 
-    return digests_problem(
-        record, lambda name: store.read(f"trials/{record.key}/{name}")
-    )
+    def read(name: str) -> bytes:
+        return store.read(f"trials/{record.key}/{name}")
+
+    return digests_problem(record, read)
 
 
 def check(
@@ -501,9 +499,8 @@ def check(
         return cached
 
     parameters = count_arms(rest)
-    checked = plan_cache.Checked(
-        parameters, findings(sweep, dict(counted) | parameters)
-    )
+    audited = findings(sweep, dict(counted) | parameters)
+    checked = plan_cache.Checked(parameters, audited)
     plan_cache.keep(sweep, list(rest), checked)
 
     return checked

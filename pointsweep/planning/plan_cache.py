@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsweep.config.schema import TrialConfig
 from pointsweep.errors import Finding
 from pointsweep.results.plugin_origin import digests_of
 from pointsweep.results.records import CHECKSUM, checksum, sealed
@@ -44,36 +45,37 @@ def read(sweep: Sweep, keys: Sequence[str]) -> Checked | None:
     with suppress(
         OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
     ):
-        cached = json.loads(read_file(_place(sweep)))
+        cached = json.loads(read_file(_path(sweep)))
         if checksum(cached) == cached[CHECKSUM] and set(keys) <= set(cached["keys"]):
             parameters = {}
             for key in keys:
                 if key in cached["parameters"]:
                     parameters[key] = cached["parameters"][key]
 
-            return Checked(
-                parameters, tuple(Finding(**finding) for finding in cached["findings"])
-            )
+            findings = [Finding(**finding) for finding in cached["findings"]]
+            return Checked(parameters, tuple(findings))
 
     return None
 
 
 def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
     """Keep it. A disk that refuses is no reason to stop."""
-    content = {
-        "keys": sorted(keys),
-        "parameters": {key: dict(counts) for key, counts in checked.parameters.items()},
-        "findings": [asdict(finding) for finding in checked.findings],
-    }
+    parameters = {key: dict(counts) for key, counts in checked.parameters.items()}
+    findings = [asdict(finding) for finding in checked.findings]
+    content = {"keys": sorted(keys), "parameters": parameters, "findings": findings}
     with suppress(OSError):
-        write_whole(_place(sweep), json.dumps(sealed(content)).encode())
+        write_whole(_path(sweep), json.dumps(sealed(content)).encode())
 
 
-def _place(sweep: Sweep) -> Path:
+def _path(sweep: Sweep) -> Path:
     code: list[Any] = [tree_digest(), importlib.metadata.version("torch")]
-    of_others = digests_of(config for cell in sweep.cells for config in cell.trials[:1])
-    if of_others:
-        code.append(of_others)
+    first_trials: list[TrialConfig] = []
+    for cell in sweep.cells:
+        first_trials += cell.trials[:1]
+
+    plugin_digests = digests_of(first_trials)
+    if plugin_digests:
+        code.append(plugin_digests)
 
     digest = hashlib.sha256(json.dumps(code).encode())
     for cell in sweep.cells:

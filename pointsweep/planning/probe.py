@@ -10,6 +10,7 @@ many others each of them has. Letters: B clouds, P points.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,8 +42,8 @@ SMALL: dict[str, Any] = {
 WITHOUT_GRADIENT = re.compile(
     r"(k\.bias|k\.1\.shift|method\.mix\.bias|^tokenizer\.stages\..*\.layers\.[03]\.bias)$"
 )
-# of its own movement: what another place in the batch may do to a cloud's logits, by rounding
-PLACE = 0.01
+# of its own movement: what another position in the batch may do to a cloud's logits, by rounding
+POSITION_NOISE = 0.01
 # At the gradients of parts of tensors: what a first look finds without one, another may reach. A
 # ReLU behind what is pooled over a cloud is shut for all clouds of a look, half of the time; looks
 # end as soon as every part is reached.
@@ -64,9 +65,8 @@ class Probe:
     thawed: tuple[str, ...] = ()
     # clouds of the batch whose replacement does not move their own logits
     ignored: tuple[int, ...] = ()
-    unreached: tuple[
-        str, ...
-    ] = ()  # trained tensors that no gradient reaches in any look
+    # trained tensors that no gradient reaches in any look
+    unreached: tuple[str, ...] = ()
 
     def differs(self, other: Probe) -> bool:
         """Return whether the two train, start, give or learn anything that is not the same."""
@@ -75,8 +75,13 @@ class Probe:
         if not torch.allclose(self.outputs, other.outputs, rtol=1e-5, atol=1e-6):
             return True
 
-        pairs = ((norm, other.gradients[name]) for name, norm in self.gradients.items())
-        return any(abs(a - b) > 1e-4 * max(abs(a), abs(b), 1e-6) for a, b in pairs)
+        for name, norm in self.gradients.items():
+            other_norm = other.gradients[name]
+            scale = max(abs(norm), abs(other_norm), 1e-6)
+            if abs(norm - other_norm) > 1e-4 * scale:
+                return True
+
+        return False
 
 
 @functools.lru_cache(maxsize=256)
@@ -87,11 +92,10 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     config = config if full_size else _smaller(config)
     size = config.dataset.num_points if full_size else POINTS
     model, thawed = _build(config)
-    zero = frozenset(
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and _is_all(p, 0.0)
-    )
+    zero = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and _is_all(parameter, 0.0):
+            zero.add(name)
 
     _draw_trained(model)
     inputs = _inputs(config, size)
@@ -116,24 +120,29 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     idle: tuple[str, ...] = ()
     if isinstance(model, PointModel):
         flat = set(model.backbone.flat_parameters("backbone."))
-        unreached = [name for name in unreached if name not in flat]
-        unreached = [name for name in unreached if not WITHOUT_GRADIENT.search(name)]
-        idle, unreached = _find_unreached(model, trained, unreached, inputs, size)
+        suspects = []
+        for name in unreached:
+            if name not in flat and not WITHOUT_GRADIENT.search(name):
+                suspects.append(name)
+
+        idle, unreached = _find_unreached(
+            model, trained, unreached=suspects, inputs=inputs, size=size
+        )
 
     model.eval()
-    given, leak, ignored = _examine_batch(model, inputs)
+    evaluated, leak, ignored = _examine_batch(model, inputs)
     shapes = {name: tuple(p.shape) for name, p in trained.items()}
 
     return Probe(
-        shapes,
-        zero,
-        torch.stack([given, logits.detach()]),
-        gradients,
-        leak,
-        idle,
-        thawed,
-        ignored,
-        tuple(unreached),
+        trained=shapes,
+        starts_at_zero=frozenset(zero),
+        outputs=torch.stack([evaluated, logits.detach()]),
+        gradients=gradients,
+        leak=leak,
+        idle=idle,
+        thawed=thawed,
+        ignored=ignored,
+        unreached=tuple(unreached),
     )
 
 
@@ -152,10 +161,8 @@ def _find_unreached(
     whose dropout and ReLU hide single units from a batch as small as this, nor in what a method
     declares (`Method.idle_parts`), nor in biases, whose gradient may be rounding alone.
     """
-    without_gradient = list(unreached)
     declared = {f"method.{name}" for name in model.method.idle_parts}  # type: ignore[union-attr]
     examined = []
-
     for name in trained:
         if not name.startswith("head.") and name not in declared:
             examined.append(name)
@@ -167,8 +174,10 @@ def _find_unreached(
             _draw_trained(model, attempt)
             model.zero_grad()
             set_noise(model, torch.Generator().manual_seed(attempt))
-            channels = inputs[0].shape[2] - 3
-            logits = model(_clouds(CLOUDS, size, 10 + attempt, channels), *inputs[1:])
+            points, *others = inputs
+            channels = points.shape[2] - 3
+            clouds = _clouds(CLOUDS, size, seed=10 + attempt, channels=channels)
+            logits = model(clouds, *others)
             F.cross_entropy(logits, _labels(logits)).backward()
 
         for name in examined:
@@ -178,17 +187,16 @@ def _find_unreached(
 
             for axis, reached in enumerate(_reached_slices(gradient)):
                 before = reached_parts.get((name, axis))
-                reached_parts[name, axis] = (
-                    reached if before is None else before | reached
-                )
+                if before is not None:
+                    reached = reached | before
 
-        without_gradient = [
-            name for name in without_gradient if not _has_gradient(trained[name])
-        ]
-        if not without_gradient and not any(map(_is_mixed, reached_parts.values())):
+                reached_parts[name, axis] = reached
+
+        unreached = [name for name in unreached if not _has_gradient(trained[name])]
+        if not unreached and not any(map(_is_mixed, reached_parts.values())):
             break
 
-    return tuple(_idle_slices(trained, reached_parts)), without_gradient
+    return tuple(_idle_slices(trained, reached_parts)), list(unreached)
 
 
 def _reached_slices(gradient: Tensor) -> list[Tensor]:
@@ -252,9 +260,8 @@ def run_once(config: TrialConfig) -> None:
         return
 
     assert config.tokenizer
-    _read_points(
-        config.tokenizer, config.backbone, config.compat, config.dataset.num_points
-    )
+    num_points = config.dataset.num_points
+    _read_points(config.tokenizer, config.backbone, config.compat, num_points)
 
 
 @functools.lru_cache(maxsize=256)
@@ -278,13 +285,18 @@ def _read_points(
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
     bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
     model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
-    given, leak, ignored = _examine_batch(model.eval(), [points])
+    logits, leak, ignored = _examine_batch(model.eval(), [points])
 
     if isinstance(model, PointModel):
         ignored = ()  # the votes of neighbours change in steps: another cloud may have the same
 
     return Probe(
-        {}, frozenset(), torch.stack([given, given]), {}, leak, (), (), ignored
+        trained={},
+        starts_at_zero=frozenset(),
+        outputs=torch.stack([logits, logits]),
+        gradients={},
+        leak=leak,
+        ignored=ignored,
     )
 
 
@@ -313,13 +325,15 @@ def _examine_batch(
     by_others = torch.stack([by_middle[0], by_outer[1], by_middle[2]])
     by_position = float(_movement(other_outer[2:], before[:1]))
     ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
-    moving = [number for number in range(CLOUDS) if number not in ignored]
-    leak = max(
-        (float(by_others[number] / own[number]) for number in moving), default=0.0
-    )
+    ratios = []
+    for number in range(CLOUDS):
+        if number not in ignored:
+            ratios.append(float(by_others[number] / own[number]))
+
+    leak = max(ratios, default=0.0)
 
     # Rounding differs with a cloud's position, so that little says nothing.
-    if 0 not in ignored and by_position > PLACE * float(own[0]):
+    if 0 not in ignored and by_position > POSITION_NOISE * float(own[0]):
         leak = max(leak, by_position / float(own[0]))
 
     return before, leak, ignored
@@ -335,17 +349,20 @@ def _movement(logits: Tensor, before: Tensor) -> Tensor:
 def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
     """Return what the model takes: clouds, and on a data set of parts their categories (B,)."""
     categories = config.dataset.num_categories
-    clouds = _clouds(CLOUDS, size, channels=config.dataset.feature_channels)
-    return [clouds, *([torch.arange(CLOUDS) % categories] if categories else [])]
+    inputs = [_clouds(CLOUDS, size, channels=config.dataset.feature_channels)]
+    if categories:
+        inputs.append(torch.arange(CLOUDS) % categories)
+
+    return inputs
 
 
 def _labels(logits: Tensor) -> Tensor:
     """A class for every cloud of logits (B, classes), or for every point of logits (B, parts,
     P).
     """
-    return (torch.arange(logits.shape[0] * logits[0, 0].numel()) % CLASSES).view(
-        logits.shape[0], *logits.shape[2:]
-    )
+    num_clouds, _, *point_shape = logits.shape
+    labels = torch.arange(num_clouds * math.prod(point_shape)) % CLASSES
+    return labels.view(num_clouds, *point_shape)
 
 
 def _clouds(count: int, size: int, seed: int = 0, channels: int = 0) -> Tensor:
@@ -375,9 +392,8 @@ def _smaller(config: TrialConfig) -> TrialConfig:
         part = getattr(config, name)
         if part is not None:
             known = type(part).model_fields
-            parts[name] = part.model_copy(
-                update={k: v for k, v in SMALL.items() if k in known}
-            )
+            values = {field: SMALL[field] for field in SMALL if field in known}
+            parts[name] = part.model_copy(update=values)
 
     return config.model_copy(update=parts)
 
@@ -395,10 +411,11 @@ def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
     model = PointModel(config, CLASSES, backbone=backbone)
     # The final norm trains in every model; a class token becomes the model's own.
     allowed = ("norm.", "cls_token", "cls_position")
-    thawed = [
-        name for name, tensor in own
-        if tensor.requires_grad and not name.startswith(allowed) and not model.method.thaws(name)
-    ]  # fmt: skip
+    thawed = []
+    for name, tensor in own:
+        is_declared = name.startswith(allowed) or model.method.thaws(name)
+        if tensor.requires_grad and not is_declared:
+            thawed.append(name)
 
     return model, tuple(thawed)
 
@@ -440,13 +457,14 @@ def _values(tensor: Tensor, name: str) -> Tensor:
     if count >= len(pool) // 2:
         return _large_values(tensor, name)
 
-    at = zlib.crc32(name.encode()) % (len(pool) - count)
-    cut = pool[at : at + count].view(tensor.shape)
+    start = zlib.crc32(name.encode()) % (len(pool) - count)
+    values = pool[start : start + count].view(tensor.shape)
     if tensor.dim() > 1:
-        return cut
+        return values
 
-    # Of its own, for statistics change; they and a norm's scale lie about 1.
-    return cut + (1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0)
+    # A tensor of its own, for statistics change; they and a norm's scale lie about 1.
+    mean = 1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0
+    return values + mean
 
 
 def _large_values(tensor: Tensor, name: str) -> Tensor:
@@ -462,12 +480,12 @@ def _large_values(tensor: Tensor, name: str) -> Tensor:
             " launch"
         )
 
-    at = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
-    cut = _pool().as_strided((rows, width), (step, 1), at)
+    start = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
+    values = _pool().as_strided((rows, width), (step, 1), start)
     if tensor.dim() == 2:
-        return cut
+        return values
 
-    return cut.unflatten(1, tensor.shape[1:])
+    return values.unflatten(1, tensor.shape[1:])
 
 
 @functools.cache
@@ -498,8 +516,8 @@ def _noise(shape: torch.Size, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(number)
         return torch.randn(shape, generator=generator).mul_(POOL_SIZE)
 
-    at = number % (len(pool) - count)
-    return pool[at : at + count].view(shape)
+    start = number % (len(pool) - count)
+    return pool[start : start + count].view(shape)
 
 
 def _is_all(tensor: Tensor, value: float) -> bool:

@@ -122,9 +122,11 @@ def compare(
     out.
     """
     means = {}
+    distinct_seeds: set[int] = set()
     for name, by_seed in arms.items():
         if by_seed:
             means[name] = round(math.fsum(by_seed.values()) / len(by_seed), DIGITS)
+            distinct_seeds.update(by_seed)
 
     sign = -1 if higher_is_better else 1
     # of equal ones, the first row first
@@ -132,7 +134,7 @@ def compare(
     if len(order) < 2:
         return Family(title, tuple(order))
 
-    seeds = sorted(set.union(*(set(arms[name]) for name in order)))
+    seeds = sorted(distinct_seeds)
     values = np.full((len(order), len(seeds)), math.nan)  # (arms, seeds)
     for row, name in enumerate(order):
         values[row] = [arms[name].get(seed, math.nan) for seed in seeds]

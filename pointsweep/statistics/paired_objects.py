@@ -302,8 +302,12 @@ def model_tests(
 
     bits = _matrix(list(with_objects.values()), protocol)
     row_of = {trial: row for row, trial in enumerate(with_objects)}
-    first_rows = [row_of[first, seed] for first, _, seed in pairs]
-    second_rows = [row_of[second, seed] for _, second, seed in pairs]
+    first_rows = []
+    second_rows = []
+    for first, second, seed in pairs:
+        first_rows.append(row_of[first, seed])
+        second_rows.append(row_of[second, seed])
+
     gained, lost = flips(bits[first_rows], bits[second_rows])
     p_values = _mcnemar_all(gained, lost)
     num_objects = [0] * len(pairs)

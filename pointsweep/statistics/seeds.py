@@ -66,9 +66,9 @@ def summary(values: Sequence[float]) -> Summary:
     """Summarise at least one value. Sums are exact, so the order of the values changes no bit."""
     middle = mean(values)
     if len(values) < 2:
-        return Summary(middle, None, len(values), None, None)
+        return Summary(middle, sd=None, n=len(values), low=None, high=None)
     if min(values) == max(values):
-        return Summary(middle, 0.0, len(values), middle, middle)
+        return Summary(middle, sd=0.0, n=len(values), low=middle, high=middle)
 
     squares = math.fsum([(value - middle) ** 2 for value in values])
     sd = math.sqrt(squares / (len(values) - 1))
@@ -131,15 +131,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """The adjusted p-values, in the order given. One that could not be had (None) stays None, and
     counts as a comparison.
     """
-    total, largest = len(p_values), 0.0
-    known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
-    result: list[float | None] = [None] * total
+    total = len(p_values)
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * total
+    largest = 0.0
 
-    for rank, (p, at) in enumerate(known):
+    for rank, (p, index) in enumerate(known):
         largest = max(largest, min(1.0, (total - rank) * p))
-        result[at] = largest
+        adjusted[index] = largest
 
-    return result
+    return adjusted
 
 
 def wilson(correct: float, total: float, level: float = LEVEL) -> tuple[float, float]:
