@@ -217,17 +217,17 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
 # What is read
 
 
-def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
+def facts_of(config: DatasetConfig, digest: bool = False) -> DataFacts:
     """Return the facts of a data set: computed, remembered, or read.
 
-    `whole`: with a digest even where that needs clouds that trials make. Raises MissingDataError,
+    `digest`: with a digest even where that needs clouds that trials make. Raises MissingDataError,
     UnreadableDataError.
     """
     if config.name in MADE:
         return made_facts(config)
 
     section = section_of(config)
-    remembered = known(section, digest=whole)
+    remembered = known(section, digest=digest)
     if remembered is not None:
         return remembered
 
@@ -242,7 +242,7 @@ def facts_of(config: DatasetConfig, whole: bool = False) -> DataFacts:
             latest = max(latest, changed)
 
         now = time.time_ns()
-        dataset = maker(config) if whole else maker.preview(config)
+        dataset = maker(config) if digest else maker.preview(config)
     except MissingDataError:
         raise
     except (ValueError, OSError) as error:

@@ -348,7 +348,7 @@ def _read_files(
         sizes.append(len(cloud))
 
     labels = np.array([numbers[name] for _, name in files.clouds], dtype=np.int64)
-    return _Clouds(clouds, sizes, labels, None)
+    return _Clouds(clouds, sizes, labels, groups=None)
 
 
 def _read_arrays(config: CloudFilesConfig, split: str, files: SplitFiles) -> _Clouds:

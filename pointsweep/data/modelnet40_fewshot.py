@@ -77,9 +77,8 @@ class ModelNet40Fewshot(Dataset):
             read = partial(read_npz, path, config.way, config.shot)
             arrays, digest = arrays_of_files("fewshot", [path], read, "point_bert")
 
-        chosen = [CLASSES[number] for number in arrays["classes"]]
-        others = [name for name in CLASSES if name not in chosen]
-        super().__init__(config, [*chosen, *others], arrays, digest)
+        names = episode_class_names(arrays["classes"], CLASSES)
+        super().__init__(config, names, arrays, digest)
 
         if config.source == "generated":
             self.marks = ("generated folds",)
@@ -143,6 +142,15 @@ def episode_name(way: int, shot: int, fold: int) -> str:
     on.
     """
     return f"{way}way_{shot}shot/{fold}"
+
+
+def episode_class_names(
+    classes: np.ndarray, class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the names of an episode's classes, in the order of their labels, then the others."""
+    chosen = [class_names[number] for number in classes]
+    others = [name for name in class_names if name not in chosen]
+    return (*chosen, *others)
 
 
 def fold_file(folder: Path, way: int, shot: int, fold: int) -> Path:

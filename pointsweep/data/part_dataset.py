@@ -68,7 +68,7 @@ class PartDataset(Dataset):
         digest: str,
         groups: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        super().__init__(config, categories, arrays, digest, groups)
+        super().__init__(config, categories, arrays, digest=digest, groups=groups)
         self.parts = tuple(tuple(numbers) for numbers in parts)
         self.num_classes = max(max(numbers) for numbers in parts) + 1
 

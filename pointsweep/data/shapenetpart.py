@@ -60,7 +60,7 @@ class ShapeNetPart(PartDataset):
 
     def __init__(self, config: ShapeNetPartConfig) -> None:
         arrays, digest = stored(data_folder("shapenetpart", config.folder, ORIGIN))
-        super().__init__(config, CATEGORIES, PARTS, arrays, digest)
+        super().__init__(config, CATEGORIES, PARTS, arrays=arrays, digest=digest)
 
     @classmethod
     def available(cls, config: ShapeNetPartConfig) -> None:  # type: ignore[override]

@@ -382,7 +382,7 @@ def _pattern(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     for split in SPLITS:
         if fields.get(split) is not None:
-            files = split_files(folder, split, fields[split], None)
+            files = split_files(folder, split, fields[split], pattern=None)
             counts.update(path.suffix for path, _ in files.clouds)
 
     if len({suffix.lower() for suffix in counts}) < 2:

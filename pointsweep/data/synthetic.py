@@ -196,7 +196,7 @@ def _table(random: np.random.Generator, count: int) -> np.ndarray:
     height = random.uniform(0.7, 1.2)
     board: Part = ([0, 0, 0], [width, 0.1, depth])
 
-    return _boxes(random, count, [board, *legs(width, depth, height, 0.15)])
+    return _boxes(random, count, [board, *legs(width, depth, height, thick=0.15)])
 
 
 def _chair(random: np.random.Generator, count: int) -> np.ndarray:
@@ -207,7 +207,7 @@ def _chair(random: np.random.Generator, count: int) -> np.ndarray:
     seat: Part = ([0, 0, 0], [width, 0.1, depth])
     rest: Part = ([0, back / 2, -depth / 2], [width, back, 0.1])
 
-    return _boxes(random, count, [seat, rest, *legs(width, depth, height, 0.15)])
+    return _boxes(random, count, [seat, rest, *legs(width, depth, height, thick=0.15)])
 
 
 def _mug(random: np.random.Generator, count: int) -> np.ndarray:

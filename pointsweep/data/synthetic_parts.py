@@ -30,7 +30,7 @@ class SyntheticParts(PartDataset):
         arrays, digest = cached_arrays(
             f"synthetic-parts-{key}", lambda: make_arrays(config)
         )
-        super().__init__(config, list(SHAPES), PARTS, arrays, digest)
+        super().__init__(config, list(SHAPES), PARTS, arrays=arrays, digest=digest)
         self.marks = ("synthetic data",)
 
 
@@ -113,7 +113,7 @@ def _table(random: np.random.Generator, count: int) -> Pieces:
     num_board, num_legs = _shares(count, 2, 1)
     board = box(random, num_board, np.array([width, 0.1, depth]))
 
-    return [board, _boxes(random, num_legs, legs(width, depth, height, 0.15))]
+    return [board, _boxes(random, num_legs, legs(width, depth, height, thick=0.15))]
 
 
 def _chair(random: np.random.Generator, count: int) -> Pieces:
@@ -126,7 +126,11 @@ def _chair(random: np.random.Generator, count: int) -> Pieces:
     back = back + np.array([0, high / 2, -depth / 2])
     seat = box(random, num_seat, np.array([width, 0.1, depth]))
 
-    return [seat, back, _boxes(random, num_legs, legs(width, depth, height, 0.15))]
+    return [
+        seat,
+        back,
+        _boxes(random, num_legs, legs(width, depth, height, thick=0.15)),
+    ]
 
 
 def _mug(random: np.random.Generator, count: int) -> Pieces:
@@ -143,8 +147,11 @@ def _lamp(random: np.random.Generator, count: int) -> Pieces:
     width = random.uniform(0.4, 0.7)
     half = np.array([0, height / 2, 0])
     num_foot, num_pole, num_shade = _shares(count, 1, 1, 2)
-    foot = revolved(random, num_foot, lambda t: 0.5 - 0.2 * t, 0.1) - half
-    shade = revolved(random, num_shade, lambda t: width - (width - 0.2) * t, 0.6) + half
+    foot = revolved(random, num_foot, lambda t: 0.5 - 0.2 * t, height=0.1) - half
+    shade = (
+        revolved(random, num_shade, lambda t: width - (width - 0.2) * t, height=0.6)
+        + half
+    )
     pole = revolved(random, num_pole, lambda t: np.full_like(t, 0.06), height)
 
     return [foot, pole, shade]

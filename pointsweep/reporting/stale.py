@@ -51,7 +51,7 @@ def find_stale(
     for dataset in datasets:
         if is_here(section_of(dataset)):
             with suppress(MissingDataError, UnreadableDataError):
-                data[dataset] = facts_of(dataset, whole=True)
+                data[dataset] = facts_of(dataset, digest=True)
 
     for backbone in backbones:
         with suppress(MissingWeightsError, ValueError):

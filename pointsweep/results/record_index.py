@@ -315,7 +315,7 @@ def _stamps(store: FileStore, keys: Iterable[str]) -> dict[str, Stamp]:
                 ) from error
 
             # a link to itself: the reading that follows says so
-            stamps[key] = Stamp(0, 0, 0, 0)
+            stamps[key] = Stamp(inode=0, size_bytes=0, modified_ns=0, changed_ns=0)
             continue
 
         stamps[key] = Stamp(

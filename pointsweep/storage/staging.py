@@ -97,9 +97,10 @@ def stage(store: RemoteStore, name: str, root: Path) -> Path:
 
 
 def _transfer(
-    store: RemoteStore, name: str, part: Path, size: int, version: str
+    store: RemoteStore, name: str, part_file: Path, size: int, version: str
 ) -> None:
-    with part.open("ab") as file:
+    """Add what is missing to the file, and flush each range to the disk. Raises StoreError."""
+    with part_file.open("ab") as file:
         done = min(file.tell(), size)
         file.truncate(done)
         while done < size:
@@ -111,18 +112,18 @@ def _transfer(
             done += len(data)
 
 
-def _check(store: RemoteStore, name: str, part: Path, digest: str) -> None:
+def _check(store: RemoteStore, name: str, part_file: Path, digest: str) -> None:
     """An object that another program put there has no digest of ours: its length and version must
     do.
     """
     if not digest:
         return
 
-    with part.open("rb") as file:
+    with part_file.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
 
     if actual != digest:
-        part.unlink()
+        part_file.unlink()
         raise StoreError(
             f"{store.location(name)}: what arrived has sha256 {actual[:16]}, expected"
             f" {digest[:16]}; run it again"

@@ -41,7 +41,7 @@ def test_a_corruption_is_not_made_for_a_look_and_its_digest_is_that_of_the_trial
     assert look.sizes == {"train": 80, "test": 40}
     assert not list((root / "cache").glob("corrupted-*"))
     made = dataset("modelnet40_c", num_points=64, presample=64, min_points=32, corruption="jitter", severity=2)
-    assert facts_of(asked, whole=True).digest == made.digest
+    assert facts_of(asked, digest=True).digest == made.digest
 
 
 def test_clouds_of_too_few_points_for_a_corruption_are_refused_at_the_look(root):

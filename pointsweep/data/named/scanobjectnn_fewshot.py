@@ -19,7 +19,12 @@ import numpy as np
 
 from pointsweep.config.datasets import DatasetConfig, ScanObjectNNFewshotConfig
 from pointsweep.data.dataset import Dataset, data_folder, text_digest
-from pointsweep.data.modelnet40_fewshot import TEST_PER_CLASS, draw, episode_name
+from pointsweep.data.modelnet40_fewshot import (
+    TEST_PER_CLASS,
+    draw,
+    episode_class_names,
+    episode_name,
+)
 from pointsweep.data.scanobjectnn import (
     CLASSES,
     ONE_CLOUD_AN_OBJECT,
@@ -57,9 +62,8 @@ class ScanObjectNNFewshot(Dataset):
         )
         arrays, digest = cached_arrays(f"fewshot-{key}", make)
 
-        chosen = [CLASSES[number] for number in arrays["classes"]]
-        others = [name for name in CLASSES if name not in chosen]
-        super().__init__(config, [*chosen, *others], arrays, digest)
+        names = episode_class_names(arrays["classes"], CLASSES)
+        super().__init__(config, names, arrays, digest)
 
         self.marks = ("generated folds",)
         left_out = [name for number, name in enumerate(CLASSES) if number not in among]

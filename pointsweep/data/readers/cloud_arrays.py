@@ -110,14 +110,14 @@ def read_arrays(
     """
     keys = keys.of(split)
     content = keys_of(path)
-    points_key = array_key(path, content, keys.points, POINT_KEYS, "points_key")
-    labels_key = array_key(path, content, keys.labels, LABEL_KEYS, "labels_key")
+    points_key = array_key(path, content, keys.points, POINT_KEYS, field="points_key")
+    labels_key = array_key(path, content, keys.labels, LABEL_KEYS, field="labels_key")
     points = _array(path, points_key)
     source = f"{path}: {points_key}"
 
     if points.shape[-1:] == (3,):
         for name in features:
-            key = array_key(path, content, None, ARRAY_KEYS[name], "features")
+            key = array_key(path, content, None, ARRAY_KEYS[name], field="features")
             values = _array(path, key)
             points = _with_feature(points, values, name=name, source=f"{path}: {key}")
 
@@ -130,7 +130,9 @@ def read_arrays(
 
     clouds: list[np.ndarray]
     if points.ndim == 2:
-        offsets_key = array_key(path, content, keys.offsets, OFFSET_KEYS, "offsets_key")
+        offsets_key = array_key(
+            path, content, keys.offsets, OFFSET_KEYS, field="offsets_key"
+        )
         offsets = _array(path, offsets_key)
         starts = starts_of(offsets, len(points), f"{path}: {offsets_key}")
         clouds = np.split(points, starts[1:-1])
@@ -147,12 +149,12 @@ def read_arrays(
     labels = column(labels_key)
     rows = np.arange(len(clouds))
     if keys.splits is not None:
-        splits_key = array_key(path, content, keys.splits, (), "split_key")
+        splits_key = array_key(path, content, keys.splits, (), field="split_key")
         rows = _rows_of(split, column(splits_key), f"{path}: {splits_key}")
 
     groups = None
     if keys.groups is not None:
-        groups_key = array_key(path, content, keys.groups, (), "groups_key")
+        groups_key = array_key(path, content, keys.groups, (), field="groups_key")
         groups = column(groups_key)[rows]
 
     checked = []
@@ -165,7 +167,7 @@ def read_arrays(
 
 def points_of(path: Path, keys: Keys) -> np.ndarray:
     """Return the points of a file with all their columns, as they are stored. Raises ValueError."""
-    key = array_key(path, keys_of(path), keys.points, POINT_KEYS, "points_key")
+    key = array_key(path, keys_of(path), keys.points, POINT_KEYS, field="points_key")
     return _array(path, key)
 
 

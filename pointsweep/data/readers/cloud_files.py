@@ -161,7 +161,7 @@ def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
 
         with content:
             keys = dict.fromkeys(content.files)
-            key = array_key(path, keys, points_key, POINT_KEYS, "points_key")
+            key = array_key(path, keys, points_key, POINT_KEYS, field="points_key")
             array: np.ndarray = content[key]
             return array
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

@@ -99,7 +99,7 @@ def _is_intensity(values: np.ndarray) -> bool:
 
 def _arrays_give(path: Path, keys: Keys, split: str, name: str) -> bool:
     try:
-        read_arrays(path, keys, split, (name,))
+        read_arrays(path, keys, split, features=(name,))
     except ValueError:
         return False
 
@@ -108,7 +108,7 @@ def _arrays_give(path: Path, keys: Keys, split: str, name: str) -> bool:
 
 def _fields_give(path: Path, name: str) -> bool:
     try:
-        read_cloud(path, SAMPLED, None, (name,))
+        read_cloud(path, SAMPLED, features=(name,))
     except ValueError:
         return False
 

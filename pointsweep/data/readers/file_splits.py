@@ -56,7 +56,14 @@ def split_files(
     first `class_before`. Raises MissingDataError, ValueError.
     """
     where = f"dataset.{split}: {value!r}"
-    splits = _split_files(root, where, value, pattern, lists_folder, class_before)
+    splits = _split_files(
+        root,
+        where,
+        value,
+        pattern=pattern,
+        lists_folder=lists_folder,
+        class_before=class_before,
+    )
 
     for field, text in (("lists_folder", lists_folder), ("class_before", class_before)):
         if text is not None and (splits.arrays or not splits.lists):
@@ -85,7 +92,14 @@ def _split_files(
 
     path = root / value
     if path.is_file():
-        return _of_file(root, path, where, pattern, lists_folder, class_before)
+        return _of_file(
+            root,
+            path,
+            where,
+            pattern=pattern,
+            lists_folder=lists_folder,
+            class_before=class_before,
+        )
 
     folders = _class_folders(root, where, value)
     clouds: list[tuple[Path, str]] = []

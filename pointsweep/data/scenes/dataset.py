@@ -95,7 +95,9 @@ class SceneDataset(PartDataset):
     ) -> None:
         parts = (tuple(range(len(point_classes))),)
         rooms = {split: arrays[f"{split}_groups"] for split in ("train", "test")}
-        super().__init__(config, CATEGORIES, parts, arrays, digest, rooms)
+        super().__init__(
+            config, CATEGORIES, parts, arrays=arrays, digest=digest, groups=rooms
+        )
         self.point_classes = tuple(point_classes)
         self.test = self._dealt(self.test)
         self.val = None if self.val is None else self._dealt(self.val)

@@ -338,8 +338,12 @@ def cut(
             centers.append((x, y))
 
     if not taken:
-        nothing = np.zeros(0, dtype=np.int64)
-        return Blocks(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8), nothing, [])
+        return Blocks(
+            points=np.zeros((0, 3), dtype=np.float32),
+            classes=np.zeros(0, dtype=np.uint8),
+            sizes=np.zeros(0, dtype=np.int64),
+            rooms=[],
+        )
 
     sizes = np.array([len(rows) for rows in taken])
     all_rows = np.concatenate(taken)
