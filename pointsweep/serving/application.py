@@ -34,9 +34,8 @@ T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
 
 COOKIE = "pointsweep-serve"
-FIRST_LOOK_S = (
-    2.0  # a page waits so long for the store before it is sent without its content
-)
+# a page waits so long for the store before it is sent without its content
+FIRST_LOOK_S = 2.0
 # plotly.js has its version in its name: what a browser has kept of it is never out of date
 KEPT = "public, max-age=31536000, immutable"
 ALIVE_S = 4.0  # between two signs of life; a browser gives up after three of them
@@ -68,9 +67,11 @@ class Access:
         """Return whether a request was made for this machine: the page of another site that has its
         own name lead here (DNS rebinding) was not.
         """
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        name = name.strip("[]").lower()
+        name = host
+        if not host.endswith("]"):  # else an address of IPv6 without a port
+            name = host.rsplit(":", 1)[0]
 
+        name = name.strip("[]").lower()
         if name in self.hosts:
             return True
 
@@ -85,9 +86,8 @@ class Access:
 
     def ticket(self) -> str:
         """Return what a browser keeps in the token's place."""
-        return hmac.new(
-            self.token.encode(), b"pointsweep serve", hashlib.sha256
-        ).hexdigest()
+        code = hmac.new(self.token.encode(), b"pointsweep serve", hashlib.sha256)
+        return code.hexdigest()
 
     def admits(self, request: Request) -> bool:
         """Return whether a request comes from somebody who may look."""
@@ -163,9 +163,8 @@ class Routes:
     async def index(self) -> Response:
         """The list of sweeps."""
         states = await soon(self.watch.look_at_all)
-        return _page(
-            pages.index(states, masked(self.watch.store.url), self.watch.problem)
-        )
+        url = masked(self.watch.store.url)
+        return _page(pages.index(states, url, self.watch.problem))
 
     async def index_events(self) -> Response:
         """Return a stream of what changes in the list."""
@@ -184,9 +183,8 @@ class Routes:
 
         state = await soon(sweep_watch.look)
         await soon(sweep_watch.make_report)
-        version = sweep_watch.report.version if sweep_watch.report is not None else ""
 
-        return _page(pages.sweep(state, name, version))
+        return _page(pages.sweep(state, name, sweep_watch.report_version))
 
     async def report(self, name: str, request: Request) -> Response:
         """The report of a sweep as far as it is filled."""
@@ -195,14 +193,23 @@ class Routes:
             return self._unknown(name)
 
         state = await in_thread(sweep_watch.look)
-        built = await in_thread(sweep_watch.make_report)
-        if built is None or built.problem:
-            text = built.problem if built is not None else state.problem
-            return _page(pages.message(name, text or "There is no table yet."))
+        report = await in_thread(sweep_watch.make_report)
+        problem = state.problem or "There is no table yet."
+        if report is not None:
+            problem = report.problem
+
+        if report is None or problem:
+            return _page(pages.message(name, problem))
 
         # The page has a policy of its own, for its own scripts.
         headers = {"Content-Security-Policy": "frame-ancestors 'self'"}
-        return _packed(built.data, built.packed, "text/html", headers, request)
+        return _packed(
+            report.data,
+            report.packed,
+            kind="text/html",
+            headers=headers,
+            request=request,
+        )
 
     async def sweep_events(self, name: str) -> Response:
         """Return a stream of what changes on the page of a sweep."""
@@ -215,16 +222,10 @@ class Routes:
         def look() -> dict[str, str]:
             state = sweep_watch.look()
             making.start()
-            version = (
-                sweep_watch.report.version if sweep_watch.report is not None else ""
-            )
+            version = sweep_watch.report_version
             content = pages.sweep_content(state)
-
-            return {
-                "html": content,
-                "version": version,
-                "title": pages.tab_title(state),
-            }
+            title = pages.tab_title(state)
+            return {"html": content, "version": version, "title": title}
 
         return _stream(look, self.ending)
 
@@ -232,8 +233,13 @@ class Routes:
         """A script or a style sheet."""
         if name == await in_thread(plotly_file):
             data, packed = await in_thread(pages.plotly)
-            headers = {"Cache-Control": KEPT}
-            return _packed(data, packed, "text/javascript", headers, request)
+            return _packed(
+                data,
+                packed,
+                kind="text/javascript",
+                headers={"Cache-Control": KEPT},
+                request=request,
+            )
 
         if name not in pages.ASSETS:
             return _page(pages.message("Not found", "There is no such file."), 404)
@@ -304,10 +310,9 @@ async def _answered(request: Request, handler: Answer) -> Response:
         text = scrubbed(f"{type(error).__name__}: {error}")
         return _page(pages.message("This cannot be shown", text))
 
-    if (
-        response.status_code == 404
-        and response.headers.get("content-type") == "application/json"
-    ):
+    # What no route answers FastAPI answers in JSON.
+    kind = response.headers.get("content-type")
+    if response.status_code == 404 and kind == "application/json":
         return _page(pages.message("Not found", "There is no such page."), 404)
 
     return response
@@ -341,9 +346,8 @@ def _page(text: str, status: int = 200) -> Response:
 def _stream(
     read_state: Callable[[], dict[str, Any]], ending: Callable[[], bool]
 ) -> Response:
-    return StreamingResponse(
-        _events(read_state, ending), media_type="text/event-stream"
-    )
+    events = _events(read_state, ending)
+    return StreamingResponse(events, media_type="text/event-stream")
 
 
 async def _events(
@@ -359,7 +363,8 @@ async def _events(
         now = time.monotonic()
         if state != last_state:
             yield f"event: state\ndata: {json.dumps(state)}\n\n"
-            last_state, sent_at = state, now
+            last_state = state
+            sent_at = now
         elif now - sent_at >= ALIVE_S:
             yield "event: alive\ndata: .\n\n"  # browsers drop an event without data
             sent_at = now

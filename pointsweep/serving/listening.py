@@ -73,14 +73,15 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServeError(f"--port: {port}; allowed: 0 to {HIGHEST_PORT}")
 
     try:
-        [family, kind, protocol, _, address] = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        )
     except (OSError, UnicodeError) as error:
         raise ServeError(
             f"--host: {host} is no address of this machine: {error}"
         ) from error
 
+    family, kind, protocol, _, address = addresses[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -98,8 +99,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address(host: str, port: int, path: str, token: str) -> str:
     """Return the address that a browser opens."""
-    name = socket.gethostname() if host in ("0.0.0.0", "::", "") else host
-    if ":" in name:
+    name = host
+    if host in ("0.0.0.0", "::", ""):
+        name = socket.gethostname()
+
+    if ":" in name:  # an address of IPv6
         name = f"[{name}]"
 
     query = f"?token={quote(token)}" if token else ""

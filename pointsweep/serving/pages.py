@@ -78,7 +78,10 @@ def index(states: Sequence[SweepState] | None, store: str, problem: str = "") ->
 
 def index_content(states: Sequence[SweepState] | None, problem: str = "") -> str:
     """Return the part of the index that changes."""
-    sweeps = None if states is None else [shown(state) for state in states]
+    sweeps = None
+    if states is not None:
+        sweeps = [shown(state) for state in states]
+
     return _rendered("index_content.html", sweeps=sweeps, problem=problem)
 
 
@@ -93,9 +96,8 @@ def sweep(state: SweepState | None, name: str, version: str) -> str:
 
 def sweep_content(state: SweepState | None) -> str:
     """Return the part of a sweep's page that changes, but for the report."""
-    return _rendered(
-        "sweep_content.html", sweep=None if state is None else shown(state)
-    )
+    numbers = shown(state) if state is not None else None
+    return _rendered("sweep_content.html", sweep=numbers)
 
 
 def message(title: str, text: str, ask_token: bool = False) -> str:
@@ -114,16 +116,25 @@ def tab_title(state: SweepState) -> str:
 
 def shown(state: SweepState) -> Shown:
     """Return the numbers of a sweep as text."""
-    seen = ""
+    seen = left = devices = price = ""
     if state.seen_at:
         seen = time.strftime("%H:%M:%S", time.localtime(state.seen_at))
+
+    if state.left_s is not None:
+        left = _duration(state.left_s)
+
+    if state.device_hours:
+        devices = _device_time(state.device_hours)
+
+    if state.price is not None:
+        price = f"{state.price:.3g}"
 
     numbers = Shown(
         name=state.name,
         problem=state.problem,
-        left=_duration(state.left_s) if state.left_s is not None else "",
-        devices=_device_time(state.device_hours) if state.device_hours else "",
-        price=f"{state.price:.3g}" if state.price is not None else "",
+        left=left,
+        devices=devices,
+        price=price,
         running=[_running(trial, state.metric) for trial in state.running],
         seen=seen,
     )
@@ -145,7 +156,10 @@ def shown(state: SweepState) -> Shown:
 
 
 def _running(trial: RunningTrial, metric: str) -> dict[str, str | int]:
-    value = f"{percent(trial.values[-1])}\N{NO-BREAK SPACE}%" if trial.values else ""
+    value = ""
+    if trial.values:
+        value = f"{percent(trial.values[-1])}\N{NO-BREAK SPACE}%"
+
     return {
         "label": trial.label,
         "worker": trial.worker,
@@ -168,7 +182,10 @@ def _points(values: Sequence[float]) -> str:
     points = []
 
     for i, value in enumerate(drawn):
-        share = (value - low) / (high - low) if high > low else 0.5
+        share = 0.5  # a curve that does not move is drawn in the middle
+        if high > low:
+            share = (value - low) / (high - low)
+
         x = margin + (width - 2 * margin) * i / (len(drawn) - 1)
         y = height - margin - (height - 2 * margin) * share
         points.append(f"{x:.1f},{y:.1f}")

@@ -60,17 +60,16 @@ class KeptTrial:
     @property
     def running(self) -> bool:
         """Return whether a process works on it now."""
-        holder = self.holder
-        return (
-            holder is not None and time.time() < holder.expires and not is_dead(holder)
-        )
+        if self.holder is None or time.time() >= self.holder.expires:
+            return False
+
+        return not is_dead(self.holder)
 
     @property
     def failure(self) -> str:
         """Return why its last attempt failed; empty if it did not."""
-        last_event = self.events[-1] if self.events else {"type": ""}
-        if last_event["type"] == "failed":
-            return str(last_event.get("reason", ""))
+        if self.events and self.events[-1]["type"] == "failed":
+            return str(self.events[-1].get("reason", ""))
 
         return ""
 
@@ -88,10 +87,12 @@ class KeptFolder(TrialFolder):
         return self.store.events(self.key)
 
     def predictions(self) -> dict[str, np.ndarray]:
-        return self.store.predictions(self.key)[0]
+        predictions, _ = self.store.predictions(self.key)
+        return predictions
 
     def truth(self) -> Truth | None:
-        return self.store.predictions(self.key)[1]
+        _, truth = self.store.predictions(self.key)
+        return truth
 
 
 class ReadOnlyStore:
@@ -239,11 +240,14 @@ class ReadOnlyStore:
         except (FileNotFoundError, NotAFileError):
             data = b""
 
-        start = (
-            trial.parsed if zlib.crc32(data[: trial.parsed]) == trial.checksum else 0
-        )
+        start = trial.parsed
+        events = trial.events
+        if zlib.crc32(data[:start]) != trial.checksum:  # not only appended to
+            start = 0
+            events = []
+
         new_events, num_bytes = parse(data[start:])
-        trial.events = [*(trial.events if start else []), *new_events]
+        trial.events = [*events, *new_events]
         trial.parsed = start + num_bytes
         trial.checksum = zlib.crc32(data[: trial.parsed])
 
@@ -256,10 +260,10 @@ class ReadOnlyStore:
     def events(self, key: str) -> list[Event]:
         """Return the events of a trial; those of a finished one are read once."""
         trial = self.trials.get(key)
-        if trial is None or trial.record is None:
-            if trial is not None:
-                return list(trial.events)
+        if trial is None:
             return []
+        if trial.record is None:
+            return list(trial.events)
 
         packed = self._histories.get(key)
         if packed is not None:
@@ -267,7 +271,7 @@ class ReadOnlyStore:
             return stored_events
 
         try:
-            events = parse(self.read(f"trials/{key}/{HISTORY}"))[0]
+            events, _ = parse(self.read(f"trials/{key}/{HISTORY}"))
         except (FileNotFoundError, NotAFileError):
             events = []
 
@@ -283,10 +287,12 @@ class ReadOnlyStore:
             return self._predictions[key]
 
         folder = read_folder(self.inner, key, PREDICTIONS)
-        stored, truth = folder.predictions(), folder.truth()
+        stored = folder.predictions()
+        truth = folder.truth()
         if truth is not None:
-            name = truth[0].tobytes() + repr(truth[1]).encode()
-            truth = self._truths.setdefault(name, truth)
+            labels, class_names = truth
+            content = labels.tobytes() + repr(class_names).encode()
+            truth = self._truths.setdefault(content, truth)
 
         size = sum(array.nbytes for array in stored.values())
         if self._predictions_bytes + size <= PREDICTIONS_BYTES:
@@ -297,11 +303,10 @@ class ReadOnlyStore:
 
     def _forget(self, key: str) -> None:
         self._histories.pop(key, None)
-        dropped = self._predictions.pop(key, None)
-        if dropped is not None:
-            self._predictions_bytes -= sum(
-                array.nbytes for array in dropped[0].values()
-            )
+        if key in self._predictions:
+            predictions, _ = self._predictions.pop(key)
+            size = sum(array.nbytes for array in predictions.values())
+            self._predictions_bytes -= size
 
     # Last, as the name hides the type in annotations that follow.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pointsweep.errors import StoreError
-from pointsweep.reporting.build import build, read_layout
+from pointsweep.reporting.build import build, read_layout, trial_keys
 from pointsweep.reporting.html.page import plotly_file
 from pointsweep.reporting.standing import (
     SweepStanding,
@@ -40,9 +40,8 @@ from pointsweep.utils.masking import scrubbed
 
 log = logging.getLogger("pointsweep.serving")
 
-ASSETS = (
-    "/assets/"  # the address of scripts and style sheets, which hold nothing of a store
-)
+# the address of scripts and style sheets, which hold nothing of a store
+ASSETS = "/assets/"
 PAUSE_S = (1.0, 15.0)  # between two looks at a folder, and at a store on a server
 COST = 10.0  # a pause is this many times the processor's time that it follows
 ALL_S = 60.0  # between two looks at the finished trials of a folder too
@@ -158,9 +157,8 @@ class SweepWatch:
                 self._fail(f"{error}: not there any more")
             except (ValueError, OSError) as error:
                 self._fail(str(error))
-            except (
-                Exception
-            ) as error:  # one sweep that nobody foresaw is no reason to show none
+            except Exception as error:
+                # One sweep that nobody foresaw is no reason to show none.
                 log.exception("%s cannot be read", self.name)
                 self._fail(f"{type(error).__name__}: {error}")
 
@@ -217,9 +215,7 @@ class SweepWatch:
             layout = read_layout(self.store, self.name)
             self.layout = layout
             self.plan_mark = mark
-            self.keys = list(
-                dict.fromkeys(key for cell in layout.cells for _, key in cell.keys)
-            )
+            self.keys = trial_keys(layout)
             self._completed = {}
             self.version += 1
 
@@ -231,29 +227,32 @@ class SweepWatch:
         requested, _ = settle(layout, records)
         standings = []
         running: list[RunningTrial] = []
+        finished_s = []
 
-        for key, cell in trial_labels(requested):
+        for key, label in trial_labels(requested):
             trial = trials.get(key, KeptTrial())
-            standings.append(_standing(key, cell, trial))
-            if standings[-1].state == "running" and len(running) < MOST_RUNNING:
-                running.append(_running(standings[-1], trial, layout.metric))
+            trial_standing = _standing(key, label, trial)
+            standings.append(trial_standing)
+            if trial_standing.state == "finished":
+                finished_s.append(records[key].seconds.get("total", 0.0))
+            elif trial_standing.state == "running" and len(running) < MOST_RUNNING:
+                running.append(_running(trial_standing, trial, layout.metric))
 
-        seconds = []
-        for item in standings:
-            if item.state == "finished":
-                seconds.append(records[item.key].seconds.get("total", 0.0))
-
-        standing = SweepStanding(layout.name, layout.title, standings, seconds)
         hours = self._device_s([item.key for item in standings]) / 3600
+        price = None
+        if layout.per_hour is not None:
+            price = hours * layout.per_hour
+
+        standing = SweepStanding(layout.name, layout.title, standings, finished_s)
         return SweepState(
-            self.name,
+            name=self.name,
             standing=standing,
             state=self._word(standing),
             running=running,
             metric=layout.metric,
             left_s=_left_s(standing, trials),
             device_hours=hours,
-            price=None if layout.per_hour is None else hours * layout.per_hour,
+            price=price,
             seen_at=time.time(),
         )
 
@@ -276,16 +275,23 @@ class SweepWatch:
         total = 0.0
         for key in keys:
             trial = self.store.trials.get(key)
-            if trial is not None:
-                total += (
-                    trial.record.device_s
-                    if trial.record
-                    else device_s(epochs_of(trial.events))
-                )
+            if trial is None:
+                continue
+
+            if trial.record:
+                total += trial.record.device_s
+            else:
+                total += device_s(epochs_of(trial.events))
 
         return total
 
     # The report
+
+    @property
+    def report_version(self) -> str:
+        """Return the version of the last report; empty if there is none yet."""
+        report = self.report
+        return report.version if report is not None else ""
 
     def report_due(self) -> bool:
         """Return whether there is something new to make a report of, and it is time."""
@@ -299,7 +305,8 @@ class SweepWatch:
 
             spent = Spent()
             with self._looking:
-                version, layout = self.version, self.layout
+                version = self.version
+                layout = self.layout
                 records = records_of(self.store.trials, self.keys)
                 failures = self._failures()
 
@@ -335,27 +342,31 @@ class SweepWatch:
             # nobody has allowed it: this says so
             import_kept(self.store, self.name, False)
 
-        fresh = {
-            key: record
-            for key, record in records.items()
-            if key not in self._completed or self._completed[key][0] is not record
-        }
+        # A metric that is computed from predictions is computed once for every record.
+        fresh = {}
+        for key, record in records.items():
+            source, _ = self._completed.get(key, (None, None))
+            if source is not record:
+                fresh[key] = record
+
         for key, record in with_metric(self.store, fresh, layout.metric).items():
             self._completed[key] = (records[key], record)
 
-        completed = {key: self._completed[key][1] for key in records}
+        completed = {}
+        for key in records:
+            _, completed[key] = self._completed[key]
+
         layout, compared_records = compared(layout, completed, self.store)
         table = build(layout, compared_records, failures)
-
-        return self.make_page(
-            table, compared_records, self.store, f"{ASSETS}{plotly_file()}"
-        )
+        plotly_src = f"{ASSETS}{plotly_file()}"
+        return self.make_page(table, compared_records, self.store, plotly_src)
 
 
 def _report(data: bytes, problem: str = "") -> Report:
     shown_problem = one_line(scrubbed(problem))
-    version = hashlib.sha256(data or shown_problem.encode()).hexdigest()[:16]
-    return Report(version, data, gzip.compress(data, 1, mtime=0), shown_problem)
+    digest = hashlib.sha256(data or shown_problem.encode()).hexdigest()
+    packed = gzip.compress(data, 1, mtime=0)
+    return Report(digest[:16], data, packed, shown_problem)
 
 
 def _standing(key: str, cell: str, trial: KeptTrial) -> TrialStanding:
@@ -378,10 +389,18 @@ def _standing(key: str, cell: str, trial: KeptTrial) -> TrialStanding:
 
 
 def _running(trial: TrialStanding, stored: KeptTrial, metric: str) -> RunningTrial:
-    epoch_metrics = [event.get("metrics", {}) for event in epochs_of(stored.events)]
-    values = [entry[metric] for entry in epoch_metrics if metric in entry]
+    values = []
+    for event in epochs_of(stored.events):
+        metrics_of_epoch = event.get("metrics", {})
+        if metric in metrics_of_epoch:
+            values.append(metrics_of_epoch[metric])
+
     return RunningTrial(
-        trial.label, trial.worker, trial.epoch, _num_epochs(stored), values
+        label=trial.label,
+        worker=trial.worker,
+        epoch=trial.epoch,
+        epochs=_num_epochs(stored),
+        values=values,
     )
 
 
@@ -399,29 +418,31 @@ def _left_s(standing: SweepStanding, trials: Mapping[str, KeptTrial]) -> float |
     """Return the time left at the pace so far, with as many trials at once as run now; None without
     a trial to go by.
     """
-    epochs_left = 0.0
-    paces = []  # seconds that a whole trial takes, by the epochs of unfinished ones
+    trials_left = 0.0  # a trial that has begun counts by its share of epochs
+    estimates_s = []  # of a whole trial, by the epochs of unfinished ones
 
     for trial in standing.trials:
         if trial.state == "finished":
             continue
 
         stored = trials.get(trial.key, KeptTrial())
+        num_epochs = _num_epochs(stored)
+        if not num_epochs:
+            trials_left += 1.0
+            continue
+
+        trials_left += max(1 - trial.epoch / num_epochs, 0.0)
         epochs = epochs_of(stored.events)
-        total = _num_epochs(stored)
-        epochs_left += max(1 - trial.epoch / total, 0.0) if total else 1.0
-
-        if epochs and total:
+        if epochs:
             mean_s = statistics.fmean(float(event["seconds"]) for event in epochs)
-            paces.append(mean_s * total)
+            estimates_s.append(mean_s * num_epochs)
 
-    if standing.finished_s:
-        paces = list(standing.finished_s)
-
-    if not paces or not epochs_left:
+    trial_s = standing.finished_s or estimates_s
+    if not trial_s or not trials_left:
         return None
 
-    return statistics.median(paces) * epochs_left / max(standing.count("running"), 1)
+    num_at_once = max(standing.count("running"), 1)
+    return statistics.median(trial_s) * trials_left / num_at_once
 
 
 class StoreWatch:
@@ -461,9 +482,9 @@ class StoreWatch:
             if name not in self._sweeps:
                 if name not in self.names():
                     return None
-                self._sweeps[name] = SweepWatch(
-                    self.store, name, self.begun, self.make_page
-                )
+
+                sweep = SweepWatch(self.store, name, self.begun, self.make_page)
+                self._sweeps[name] = sweep
 
             return self._sweeps[name]
 
