@@ -28,10 +28,10 @@ def contract_of_method(
     from pointsweep.testing import method_contract, pytest_cases
 
     cases = method_contract.Cases(
-        pytest_cases.registered(method, "methods"),
-        starts_as_nothing,
-        without_gradient,
-        fields,
+        method=pytest_cases.registered(method, "methods"),
+        starts_as_nothing=starts_as_nothing,
+        without_gradient=without_gradient,
+        fields=fields,
     )
 
     return pytest_cases.as_test(cases.checks())
@@ -43,9 +43,8 @@ def contract_of_dataset(dataset: type, **fields: Any) -> Any:
     """
     from pointsweep.testing import dataset_contract, pytest_cases
 
-    return pytest_cases.as_test(
-        dataset_contract.checks(pytest_cases.registered(dataset, "datasets"), fields)
-    )
+    name = pytest_cases.registered(dataset, "datasets")
+    return pytest_cases.as_test(dataset_contract.checks(name, fields))
 
 
 def contract_of_network(network: type, **fields: Any) -> Any:
@@ -54,6 +53,5 @@ def contract_of_network(network: type, **fields: Any) -> Any:
     """
     from pointsweep.testing import network_contract, pytest_cases
 
-    return pytest_cases.as_test(
-        network_contract.checks(pytest_cases.registered(network, "networks"), fields)
-    )
+    name = pytest_cases.registered(network, "networks")
+    return pytest_cases.as_test(network_contract.checks(name, fields))

@@ -46,10 +46,8 @@ LAUNCHERS = ("inline", "ray")
 TRACKERS = ("sqlite", "server")
 WAYS = (*faults.WAYS, "full", "flip", "kill", "two")
 WITHOUT_DEATHS = {"kill": "killed", "two": "two commands at once"}
-KILLED_S = {
-    "inline": 15.0,
-    "ray": 30.0,
-}  # within so long of its start a command is killed
+# within so long of its start a command is killed
+KILLED_S = {"inline": 15.0, "ray": 30.0}
 CUT = 0.2  # share of the requests to the server that go wrong
 # of a record; the rest is time and place
 SAME = ("key", "config", "metrics", "parameters", "dataset", "weights_origin", "marks")
@@ -76,17 +74,16 @@ class Round:
         return f"round{self.number}" if self.number else "undisturbed"
 
     def __str__(self) -> str:
-        where = (
-            ", ".join(
-                f"{way} write {number}" for number, way in sorted(self.deaths.items())
-            )
-            or WITHOUT_DEATHS[self.way]
-        )
+        deaths = []
+        for number, way in sorted(self.deaths.items()):
+            deaths.append(f"{way} write {number}")
+
+        disturbance = ", ".join(deaths) or WITHOUT_DEATHS[self.way]
+        if self.way == "flip":
+            disturbance = f"a bit flipped, {disturbance}"
+
         cut = " with a server cut off" if self.tracker == "server" else ""
-        return (
-            f"round {self.number}, {self.launcher}{cut}:"
-            f" {'a bit flipped, ' if self.way == 'flip' else ''}{where}"
-        )
+        return f"round {self.number}, {self.launcher}{cut}: {disturbance}"
 
 
 UNDISTURBED = Round(0, "inline", "")
@@ -247,18 +244,18 @@ def disturb_sweep(options: ChaosOptions) -> int:
     # the server and the line to it end too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
     held: Outcomes = defaultdict(lambda: defaultdict(list))
+    needs_server = any(each.tracker == "server" for each in rounds)
 
     try:
-        with tracker(
-            subject, any(each.tracker == "server" for each in rounds)
-        ) as tracked:
+        with tracker(subject, needs_server) as tracked:
             disturb_all(tracked, rounds, held)
     finally:
         print(matrix(held), flush=True)  # interrupted, that of the rounds so far
 
-    if not all(all(column) for row in held.values() for column in row.values()):
-        print(f"the stores are kept in {folder}")
-        return 1
+    for row in held.values():
+        if not all(map(all, row.values())):
+            print(f"the stores are kept in {folder}")
+            return 1
 
     shutil.rmtree(folder)
     return 0
@@ -284,14 +281,15 @@ def disturb_all(subject: Subject, rounds: Sequence[Round], held: Outcomes) -> No
     """Run the rounds, say what breaks, and enter into `held` what held."""
     for this_round in rounds:
         begun = time.monotonic()
-        faults_found = disturb(subject, this_round)
-        for invariant, words in faults_found.items():
+        problems = disturb(subject, this_round)
+        for invariant, problem in problems.items():
             for name in columns(this_round):
-                held[invariant][name].append(not words)
-            if words:
-                print(f"BROKEN {invariant}: {this_round}: {words}", flush=True)
+                held[invariant][name].append(not problem)
 
-        if not any(faults_found.values()):
+            if problem:
+                print(f"BROKEN {invariant}: {this_round}: {problem}", flush=True)
+
+        if not any(problems.values()):
             print(f"held: {this_round} ({time.monotonic() - begun:.0f} s)", flush=True)
 
 
@@ -307,18 +305,23 @@ def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
 
     for index in range(options.runs or len(points)):
         number, way = points[index % len(points)]
-        later = []
+        later_writes = []
         for _ in range(random_numbers.randint(0, options.deaths - 1)):
-            later.append(random_numbers.randint(number + 1, number + writes))
+            later_writes.append(random_numbers.randint(number + 1, number + writes))
 
-        deaths = {write: random_numbers.choice(faults.WAYS) for write in later}
+        deaths = {write: random_numbers.choice(faults.WAYS) for write in later_writes}
         deaths[number] = "after" if way == "flip" else way
         if way in WITHOUT_DEATHS:
             deaths = {}
 
-        launcher = launchers[index % len(launchers)]
-        tracker_name = trackers[index // len(launchers) % len(trackers)]
-        rounds.append(Round(index + 1, launcher, way, deaths, tracker_name))
+        this_round = Round(
+            number=index + 1,
+            launcher=launchers[index % len(launchers)],
+            way=way,
+            deaths=deaths,
+            tracker=trackers[index // len(launchers) % len(trackers)],
+        )
+        rounds.append(this_round)
 
     return rounds
 
@@ -327,13 +330,13 @@ def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
     """Run one round; map every invariant to what is wrong with it, "" if it holds."""
     chance = random.Random(f"{subject.seed} {this_round.number}")
     folder = subject.folder / this_round.name
+    killers = []
+    if this_round.way == "kill":
+        latest_s = KILLED_S[this_round.launcher]
+        killers = [Killer(chance.uniform(0, latest_s), chance) for _ in range(2)]
+
     code = -1
     flipped = this_round.way != "flip"
-    killers = [
-        Killer(chance.uniform(0, KILLED_S[this_round.launcher]), chance)
-        for _ in range(2 * (this_round.way == "kill"))
-    ]
-
     for _ in range(len(this_round.deaths) + len(killers) + 3):
         code = command(subject, this_round, killers.pop() if killers else None)
         if code == 0:
@@ -341,25 +344,26 @@ def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
 
         flipped = flipped or flip(subject.store(this_round.name), chance)
 
-    result = folder / "found.json"
-    wrong: dict[str, str] = {
-        "the sweep ends well": ""
-        if code == 0
-        else f"exit code {code}, see {folder / 'log'}"
-    }
-    if code == 0:
-        checked = processes.forked(
-            lambda: result.write_text(json.dumps(compare(subject, this_round))) * 0,
-            folder / "log",
-            {},
-        )
-        words = {"the outcome can be compared": f"see {folder / 'log'}"}
-        wrong |= json.loads(result.read_text()) if checked == 0 else words
+    log = folder / "log"
+    if code != 0:
+        return {"the sweep ends well": f"exit code {code}, see {log}"}
 
-    if not any(wrong.values()):
+    problems = {"the sweep ends well": ""}
+    result = folder / "found.json"
+
+    def write_comparison() -> int:
+        result.write_text(json.dumps(compare(subject, this_round)))
+        return 0
+
+    if processes.forked(write_comparison, log, {}) == 0:
+        problems |= json.loads(result.read_text())
+    else:
+        problems["the outcome can be compared"] = f"see {log}"
+
+    if not any(problems.values()):
         shutil.rmtree(folder)
 
-    return wrong
+    return problems
 
 
 def command(subject: Subject, this_round: Round, killer: Killer | None = None) -> int:
@@ -386,18 +390,14 @@ def flip(store: Path, chance: random.Random) -> bool:
     """Flips a bit in the checkpoint or the history of an unfinished trial; False if there is none
     yet.
     """
-    folders = [
-        path
-        for path in (store / "trials").glob("*")
-        if not (path / "record.json").exists()
-    ]
+    files = []
+    for folder in sorted((store / "trials").glob("*")):
+        if (folder / "record.json").exists():
+            continue
 
-    files = sorted(
-        path
-        for folder in folders
-        for path in folder.glob("*")
-        if path.name in ("checkpoint.safetensors", "history.jsonl")
-    )
+        for name in ("checkpoint.safetensors", "history.jsonl"):
+            if (folder / name).exists():
+                files.append(folder / name)
 
     if not files:
         return False
@@ -413,45 +413,44 @@ def flip(store: Path, chance: random.Random) -> bool:
 def compare(subject: Subject, finished: Round) -> dict[str, str]:
     """Every invariant of a finished round, with what is wrong with it."""
     expected = observe(subject, UNDISTURBED.name)
-    found = observe(subject, finished.name)
-    wrong = {
-        name: "; ".join(differences(expected[name], found[name])) for name in expected
-    }
+    observed = observe(subject, finished.name)
+    problems = {}
+    for name in expected:
+        problems[name] = "; ".join(differences(expected[name], observed[name]))
 
+    store = subject.store(finished.name)
     if finished.tracker == "server":  # the line may have been too bad to the end
-        sync.mirror_sweep(
-            FileStore(subject.store(finished.name)), subject.name, subject.server
-        )
+        sync.mirror_sweep(FileStore(store), subject.name, subject.server)
 
     runs = steps_by_run(subject.uri(finished), subject.name)
     num_runs = Counter(key for key, _ in runs)
     numbers = []
-
     for key in expected["records"]:
         if num_runs[key] != 1:
             numbers.append(f"{key} has {num_runs[key]}")
 
-    wrong["one MLflow run a trial"] = "; ".join(numbers)
+    problems["one MLflow run a trial"] = "; ".join(numbers)
+
     mirrored = {key: sorted(epochs) for key, epochs in runs}
     trained = {}
-
     for key, epochs in expected["epochs, each once"].items():
         trained[key] = [epoch for epoch, _ in epochs]
 
-    wrong["MLflow has each epoch once"] = "; ".join(differences(trained, mirrored))
-    if finished.way == "two":
-        twice = []
-        for path in subject.store(finished.name).glob("trials/*"):
-            if TrialFolder(path).attempts() > 1:
-                twice.append(path.name)
+    problems["MLflow has each epoch once"] = "; ".join(differences(trained, mirrored))
 
-        wrong["no trial is begun twice"] = ", ".join(twice)
+    if finished.way == "two":
+        begun_twice = []
+        for path in store.glob("trials/*"):
+            if TrialFolder(path).attempts() > 1:
+                begun_twice.append(path.name)
+
+        problems["no trial is begun twice"] = ", ".join(begun_twice)
 
     if finished.tracker == "server":
         # the next round's begins empty
         rename(subject.server, subject.name, f"{subject.name} {finished.name}")
 
-    return wrong
+    return problems
 
 
 def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
@@ -459,19 +458,19 @@ def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
     store = subject.store(name)
     records = {}
     weights = {}
-    predictions = {}
+    predictions: dict[str, dict[str, Any]] = {}
     epochs = {}
 
     for path in sorted((store / "trials").iterdir()):
-        key, folder = path.name, TrialFolder(path)
+        key = path.name
+        folder = TrialFolder(path)
         record = json.loads((path / "record.json").read_text())
-        records[key] = {part: record[part] for part in SAME}
+        records[key] = {name: record[name] for name in SAME}
         weights[key] = (path / "weights.safetensors").read_bytes()
-        arrays = folder.predictions()
-        predictions[key] = {
-            protocol: values.tolist() for protocol, values in arrays.items()
-        }
         epochs[key] = _epochs(folder)
+        predictions[key] = {}
+        for protocol, values in folder.predictions().items():
+            predictions[key][protocol] = values.tolist()
 
     files = (store / "sweeps" / subject.name).glob("table.*")
     return {
@@ -484,23 +483,23 @@ def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _epochs(folder: TrialFolder) -> list[tuple[int, dict[str, float]]]:
-    # As they stand in the file, doubles too.
-    return [
-        (event["epoch"], event["metrics"])
-        for event in folder.events()
-        if event["type"] == "epoch"
-    ]
+    epochs = []  # as they stand in the file, doubles too
+    for event in folder.events():
+        if event["type"] == "epoch":
+            epochs.append((event["epoch"], event["metrics"]))
+
+    return epochs
 
 
-def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def differences(expected: Mapping[str, Any], observed: Mapping[str, Any]) -> list[str]:
     """Return the names under which two mappings differ, each with how."""
     differing = []
-    for name in sorted(set(expected) | set(found)):
-        if name not in found:
+    for name in sorted(expected.keys() | observed.keys()):
+        if name not in observed:
             differing.append(f"{name} missing")
         elif name not in expected:
             differing.append(f"{name} too many")
-        elif expected[name] != found[name]:
+        elif expected[name] != observed[name]:
             differing.append(f"{name} differs")
 
     return differing
@@ -513,7 +512,8 @@ def columns(this_round: Round) -> tuple[str, str]:
 
 def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
     """Return what a round was, by invariant: in how many of the rounds that ended each held."""
-    kinds = {kind for row in held.values() for kind in row}
+    kinds: set[str] = set()
+    kinds.update(*held.values())
     ordered = sorted(kinds, key=lambda name: (name.startswith("MLflow"), name))
     width = max(map(len, ordered), default=0)
     lines = []
@@ -527,7 +527,10 @@ def matrix(held: Mapping[str, Mapping[str, Sequence[bool]]]) -> str:
     for kind in ordered:
         line = f"{kind:<{width}}"
         for row in held.values():
-            cell = f"{sum(row[kind])}/{len(row[kind])}" if kind in row else "-"
+            cell = "-"
+            if kind in row:
+                cell = f"{sum(row[kind])}/{len(row[kind])}"
+
             line += f"{cell:>9}"
 
         lines.append(line)

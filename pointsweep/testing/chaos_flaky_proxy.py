@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -97,6 +98,11 @@ class Line:
             os.waitpid(pid, 0)
 
 
+def _passed_on(headers: Message) -> dict[str, str]:
+    """Return those headers of a request that the server gets too."""
+    return {name: headers[name] for name in PASSED_ON if name in headers}
+
+
 def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _pass(self) -> None:
@@ -104,36 +110,35 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
             kind = line.draw(self.path)
             self.close_connection = True
 
+            if kind == "refused":
+                return
             if kind in ("429", "500"):
                 self.send_error(int(kind))
-            elif kind != "refused":
-                time.sleep(line.slow_s * (kind == "slow"))
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    # without a server the line is closed
-                    answer = self._ask(body)
-                    if kind != "lost":
-                        self._answer(*answer)
+                return
+            if kind == "slow":
+                time.sleep(line.slow_s)
+
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                # without a server the line is closed
+                status, content_type, content = self._ask(body)
+                if kind != "lost":
+                    self._answer(status, content_type, content)
 
         def _ask(self, body: bytes) -> tuple[int, str, bytes]:
             connection = http.client.HTTPConnection(
                 "127.0.0.1", line.target, timeout=60
             )
-            headers = {
-                name: self.headers[name] for name in PASSED_ON if name in self.headers
-            }
+            headers = _passed_on(self.headers)
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
 
             with contextlib.closing(connection):
-                return (
-                    answer.status,
-                    answer.getheader("Content-Type", "application/json"),
-                    answer.read(),
-                )
+                content_type = answer.getheader("Content-Type", "application/json")
+                return answer.status, content_type, answer.read()
 
-        def _answer(self, status: int, kind: str, content: bytes) -> None:
+        def _answer(self, status: int, content_type: str, content: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -177,25 +182,10 @@ def server(folder: Path, empty: Path | None = None) -> Iterator[int]:
 
 
 def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    line = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-    ]
-
-    line += [
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    line = [sys.executable, "-m", "mlflow", "server"]
+    line += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    line += ["--artifacts-destination", str(folder / "artifacts")]
+    line += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
 
     # ten processes that nothing here needs
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -207,13 +197,12 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    address = f"http://127.0.0.1:{port}/health"
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(
-                f"http://127.0.0.1:{port}/health", timeout=5
-            ) as answer,
+            urllib.request.urlopen(address, timeout=5) as answer,
         ):
             if answer.status == 200:
                 return True

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,11 @@ def inline(
     killer: Killer | None = None,
 ) -> int:
     """The exit code of the sweep's command without Ray, that of a signal negative."""
-    return forked(
-        lambda: run.main([*arguments, "--inline"]),
-        folder / "log",
-        orders(folder, deaths),
-        killer,
-    )
+
+    def work() -> int:
+        return run.main([*arguments, "--inline"])
+
+    return forked(work, folder / "log", orders(folder, deaths), killer)
 
 
 def on_ray(
@@ -82,18 +82,18 @@ def at_once(*works: Callable[[], int]) -> int:
 
         pids.append(pid)
 
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    return next((code for code in codes if code), 0)
+    first_failure = 0
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        first_failure = first_failure or os.waitstatus_to_exitcode(status)
+
+    return first_failure
 
 
 def orders(folder: Path, deaths: Mapping[int, str]) -> dict[str, str]:
     """The variables that tell a command's processes at which writes to die."""
-    deaths_by_text = {str(number): way for number, way in deaths.items()}
-    return {
-        faults.VARIABLE: json.dumps(
-            {"ledger": str(folder / "ledger"), "deaths": deaths_by_text}
-        )
-    }
+    text = json.dumps({"ledger": str(folder / "ledger"), "deaths": dict(deaths)})
+    return {faults.VARIABLE: text}
 
 
 def forked(
@@ -126,8 +126,8 @@ def forked(
             os._exit(code)
 
     def ended() -> int | None:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if found else None
+        ended_pid, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if ended_pid else None
 
     return watched(pid, ended, killer)
 
@@ -137,7 +137,11 @@ def watched(pid: int, ended: Callable[[], int | None], killer: Killer | None) ->
     hung.
     """
     begun = time.monotonic()
-    while (code := ended()) is None:
+    while True:
+        code = ended()
+        if code is not None:
+            return code
+
         passed_s = time.monotonic() - begun
         if killer is not None and passed_s > killer.delay_s:
             killer.strike(pid)
@@ -155,18 +159,16 @@ def watched(pid: int, ended: Callable[[], int | None], killer: Killer | None) ->
 
         time.sleep(0.01)
 
-    return code
-
 
 def tree(root: int) -> list[int]:
     """A process and all that it and its children have started."""
-    children: dict[int, list[int]] = {}
+    children: dict[int, list[int]] = defaultdict(list)
     for child, parent in _parents():
-        children.setdefault(parent, []).append(child)
+        children[parent].append(child)
 
     pids = [root]
     for pid in pids:  # grows while it is read
-        pids += children.get(pid, [])
+        pids += children[pid]
 
     return pids
 
@@ -174,8 +176,7 @@ def tree(root: int) -> list[int]:
 def _parents() -> Iterator[tuple[int, int]]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # The second field, the name in brackets, may hold blanks.
-            yield (
-                int(path.parent.name),
-                int(path.read_text().rpartition(")")[2].split()[1]),
-            )
+            # The second field, the name in brackets, may hold blanks; behind it state and parent.
+            _, _, fields = path.read_text().rpartition(")")
+            _, parent, *_ = fields.split()
+            yield int(path.parent.name), int(parent)

@@ -19,7 +19,7 @@ from pointsweep.testing.pytest_cases import Check
 
 def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
     """Return every check by a name."""
-    found = (
+    contract = (
         clouds_and_labels_fit,
         every_class_is_in_both_splits,
         no_test_cloud_is_trained_on,
@@ -28,7 +28,11 @@ def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
         a_limit_takes_fewer_clouds,
         validation_is_held_out_of_training,
     )
-    return {check.__name__: functools.partial(check, name, fields) for check in found}
+    cases: dict[str, Check] = {}
+    for check in contract:
+        cases[check.__name__] = functools.partial(check, name, fields)
+
+    return cases
 
 
 def opened(name: str, fields: Mapping[str, Any]) -> Dataset:
@@ -56,14 +60,15 @@ def clouds_and_labels_fit(name: str, fields: Mapping[str, Any]) -> None:
 
     for split in splits(dataset):
         points = split.points[split.index]
+        labels = split.labels
         assert (
             points.dtype == np.float32 and points.ndim == 3 and points.shape[2] == 3
         ), f"{split.name} points are {points.dtype} {points.shape}"
         assert np.isfinite(points).all(), f"{split.name} points are not finite"
-        assert split.labels.shape == (len(points),), (
-            f"{split.labels.shape} labels of {len(points)} clouds"
+        assert labels.shape == (len(points),), (
+            f"{labels.shape} labels of {len(points)} clouds"
         )
-        assert split.labels.min() >= 0 and split.labels.max() < dataset.num_classes, (
+        assert labels.min() >= 0 and labels.max() < dataset.num_classes, (
             f"{split.name} labels leave the classes"
         )
 
@@ -79,19 +84,16 @@ def every_class_is_in_both_splits(name: str, fields: Mapping[str, Any]) -> None:
 def no_test_cloud_is_trained_on(name: str, fields: Mapping[str, Any]) -> None:
     """No cloud stands in both splits, whatever the order of its points."""
     dataset = opened(name, fields)
-    seen = {_content(dataset.train, row) for row in range(len(dataset.train.labels))}
-    shared = [
-        row
-        for row in range(len(dataset.test.labels))
-        if _content(dataset.test, row) in seen
-    ]
-
-    assert not shared, f"{len(shared)} test clouds are training clouds"
+    train_clouds = set(_contents(dataset.train))
+    num_shared = sum(cloud in train_clouds for cloud in _contents(dataset.test))
+    assert not num_shared, f"{num_shared} test clouds are training clouds"
 
 
-def _content(split: Split, row: int) -> bytes:
-    cloud = np.ascontiguousarray(split.points[split.index[row]])
-    return cloud[np.lexsort(cloud.T)].tobytes()
+def _contents(split: Split) -> Iterator[bytes]:
+    """Yield the clouds of a split, each with its points in one order."""
+    for row in split.index[: len(split.labels)]:
+        cloud = np.ascontiguousarray(split.points[row])
+        yield cloud[np.lexsort(cloud.T)].tobytes()
 
 
 def read_again_it_is_the_same(name: str, fields: Mapping[str, Any]) -> None:
@@ -102,9 +104,8 @@ def read_again_it_is_the_same(name: str, fields: Mapping[str, Any]) -> None:
     )
 
     for one, other in zip(splits(first), splits(second), strict=True):
-        assert np.array_equal(one.points, other.points) and np.array_equal(
-            one.labels, other.labels
-        ), "two readings differ"
+        assert np.array_equal(one.points, other.points), "two readings differ"
+        assert np.array_equal(one.labels, other.labels), "two readings differ"
 
 
 def batches_are_clouds_of_the_size_that_is_asked_for(
@@ -115,14 +116,16 @@ def batches_are_clouds_of_the_size_that_is_asked_for(
     """
     dataset = opened(name, fields)
     index = np.arange(4)
-    shape = (4, min(dataset.config.num_points, dataset.test.points.shape[1]), 3)
-    first, again = (
-        dataset.train_batch(index, torch.Generator().manual_seed(0)) for _ in range(2)
+    num_points = min(dataset.config.num_points, dataset.test.points.shape[1])
+    shape = (4, num_points, 3)
+
+    first, _ = dataset.train_batch(index, torch.Generator().manual_seed(0))
+    again, _ = dataset.train_batch(index, torch.Generator().manual_seed(0))
+    assert tuple(first.shape) == shape, (
+        f"a training batch is {tuple(first.shape)}, not {shape}"
     )
-    assert tuple(first[0].shape) == shape, (
-        f"a training batch is {tuple(first[0].shape)}, not {shape}"
-    )
-    assert torch.equal(first[0], again[0]), "one seed draws two training batches"
+    assert torch.equal(first, again), "one seed draws two training batches"
+
     points, labels = dataset.eval_batch(dataset.test, index)
     assert tuple(points.shape) == shape, (
         f"a test batch is {tuple(points.shape)}, not {shape}"
@@ -132,21 +135,20 @@ def batches_are_clouds_of_the_size_that_is_asked_for(
 
 def a_limit_takes_fewer_clouds(name: str, fields: Mapping[str, Any]) -> None:
     """`train_limit` and `test_limit` are heeded."""
-    classes = opened(name, fields).num_classes
-    limited = opened(name, {**fields, "train_limit": classes, "test_limit": classes})
-    assert (len(limited.train.labels), len(limited.test.labels)) == (classes, classes)
+    limit = opened(name, fields).num_classes
+    limited = opened(name, {**fields, "train_limit": limit, "test_limit": limit})
+    assert len(limited.train.labels) == limit
+    assert len(limited.test.labels) == limit
 
 
 def validation_is_held_out_of_training(name: str, fields: Mapping[str, Any]) -> None:
     """`val_fraction` takes clouds of the training split, which are trained on no more."""
-    whole = opened(name, fields)
-    parted = opened(name, {**fields, "val_fraction": 0.25})
-    assert parted.val is not None, "val_fraction gives no validation split"
+    without = opened(name, fields)
+    held_out = opened(name, {**fields, "val_fraction": 0.25})
+    assert held_out.val is not None, "val_fraction gives no validation split"
 
-    if whole.val is None:
-        assert len(parted.train.labels) + len(parted.val.labels) == len(
-            whole.train.labels
-        )
-        assert not set(parted.train.index.tolist()) & set(parted.val.index.tolist()), (
-            "validation clouds are trained on"
-        )
+    if without.val is None:
+        num_train, num_val = len(held_out.train.labels), len(held_out.val.labels)
+        assert num_train + num_val == len(without.train.labels)
+        shared = np.intersect1d(held_out.train.index, held_out.val.index)
+        assert not len(shared), "validation clouds are trained on"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,31 +51,28 @@ class Cases:
 
     def checks(self) -> dict[str, Check]:
         """Return every check in every modality, by a name."""
+        trains = functools.partial(
+            every_weight_trains, without_gradient=self.without_gradient
+        )
+        contract: dict[str, Callable[..., None]] = {
+            "independent_of_others": independent_of_others,
+            "every_weight_trains": trains,
+            "same_seed_same_model": same_seed_same_model,
+            "state_carries_over": state_carries_over,
+            "order_does_not_matter": order_does_not_matter,
+        }
+        if self.starts_as_nothing:
+            contract["starts_as_nothing"] = starts_as_nothing
+
         config = registry.config_class("methods", self.method)
-        found: dict[str, Check] = {}
-
+        checks: dict[str, Check] = {}
         for modality in config.modalities:
-            for check in (
-                independent_of_others,
-                every_weight_trains,
-                same_seed_same_model,
-                state_carries_over,
-                order_does_not_matter,
-            ):
-                more = {}
-                if check is every_weight_trains:
-                    more = {"without_gradient": self.without_gradient}
-
-                found[f"{modality} {check.__name__}"] = functools.partial(
-                    check, self.method, modality, **more, **self.fields
+            for name, check in contract.items():
+                checks[f"{modality} {name}"] = functools.partial(
+                    check, self.method, modality, **self.fields
                 )
 
-            if self.starts_as_nothing:
-                found[f"{modality} starts_as_nothing"] = functools.partial(
-                    starts_as_nothing, self.method, modality, **self.fields
-                )
-
-        return found
+        return checks
 
 
 def model(method: str, modality: str, seed: int = 0, **fields: Any) -> nn.Module:
@@ -112,16 +109,14 @@ def every_weight_trains(
 ) -> None:
     """A step reaches every trained weight and no frozen one."""
     trial_model = model(method, modality, **fields).double().train()
-    parameters = dict(trial_model.named_parameters())
-    before = {
-        name: parameter.detach().clone() for name, parameter in parameters.items()
-    }
-    trained = {
-        name for name, parameter in parameters.items() if parameter.requires_grad
-    }
-    optimizer = torch.optim.SGD(
-        [parameters[name] for name in parameters if name in trained], lr=0.1
-    )
+    before = {}
+    trained = {}
+    for name, parameter in trial_model.named_parameters():
+        before[name] = parameter.detach().clone()
+        if parameter.requires_grad:
+            trained[name] = parameter
+
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
     labels = torch.tensor([0, 1, 2, 3])
 
     for _ in range(3):
@@ -148,18 +143,19 @@ def every_weight_trains(
 
     dead = sorted(name for name in flat if not re.search(pattern, name))
     assert not dead, f"the gradient of {dead} is zero"
+
     changed = {name for name in before if not torch.equal(after[name], before[name])}
-    unmoved = sorted(trained - flat - changed)
+    unmoved = sorted(trained.keys() - flat - changed)
     assert not unmoved, f"a step does not move {unmoved}"
-    moved = sorted(changed - trained)
+    moved = sorted(changed - trained.keys())
     assert not moved, f"a step moves the frozen {moved}"
 
 
 def same_seed_same_model(method: str, modality: str, **fields: Any) -> None:
     """The same seed builds the same model, and another seed another one."""
-    first, again, other = (
-        trained_state(model(method, modality, seed, **fields)) for seed in (0, 0, 1)
-    )
+    first = trained_state(model(method, modality, seed=0, **fields))
+    again = trained_state(model(method, modality, seed=0, **fields))
+    other = trained_state(model(method, modality, seed=1, **fields))
     one_model_a_seed(first, again, other)
 
 
@@ -182,14 +178,12 @@ def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
     """A new model gives what `head_only` gives with the same tokenizer and head."""
     plain = model("head_only", modality).eval()
     trial_model = model(method, modality, **fields).eval()
-    shared = trained_state(plain).keys()
-    load_trained_state(
-        plain,
-        {
-            name: value
-            for name, value in trained_state(trial_model).items()
-            if name in shared
-        },
-    )
+    names = trained_state(plain).keys()
+    shared = {}
+    for name, value in trained_state(trial_model).items():
+        if name in names:
+            shared[name] = value
+
+    load_trained_state(plain, shared)
 
     torch.testing.assert_close(trial_model(points()), plain(points()))

@@ -18,10 +18,8 @@ CLASSES = 5
 
 def random_clouds(count: int, num_points: int, seed: int = 0) -> Tensor:
     """Return clouds (B, P, 3)."""
-    return (
-        torch.randn(count, num_points, 3, generator=torch.Generator().manual_seed(seed))
-        * 0.5
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 * torch.randn(count, num_points, 3, generator=generator)
 
 
 def settled(model: nn.Module, num_points: int) -> nn.Module:
@@ -32,12 +30,8 @@ def settled(model: nn.Module, num_points: int) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(
-                    0.05
-                    * torch.randn(
-                        parameter.shape, generator=torch.Generator().manual_seed(1)
-                    )
-                )
+                generator = torch.Generator().manual_seed(1)
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
         for seed in range(3):
             model(random_clouds(8, num_points, seed))
@@ -50,10 +44,9 @@ def own_cloud_alone(model: nn.Module, clouds: Tensor) -> None:
     """Check that a prediction depends on its own cloud, and on no other of the batch; `clouds` (4,
     P, 3) stay as they are.
     """
+    generator = torch.Generator().manual_seed(3)
     changed = clouds.clone()
-    changed[2] = 3 * torch.randn(
-        clouds.shape[1], 3, generator=torch.Generator().manual_seed(3)
-    )
+    changed[2] = 3 * torch.randn(clouds.shape[1], 3, generator=generator)
     before, after = model(clouds), model(changed)
     others = [0, 1, 3]
     torch.testing.assert_close(after[others], before[others], atol=1e-5, rtol=1e-5)
@@ -67,9 +60,8 @@ def carried_over(model: nn.Module, copy: nn.Module, clouds: Tensor) -> None:
     """Check that what training changes is all that a checkpoint needs: a model of another seed with
     it gives the same.
     """
-    load_trained_state(
-        copy, {name: value.clone() for name, value in trained_state(model).items()}
-    )
+    state = {name: value.clone() for name, value in trained_state(model).items()}
+    load_trained_state(copy, state)
     assert torch.equal(model(clouds), copy(clouds)), (
         "something that changes the output is in no parameter"
     )
@@ -80,9 +72,8 @@ def order_of_points(model: nn.Module, clouds: Tensor) -> None:
     """Check that the order of a cloud's points does not matter behind the first, where sampling
     begins.
     """
-    rest = 1 + torch.randperm(
-        clouds.shape[1] - 1, generator=torch.Generator().manual_seed(2)
-    )
+    generator = torch.Generator().manual_seed(2)
+    rest = 1 + torch.randperm(clouds.shape[1] - 1, generator=generator)
     order = torch.cat([torch.zeros(1, dtype=torch.long), rest])
     torch.testing.assert_close(
         model(clouds[:, order]), model(clouds), atol=1e-4, rtol=1e-4

@@ -30,16 +30,13 @@ from pointsweep.testing.model_checks import (
 from pointsweep.testing.pytest_cases import Check
 
 POINTS = 128  # of a cloud, as in the smoke profile
-SMALL = {
-    "neighbours": 8,
-    "embed_dim": 12,
-    "width": 8,
-}  # where a network has such a field
+# where a network has such a field
+SMALL = {"neighbours": 8, "embed_dim": 12, "width": 8}
 
 
 def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
     """Return every check by a name."""
-    found = (
+    contract = (
         independent_of_others,
         alone_as_in_a_batch,
         every_weight_trains,
@@ -49,7 +46,11 @@ def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
         dropout_draws_from_the_trials_noise,
         counted_on_the_meta_device,
     )
-    return {check.__name__: functools.partial(check, name, **fields) for check in found}
+    cases: dict[str, Check] = {}
+    for check in contract:
+        cases[check.__name__] = functools.partial(check, name, **fields)
+
+    return cases
 
 
 def network(name: str, seed: int = 0, **fields: Any) -> nn.Module:
@@ -89,10 +90,10 @@ def _biases_in_front_of_a_norm(model: nn.Module) -> set[str]:
     """Batch normalisation takes such a bias away again: its gradient is zero by construction."""
     biases = set()
     for prefix, module in model.named_modules():
-        layers = (
-            list(module.named_children()) if isinstance(module, nn.Sequential) else []
-        )
-        for (name, _), (_, after) in pairwise(layers):
+        if not isinstance(module, nn.Sequential):
+            continue
+
+        for (name, _), (_, after) in pairwise(module.named_children()):
             if isinstance(after, nn.modules.batchnorm._BatchNorm):
                 biases.add(f"{prefix}.{name}.bias")
 
@@ -102,7 +103,10 @@ def _biases_in_front_of_a_norm(model: nn.Module) -> set[str]:
 def every_weight_trains(name: str, **fields: Any) -> None:
     """A step reaches every weight."""
     model = network(name, **fields).train()
-    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    before = {}
+    for key, parameter in model.named_parameters():
+        before[key] = parameter.detach().clone()
+
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     for _ in range(2):
@@ -111,22 +115,25 @@ def every_weight_trains(name: str, **fields: Any) -> None:
         F.cross_entropy(model(points()), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
 
-    after = dict(model.named_parameters())
-    unreached = sorted(
-        key for key, p in after.items() if not p.requires_grad or p.grad is None
-    )
-    assert not unreached, f"no gradient reaches {unreached}"
-    still = {
-        key for key in before if torch.equal(after[key], before[key])
-    } - _biases_in_front_of_a_norm(model)
-    assert not still, f"a step does not move {sorted(still)}"
+    unreached = []
+    unmoved = set()
+    for key, parameter in model.named_parameters():
+        if not parameter.requires_grad or parameter.grad is None:
+            unreached.append(key)
+
+        if torch.equal(parameter, before[key]):
+            unmoved.add(key)
+
+    assert not unreached, f"no gradient reaches {sorted(unreached)}"
+    unmoved -= _biases_in_front_of_a_norm(model)
+    assert not unmoved, f"a step does not move {sorted(unmoved)}"
 
 
 def same_seed_same_network(name: str, **fields: Any) -> None:
     """The same seed builds the same network, and another seed another one."""
-    first, again, other = (
-        trained_state(network(name, seed, **fields)) for seed in (0, 0, 1)
-    )
+    first = trained_state(network(name, seed=0, **fields))
+    again = trained_state(network(name, seed=0, **fields))
+    other = trained_state(network(name, seed=1, **fields))
     one_model_a_seed(first, again, other)
 
 
@@ -149,11 +156,8 @@ def dropout_draws_from_the_trials_noise(name: str, **fields: Any) -> None:
     trial would get other numbers.
     """
     model = network(name, **fields).train()
-    assert not [
-        module
-        for module in model.modules()
-        if type(module).__module__ == "torch.nn.modules.dropout"
-    ]
+    for module in model.modules():
+        assert type(module).__module__ != "torch.nn.modules.dropout"
 
 
 def counted_on_the_meta_device(name: str, **fields: Any) -> None:
@@ -164,10 +168,10 @@ def counted_on_the_meta_device(name: str, **fields: Any) -> None:
     with torch.device("meta"):
         model = build(config, 40)
 
+    for parameter in model.parameters():
+        assert parameter.is_meta, "a parameter is made on another device"
+
     counts = count_parameters(model)
-    assert all(p.is_meta for p in model.parameters()), (
-        "a parameter is made on another device"
-    )
     assert 0 < counts.trainable_without_head < counts.trainable == counts.total, (
         "no parameter is called head.*"
     )
