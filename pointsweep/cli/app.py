@@ -52,9 +52,8 @@ SUBTITLE = (
 )
 # they work on to their end when nobody reads their output any more
 OUTLIVE_THEIR_READER = ("run", "chaos")
-ASKED_BY_SHELL = (
-    "_POINTSWEEP_COMPLETE"  # the variable by which a shell asks for completions
-)
+# the variable by which a shell asks for completions
+ASKED_BY_SHELL = "_POINTSWEEP_COMPLETE"
 
 
 class LazyCommands(typer.core.TyperGroup):
@@ -69,8 +68,8 @@ class LazyCommands(typer.core.TyperGroup):
         if cmd_name not in COMMANDS:
             return None
 
-        module = importlib.import_module(COMMANDS[cmd_name][0])
-        return module.main.command()
+        module_name, _ = COMMANDS[cmd_name]
+        return importlib.import_module(module_name).main.command()
 
     def resolve_command(
         self, ctx: Any, args: list[str]
@@ -104,10 +103,9 @@ class LazyCommands(typer.core.TyperGroup):
         formatter.write(f"usage: {name} COMMAND [OPTIONS] ...\n\n")
         formatter.write(f"{SUBTITLE}\n\n")
 
+        rows = [(command, text) for command, (_, text) in COMMANDS.items()]
         with formatter.indentation():
-            formatter.write_dl(
-                [(command, text) for command, (_, text) in COMMANDS.items()]
-            )
+            formatter.write_dl(rows)
 
         formatter.write(f"\nfirst steps: {name} new; {name} run first_sweep.yaml\n")
         formatter.write(

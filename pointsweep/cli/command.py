@@ -104,10 +104,13 @@ def complete_sweep(ctx: typer.Context, incomplete: str) -> list[str]:
     except (OSError, ValueError):
         entries = []
 
-    names = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
-    return [name for name in names if name.startswith(incomplete)] + _yaml_files(
-        incomplete
-    )
+    names = []
+    for entry in entries:
+        name = entry.rstrip("/")
+        if entry.endswith("/") and name.startswith(incomplete):
+            names.append(name)
+
+    return names + _yaml_files(incomplete)
 
 
 def _yaml_files(incomplete: str) -> list[str]:
@@ -157,12 +160,13 @@ class CompactCommand(typer.core.TyperCommand):
         """Return the arguments and options that the help lists: all but -h and --version, which the
         usage has.
         """
-        params: list[Any] = self.get_params(ctx)
-        return [
-            param
-            for param in params
-            if not param.hidden and not set(param.opts) & set(HELP_OPTIONS)
-        ]
+        all_params: list[Any] = self.get_params(ctx)
+        shown = []
+        for param in all_params:
+            if not param.hidden and set(param.opts).isdisjoint(HELP_OPTIONS):
+                shown.append(param)
+
+        return shown
 
     def usage(self, ctx: Any) -> str:
         """Return what follows the command's name."""
@@ -175,10 +179,10 @@ class CompactCommand(typer.core.TyperCommand):
         for param in shown:
             if param.param_type_name == "argument":
                 name = param.metavar or param.name.upper()
-                several = "..." if param.nargs == -1 else ""
-                pieces.append(
-                    f"{name}{several}" if param.required else f"[{name}{several}]"
-                )
+                if param.nargs == -1:
+                    name += "..."
+
+                pieces.append(name if param.required else f"[{name}]")
 
         return " ".join(pieces)
 
@@ -208,15 +212,18 @@ class Program:
 
     def command(self) -> Any:
         """Return the command as an object of typer's."""
+        epilog = None
+        if self.examples:
+            epilog = "examples:"
+            for words in self.examples:
+                epilog += f"\n  pointsweep {self.name} {words}".rstrip()
+
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        lines = [
-            f"  pointsweep {self.name} {words}".rstrip() for words in self.examples
-        ]
-        epilog = "\n".join(["examples:", *lines]) if lines else None
         settings = {"help_option_names": HELP_OPTIONS, "max_content_width": WIDEST}
-        app.command(
+        register = app.command(
             self.name, cls=CompactCommand, epilog=epilog, context_settings=settings
-        )(self.function)
+        )
+        register(self.function)
         command = typer.main.get_command(app)
         command.context_settings["token_normalize_func"] = _full_names(command.params)
 
@@ -232,10 +239,9 @@ def _full_names(params: Sequence[Any]) -> Callable[[str], str]:
     """Return a function that completes the beginning of an option's name, without its dashes, where
     one option alone begins so: `track` to `tracking-uri`. Any other name comes back unchanged.
     """
-    known = {name.lstrip("-") for param in params for name in param.opts} | {
-        "h",
-        "help",
-    }
+    known = {"h", "help"}
+    for param in params:
+        known.update(name.lstrip("-") for name in param.opts)
 
     def full_name(name: str) -> str:
         # -s is an option of its own, not the beginning of --store

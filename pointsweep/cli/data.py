@@ -150,16 +150,19 @@ def _check_root(options: DataOptions) -> int:
     for name, reports, absence in check_root(Path(root)):
         print(f"{name}: {absence}" if absence else name, flush=True)
         for report in reports:
-            bad = bool(report.wrong) or (bool(report.parts) and not options.allow_parts)
-            sound, faulty = sound + (not bad), faulty + bad
+            if report.wrong or (report.parts and not options.allow_parts):
+                faulty += 1
+            else:
+                sound += 1
+
             locations.append(report.location)
             print("\n".join(lines(report)), flush=True)
 
-    left = unread(Path(root), locations)
-    if left:
+    not_read = unread(Path(root), locations)
+    if not_read:
         print("\nnot read:")
 
-    for line in left:
+    for line in not_read:
         print(f"  {line}")
 
     print(f"\n{sound} sound, {faulty} wrong")
@@ -203,12 +206,11 @@ def _verify_cache() -> int:
 
 def lines(report: Report) -> list[str]:
     """Return what is printed of one copy."""
-    texts = [
-        *report.facts,
-        *(f"part: {text}" for text in report.parts),
-        *(f"wrong: {text}" for text in report.wrong),
-    ]
-    return [f"  {report.location}", *(f"    {text}" for text in texts)]
+    printed = [f"  {report.location}"]
+    printed += [f"    {text}" for text in report.facts]
+    printed += [f"    part: {text}" for text in report.parts]
+    printed += [f"    wrong: {text}" for text in report.wrong]
+    return printed
 
 
 def _convert(converted: Iterator[Path]) -> int:

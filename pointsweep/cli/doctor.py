@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,25 +94,23 @@ def look(question: NodeQuestion) -> list[Finding]:
             findings += check(question)
         except Exception as error:
             # a check that cannot be made is a finding, and the others still are
-            findings.append(
-                Finding(
-                    check.__name__.strip("_"),
-                    scrubbed(f"{type(error).__name__}: {error}"),
-                    "see the message",
-                )
-            )
+            name = check.__name__.strip("_")
+            message = scrubbed(f"{type(error).__name__}: {error}")
+            findings.append(Finding(name, message, "see the message"))
 
     return findings
 
 
 def _versions(question: NodeQuestion) -> list[Finding]:
     facts = origin("none")
-    names = ("python", "version.ray", "version.torch")
-    versions = ", ".join(
-        f"{name.removeprefix('version.')} {facts.get(name, 'none')}" for name in names
-    )
+    versions = []
+    for name in ("python", "version.ray", "version.torch"):
+        versions.append(f"{name.removeprefix('version.')} {facts.get(name, 'none')}")
 
-    return [Finding("versions", versions), Finding("code", f"tree {tree_digest()}")]
+    return [
+        Finding("versions", ", ".join(versions)),
+        Finding("code", f"tree {tree_digest()}"),
+    ]
 
 
 def _gpus(question: NodeQuestion) -> list[Finding]:
@@ -120,7 +119,8 @@ def _gpus(question: NodeQuestion) -> list[Finding]:
     # The task holds no GPU, so Ray hides them: what the node has stands in Ray's resources, what
     # torch can use in its build.
     build = torch.version.cuda or "none"
-    driver, mend = "none", ""
+    driver = "none"
+    mend = ""
 
     if shutil.which("nvidia-smi") is not None:
         driver = "present"
@@ -137,7 +137,8 @@ def _bf16(question: NodeQuestion) -> list[Finding]:
 
 def _store(question: NodeQuestion) -> list[Finding]:
     store = open_store(question.store)
-    name, begun = f"doctor/{uuid.uuid4().hex}", time.monotonic()
+    name = f"doctor/{uuid.uuid4().hex}"
+    begun = time.monotonic()
     try:
         store.write(name, b"pointsweep")
         same = store.read(name) == b"pointsweep"
@@ -146,48 +147,29 @@ def _store(question: NodeQuestion) -> list[Finding]:
         if folder_of(store) is not None:
             mend = "mount the folder on this node"
 
-        return [
-            Finding(
-                "store",
-                scrubbed(f"{type(error).__name__}: {error}"),
-                f"{mend}, or pass --store another",
-            )
-        ]
+        message = scrubbed(f"{type(error).__name__}: {error}")
+        return [Finding("store", message, f"{mend}, or pass --store another")]
 
     store.delete(name)
     took = f"{1000 * (time.monotonic() - begun):.0f} ms"
-    mend = (
-        ""
-        if same
-        else "another node's bytes came back: use a folder that all nodes share"
-    )
+    text = f"{store.url} written and read in {took}"
+    if same:
+        finding = Finding("store", text, short=took)
+    else:
+        mend = "another node's bytes came back: use a folder that all nodes share"
+        finding = Finding("store", text, mend)
 
-    return [
-        Finding(
-            "store",
-            f"{store.url} written and read in {took}",
-            mend,
-            "" if mend else took,
-        ),
-        *_lease(store),
-    ]
+    return [finding, *_lease(store)]
 
 
 def _lease(store: Store) -> list[Finding]:
     """Return how two launches are kept apart in a store."""
     if remote_of(store) is None:
         return []
+    if remote_lease.conditional(store.url):
+        return [Finding("lease", "held by conditional writes")]
 
-    return [
-        Finding(
-            "lease",
-            (
-                "held by conditional writes"
-                if remote_lease.conditional(store.url)
-                else remote_lease.WORDS
-            ),
-        )
-    ]
+    return [Finding("lease", remote_lease.WORDS)]
 
 
 def _tracking(question: NodeQuestion) -> list[Finding]:
@@ -224,51 +206,40 @@ def _data(question: NodeQuestion) -> list[Finding]:
     from pointsweep.config.validation import trial_from_dict
     from pointsweep.data.inputs import needed
 
-    root = os.environ.get("POINTSWEEP_DATA", "")
-    is_present = is_address(root) or (bool(root) and Path(root).is_dir())
-    facts = [
-        Finding(
-            "data root",
-            root or "not set",
-            ""
-            if is_present
-            else "set POINTSWEEP_DATA on this node to the folder of the data",
-        )
-    ]
-
     if not question.trials:
-        return facts if root else []
+        return _data_root()
 
     adopt(question.plugins)
     inputs = needed([trial_from_dict(trial) for trial in question.trials], fetch=False)
     lacking = [*inputs.missing, *inputs.to_fetch]
-
+    check = "data and weights"
     if not lacking:
-        return [
-            Finding("data and weights", f"all there for {len(question.trials)} arms")
-        ]
+        return [Finding(check, f"all there for {len(question.trials)} arms")]
 
-    return [
-        Finding(
-            "data and weights",
-            text,
-            "get it to this node, or let POINTSWEEP_DATA name s3://bucket/prefix",
-        )
-        for text in lacking
-    ]
+    mend = "get it to this node, or let POINTSWEEP_DATA name s3://bucket/prefix"
+    return [Finding(check, text, mend) for text in lacking]
 
 
-def clock(asked: float, told: float, answered: float) -> Finding:
+def _data_root() -> list[Finding]:
+    root = os.environ.get("POINTSWEEP_DATA", "")
+    if not root:
+        return []
+
+    mend = ""
+    if not is_address(root) and not Path(root).is_dir():
+        mend = "set POINTSWEEP_DATA on this node to the folder of the data"
+
+    return [Finding("data root", root, mend)]
+
+
+def clock(asked: float, node_time: float, answered: float) -> Finding:
     """Compare a node's clock with this one, as far as the time of the answer allows."""
-    skew = max(asked - told, told - answered, 0.0)
-    mend = (
-        f"run an NTP client: more than {SKEW_S:.0f} s are too many"
-        if skew > SKEW_S
-        else ""
-    )
+    skew_s = max(asked - node_time, node_time - answered, 0.0)
+    mend = ""
+    if skew_s > SKEW_S:
+        mend = f"run an NTP client: more than {SKEW_S:.0f} s are too many"
 
-    within = f"{skew + (answered - asked) / 2:.1f} s"
-
+    within = f"{skew_s + (answered - asked) / 2:.1f} s"
     return Finding("clock", f"within {within} of this machine", mend, within)
 
 
@@ -284,42 +255,34 @@ class Examination:
 
     def problems(self) -> dict[tuple[str, str], dict[str, list[str]]]:
         """Return each problem once: check and what to do -> what was found -> on which nodes."""
-        nodes_of: dict[tuple[str, str], dict[str, list[str]]] = {}
-        for node, findings in (*self.nodes.items(), ("", self.cluster)):
+        problems: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for node, findings in [*self.nodes.items(), ("", self.cluster)]:
             for finding in findings:
                 if finding.mend:
-                    nodes_by_cell = nodes_of.setdefault(
-                        (finding.check, finding.mend), {}
-                    )
-                    nodes_by_cell.setdefault(finding.found, []).append(node)
+                    problem = finding.check, finding.mend
+                    nodes_of = problems.setdefault(problem, {})
+                    nodes_of.setdefault(finding.found, []).append(node)
 
-        return nodes_of
+        return problems
 
 
 def _alike(reports: Mapping[str, Sequence[Finding]]) -> list[Finding]:
     """Compare what must be the same on all nodes."""
     compared = []
     for check in ("versions", "code"):
-        values: dict[str, list[str]] = {}
+        nodes_of: dict[str, list[str]] = defaultdict(list)  # by what was found there
         for node, findings in reports.items():
             for finding in findings:
                 if finding.check == check:
-                    values.setdefault(finding.found, []).append(node)
+                    nodes_of[finding.found].append(node)
 
-        if len(values) <= 1:
-            compared += [Finding(check, value) for value in values]
+        if len(nodes_of) <= 1:
+            compared += [Finding(check, value) for value in nodes_of]
             continue
 
-        values_text = "; ".join(
-            f"{value} on {', '.join(nodes)}" for value, nodes in values.items()
-        )
-        compared.append(
-            Finding(
-                check,
-                values_text,
-                "install the same versions everywhere: one image, or a runtime env",
-            )
-        )
+        values = [f"{value} on {', '.join(nodes)}" for value, nodes in nodes_of.items()]
+        mend = "install the same versions everywhere: one image, or a runtime env"
+        compared.append(Finding(check, "; ".join(values), mend))
 
     return compared
 
@@ -337,12 +300,11 @@ def _resources(requested: Resources | None, cluster: Cluster) -> list[Finding]:
     lacking, instead = shortage(demand, cluster)
     if lacking:
         text = f"a pack of this sweep asks for {lacking}; {instead}"
-        # An autoscaling cluster may have no worker until somebody asks for one.
-        findings.append(
-            Finding("resources", f"{text}; {advice(cluster)}")
-            if cluster.autoscales
-            else Finding("resources", text, advice(cluster))
-        )
+        if cluster.autoscales:
+            # It may have no worker until somebody asks for one.
+            findings.append(Finding("resources", f"{text}; {advice(cluster)}"))
+        else:
+            findings.append(Finding("resources", text, advice(cluster)))
     elif demand.share():
         room = demand.room(cluster) // demand.processes
         description = f"room for {room:g} packs of {amounts(demand.share())} at once"
@@ -359,22 +321,18 @@ def examine(question: NodeQuestion, requested: Resources | None = None) -> Exami
     reports: dict[str, list[Finding]] = {}
     for node, answer in ray_cluster.on_every_node(look, question).items():
         if isinstance(answer.value, Exception):
-            reason = (
-                " ".join(str(answer.value).split())[:300] or type(answer.value).__name__
-            )
+            message = " ".join(str(answer.value).split())[:300]
+            reason = message or type(answer.value).__name__
             mend = "look at the node's log, or remove it from the cluster"
             reports[node] = [Finding("node", f"no answer: {reason}", mend)]
             continue
 
-        reports[node] = [
-            *answer.value,
-            clock(answer.asked, answer.clock, answer.answered),
-        ]
+        node_clock = clock(answer.asked, answer.clock, answer.answered)
+        reports[node] = [*answer.value, node_clock]
 
     cluster = joined_cluster()
-    return Examination(
-        reports, [*_alike(reports), *_resources(requested, cluster)], cluster
-    )
+    findings = [*_alike(reports), *_resources(requested, cluster)]
+    return Examination(reports, findings, cluster)
 
 
 def wanted_by(
@@ -394,17 +352,14 @@ def wanted_by(
 
     from pointsweep.sweep.sweep import load
 
-    loaded = load(file, allow_plugins=allow_plugins)
-    arms = {}
+    sweep = load(file, allow_plugins=allow_plugins)
+    trial_of = {}
+    for trial in sweep.trials():
+        inputs = str(trial.config.dataset), str(trial.config.backbone)
+        trial_of[inputs] = trial.config.to_dict()
 
-    for trial in loaded.trials():
-        arms[(str(trial.config.dataset), str(trial.config.backbone))] = (
-            trial.config.to_dict()
-        )
-
-    return NodeQuestion(
-        url, uri, tuple(arms.values()), loaded.plugins
-    ), loaded.resources
+    question = NodeQuestion(url, uri, tuple(trial_of.values()), sweep.plugins)
+    return question, sweep.resources
 
 
 @dataclass(frozen=True)
@@ -476,10 +431,10 @@ def report(options: DoctorOptions) -> int:
 
     print("\n".join([*table_of(examination), "", *_alike_lines(examination)]))
     problems = examination.problems()
-    for (check, mend), found in problems.items():
+    for (check, mend), nodes_of in problems.items():
         print(f"\nMEND {check}: {mend}")
-        for text, nodes in found.items():
-            print(f"    {text}{_places(nodes, len(examination.nodes))}")
+        for text, nodes in nodes_of.items():
+            print(f"    {text}{_where(nodes, len(examination.nodes))}")
 
     print(f"\n{len(problems)} to mend" if problems else "\nall is well")
     return 1 if problems else 0
@@ -506,8 +461,10 @@ def table_of(examination: Examination) -> list[str]:
         ]
         for check in checks:
             results = [finding.cell for finding in findings if finding.check == check]
-            result = "mend" if "mend" in results else (results or [""])[0]
-            line.append(result or "-")
+            if "mend" in results:
+                line.append("mend")
+            else:
+                line.append(results[0] if results else "-")
 
         lines.append(line)
 
@@ -522,20 +479,16 @@ def table_of(examination: Examination) -> list[str]:
 
 def _alike_lines(examination: Examination) -> list[str]:
     """Return what holds for the cluster as a whole, and what all nodes answer alike."""
-    lines = [
-        f"{finding.check:18} {finding.found}"
-        for finding in examination.cluster
-        if not finding.mend
-    ]
+    lines = []
+    for finding in examination.cluster:
+        if not finding.mend:
+            lines.append(f"{finding.check:18} {finding.found}")
 
-    answers: dict[tuple[str, str], int] = {}
-
+    answers: Counter[tuple[str, str]] = Counter()
     for findings in examination.nodes.values():
         for finding in findings:
             if not finding.mend and not finding.short and finding.check not in COMPARED:
-                answers[finding.check, finding.found] = (
-                    answers.get((finding.check, finding.found), 0) + 1
-                )
+                answers[finding.check, finding.found] += 1
 
     for (check, text), number in answers.items():
         if number == len(examination.nodes):
@@ -544,7 +497,7 @@ def _alike_lines(examination: Examination) -> list[str]:
     return lines
 
 
-def _places(nodes: Sequence[str], number: int) -> str:
+def _where(nodes: Sequence[str], number: int) -> str:
     """Return " (on all 3 nodes)", or " (on A, B)"; nothing for the cluster as a whole."""
     if "" in nodes:
         return ""

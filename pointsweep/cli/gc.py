@@ -86,11 +86,8 @@ def _folder_waste(store: FileStore, age_s: float) -> Iterator[Waste]:
         for path in _temporary_files(folder, age_s):
             yield _trial_file("half written file", root, path)
 
-    others = [
-        root,
-        *_folders(root / "sweeps"),
-        *_folders(root / "launches", LAUNCH_NAME),
-    ]
+    others = [root, *_folders(root / "sweeps")]
+    others += _folders(root / "launches", LAUNCH_NAME)
     for folder in others:
         for path in _temporary_files(folder, age_s):
             yield Waste("half written file", _name(root, path), partial(_unlink, path))
@@ -112,19 +109,16 @@ def _remote_waste(store: RemoteStore, age_s: float) -> Iterator[Waste]:
             continue
 
         files = store.list(f"trials/{key}")
-        if RECORD not in files or not _is_record(
-            store.read(f"trials/{key}/{RECORD}"), key
-        ):
+        if RECORD not in files:
+            continue
+        if not _is_record(store.read(f"trials/{key}/{RECORD}"), key):
             continue
 
         for file in CHECKPOINTS:
             if file in files:
                 name = f"trials/{key}/{file}"
-                yield Waste(
-                    "checkpoint of a finished trial",
-                    name,
-                    partial(_delete, store, name),
-                )
+                kind = "checkpoint of a finished trial"
+                yield Waste(kind, name, partial(_delete, store, name))
 
     for name, upload, begun in store.uploads():
         if time.time() - begun.timestamp() > age_s:
@@ -176,12 +170,13 @@ def _folders(parent: Path, name: re.Pattern[str] | None = None) -> list[Path]:
 def _temporary_files(folder: Path, age_s: float) -> list[Path]:
     files = []
     for entry in _entries(folder):
-        if not TEMPORARY_NAME.fullmatch(entry.name) or not entry.is_file(
-            follow_symlinks=False
-        ):
+        if not TEMPORARY_NAME.fullmatch(entry.name):
+            continue
+        if not entry.is_file(follow_symlinks=False):
             continue
 
-        if time.time() - entry.stat(follow_symlinks=False).st_mtime > age_s:
+        modified_at = entry.stat(follow_symlinks=False).st_mtime
+        if time.time() - modified_at > age_s:
             files.append(Path(entry.path))
 
     return files
@@ -344,7 +339,11 @@ def collect(options: GcOptions) -> int:
         print(error, file=sys.stderr)
         return INVALID
 
-    print(f"{len(removable) - left} deleted" + (f", {left} left" if left else ""))
+    result = f"{len(removable) - left} deleted"
+    if left:
+        result += f", {left} left"
+
+    print(result)
     return 0
 
 

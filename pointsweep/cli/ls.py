@@ -41,17 +41,16 @@ def show(url: str | None) -> int:
         print(f"{store.url}: no sweeps yet")
         return 0
 
-    lines = [HEADINGS, *(_line(store, name) for name in names)]
+    lines = [HEADINGS]
+    lines += [_line(store, name) for name in names]
     # The titles, which stand last, are not aligned.
-    name_width, *count_widths = [
-        max(map(width, column)) for column in list(zip(*lines, strict=True))[:-1]
-    ]
+    *aligned, _ = zip(*lines, strict=True)
+    name_width, *count_widths = [max(map(width, column)) for column in aligned]
     columns = columns_of(sys.stdout)
 
     for name, *counts, title in lines:
-        text = "  ".join(
-            [left(name, name_width), *map(right, counts, count_widths), title]
-        )
+        cells = [left(name, name_width), *map(right, counts, count_widths), title]
+        text = "  ".join(cells)
         if columns:
             text = shortened(text, columns)
 

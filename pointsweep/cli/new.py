@@ -43,12 +43,9 @@ def template(name: str) -> str:
     """Return the text of a first sweep with this name; its first line names the schema to
     editors.
     """
-    text = (
-        resources.files("pointsweep.cli")
-        .joinpath(f"{TEMPLATE}.yaml")
-        .read_text(encoding="utf-8")
-    )
-    return f"# yaml-language-server: $schema={shipped_file()}\n{text.replace(TEMPLATE, name)}"
+    file = resources.files("pointsweep.cli") / f"{TEMPLATE}.yaml"
+    text = file.read_text(encoding="utf-8").replace(TEMPLATE, name)
+    return f"# yaml-language-server: $schema={shipped_file()}\n{text}"
 
 
 def write(path: Path) -> int:

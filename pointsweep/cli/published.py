@@ -65,9 +65,8 @@ def check(options: PublishedOptions) -> int:
 
         counts: dict[int, list[int]] = {}
         for name in options.tables:
-            counts |= published_checks.counts_of(
-                published_lines, Path(name).read_text(encoding="utf-8")
-            )
+            table_json = Path(name).read_text(encoding="utf-8")
+            counts |= published_checks.counts_of(published_lines, table_json)
 
         faults = published_checks.check(published_lines, counts)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
@@ -80,7 +79,6 @@ def check(options: PublishedOptions) -> int:
     for fault in faults:
         print(f"{fault.kind}: {fault.text}")
 
-    print(
-        f"{len(published_lines)} lines, {len(faults)} finding{'s' * (len(faults) != 1)}"
-    )
+    findings = "finding" if len(faults) == 1 else "findings"
+    print(f"{len(published_lines)} lines, {len(faults)} {findings}")
     return 1 if faults else 0

@@ -95,22 +95,21 @@ def compare(
     recorded = value(before.record, layout.protocol, layout.metric)
     replayed = value(now.record, layout.protocol, layout.metric)
     shown = f"{layout.metric} {percent(replayed)}"
-    num_differing, num_predictions = {}, 0
+    num_differing = {}
+    num_predictions = 0
 
     for name, array in before.arrays.items():
         num_differing[name] = _differing(array, now.arrays.get(name))
         if name in before.record.metrics:
             num_predictions += len(array)
 
-    same_metrics = all(
-        metrics == now.record.metrics.get(protocol)
-        for protocol, metrics in before.record.metrics.items()
-    )
+    same_metrics = True
+    for protocol, metrics in before.record.metrics.items():
+        if metrics != now.record.metrics.get(protocol):
+            same_metrics = False
 
-    same_arrays = before.arrays.keys() == now.arrays.keys() and not any(
-        num_differing.values()
-    )
-    if same_metrics and same_arrays:
+    same_names = before.arrays.keys() == now.arrays.keys()
+    if same_metrics and same_names and not any(num_differing.values()):
         text = (
             f"{shown}, all {num_predictions:,} predictions and every metric bit for bit"
         )
@@ -144,16 +143,12 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     stats = summary(values)
-
     if not stats.sd:
         return wilson(stats.mean * objects, objects)
 
-    half = (
-        float(stdtrit(stats.n - 1, 0.5 + LEVEL / 2))
-        * stats.sd
-        * math.sqrt(1 + 1 / stats.n)
-    )
-    return stats.mean - half, stats.mean + half
+    t = float(stdtrit(stats.n - 1, 0.5 + LEVEL / 2))
+    half_width = t * stats.sd * math.sqrt(1 + 1 / stats.n)
+    return stats.mean - half_width, stats.mean + half_width
 
 
 def run_again(
@@ -170,11 +165,8 @@ def run_again(
 
     with tempfile.TemporaryDirectory(prefix="pointsweep-replay-") as folder:
         scratch = FileStore(Path(folder))
-        [outcome] = run_pack(
-            [Task(config, tags)],
-            Job(scratch.url, threads=threads, device=device),
-            lambda result: None,
-        )
+        job = Job(scratch.url, threads=threads, device=device)
+        (outcome,) = run_pack([Task(config, tags)], job, lambda result: None)
         if outcome.status != "finished":
             raise ValueError(f"{outcome.status}: {outcome.reason}")
 
@@ -216,21 +208,20 @@ def replay(
             " that made it",
         )
 
-    device = str(
-        options.device or before.record.origin.get("device", "auto")
-    ).partition(":")[0]
+    recorded_device = before.record.origin.get("device", "auto")
+    device = str(options.device or recorded_device).partition(":")[0]
     try:
         now = run_again(config, tags, device, options.threads, layout.metric)
     except (ValueError, OSError, RuntimeError) as error:
-        return Replay(
-            OUTSIDE, f"it did not finish on {device}: {' '.join(str(error).split())}"
-        )
+        message = " ".join(str(error).split())
+        return Replay(OUTSIDE, f"it did not finish on {device}: {message}")
 
-    digests = [run.record.dataset.get("digest") for run in (before, now)]
-    if digests[0] != digests[1]:
+    digest = now.record.dataset.get("digest")
+    recorded = before.record.dataset.get("digest")
+    if digest != recorded:
         return Replay(
             OUTSIDE,
-            f"other data: digest {str(digests[1])[:16]}, recorded {str(digests[0])[:16]}",
+            f"other data: digest {str(digest)[:16]}, recorded {str(recorded)[:16]}",
         )
 
     result = compare(before, now, layout, expected)
@@ -242,23 +233,17 @@ def replay(
 
 def _origins(before: Record, now: Record) -> str:
     """Return what else differs between two runs and may explain different numbers."""
-    names = [*SAME, *(name for name in before.origin if name.startswith(PREFIX))]
-    pairs = []
+    names = list(SAME)
+    names += [name for name in before.origin if name.startswith(PREFIX)]
+    differences = []
 
     for name in names:
-        pairs.append(
-            (
-                name.removeprefix("version."),
-                before.origin.get(name),
-                now.origin.get(name),
-            )
-        )
+        recorded = before.origin.get(name)
+        current = now.origin.get(name)
+        if current != recorded:
+            title = name.removeprefix("version.")
+            differences.append(f"{title} {current} (recorded {recorded})")
 
-    differences = [
-        f"{name} {current} (recorded {recorded})"
-        for name, recorded, current in pairs
-        if current != recorded
-    ]
     if differences:
         return f"; different too: {', '.join(differences)}"
 
@@ -278,9 +263,8 @@ def replays(options: ReplayOptions, store: Store) -> Iterator[tuple[int, str, Re
     layout, records, failures = read(store, name, options.allow_plugins)
     import_kept(store, name, options.allow_plugins)
     table = build(layout, records, failures)
-    cell = table.cell(
-        row_number(table, options.row), column_number(table, options.column)
-    )
+    row_index = row_number(table, options.row)
+    cell = table.cell(row_index, column_number(table, options.column))
     finished = records_by_seed(cell.keys, records)
 
     if not finished:
@@ -359,11 +343,18 @@ def replay_cell(
     exit codes: 0 equal, or within the interval of a further run; 1 a trial is
     outside, failed or is on other data (--exact: not equal); 2 nothing to replay
     """
-    return compare_cell(
-        ReplayOptions(
-            sweep, row, column, seed, store, device, threads, exact, allow_plugins
-        )
+    options = ReplayOptions(
+        sweep=sweep,
+        row=row,
+        column=column,
+        seed=seed,
+        store=store,
+        device=device,
+        threads=threads,
+        exact=exact,
+        allow_plugins=allow_plugins,
     )
+    return compare_cell(options)
 
 
 main = Program(

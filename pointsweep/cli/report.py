@@ -24,7 +24,7 @@ from pointsweep.cli.tables import (
     html,
 )
 from pointsweep.errors import ConfigError, StoreUnavailableError
-from pointsweep.reporting.build import build
+from pointsweep.reporting.build import build, trial_keys
 from pointsweep.reporting.html.page import plotly_cdn
 from pointsweep.reporting.stored import by_metric, compared, read_stored
 from pointsweep.results.events import read_events
@@ -117,22 +117,19 @@ def write(options: ReportOptions) -> int:
     try:
         store = open_store(options.store)
         stored = read_stored(
-            options.sweep,
-            store,
-            options.source,
-            options.tracking_uri,
-            options.allow_plugins,
+            sweep=options.sweep,
+            store=store,
+            source=options.source,
+            tracking_uri=options.tracking_uri,
+            allow_plugins=options.allow_plugins,
         )
+        trial_store = store if options.source == "store" else None
+        layout, records, failures = by_metric(stored, options.metric, trial_store)
+        layout, records = compared(layout, records, store)
+        if options.protocol:
+            layout = replace(layout, protocol=options.protocol)
 
-        stored = by_metric(
-            stored, options.metric, store if options.source == "store" else None
-        )
-        layout, records = compared(stored[0], stored[1], store)
-        table = build(
-            replace(layout, protocol=options.protocol or layout.protocol),
-            records,
-            stored[2],
-        )
+        table = build(layout, records, failures)
     except (
         ConfigError,
         ValueError,
@@ -144,10 +141,7 @@ def write(options: ReportOptions) -> int:
 
     path = Path(options.output or f"{table.name}.html")
     plotly_src = plotly_cdn() if options.cdn else ""
-    page = html(
-        table, records, store if options.source == "store" else None, plotly_src
-    )
-
+    page = html(table, records, trial_store, plotly_src)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
@@ -173,8 +167,7 @@ def write_events(options: ReportOptions, folder: Path) -> int:
         layout, records, _ = read_stored(
             options.sweep, store, allow_plugins=options.allow_plugins
         )
-        keys = {key for cell in layout.cells for _, key in cell.keys}
-        histories = {key: read_events(store, key) for key in keys}
+        histories = {key: read_events(store, key) for key in trial_keys(layout)}
         trials = list(trials_of(layout, records, histories))
         folder.mkdir(parents=True, exist_ok=True)
         write_trials(folder, trials, options.protocol or layout.protocol)

@@ -206,7 +206,10 @@ def run(
     used up, 5 internal error, 6 store or machine failed, 7 held by another command
     """
     files, overrides = words_of(file, more or ())
-    targets = [*(notify or ()), *filter(None, [os.environ.get("POINTSWEEP_NOTIFY")])]
+    targets = list(notify or ())
+    if os.environ.get("POINTSWEEP_NOTIFY"):
+        targets.append(os.environ["POINTSWEEP_NOTIFY"])
+
     options = RunOptions(
         files=files,
         overrides=overrides,
@@ -218,17 +221,16 @@ def run(
         allow_plugins=allow_plugins,
         store=store,
         launch=LaunchOptions(
-            "inline" if inline else "ray",
-            workers,
-            threads,
-            tracking_uri,
-            tuple(targets),
+            launcher="inline" if inline else "ray",
+            workers=workers,
+            threads=threads,
+            tracking_uri=tracking_uri,
+            notify=tuple(targets),
         ),
     )
+    display = Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan)
 
-    return checked_and_run(
-        options, Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan)
-    )
+    return checked_and_run(options, display)
 
 
 main = Program(
@@ -246,9 +248,8 @@ def checked_and_run(options: RunOptions, display: Display) -> int:
             print(f"--notify: {problem}", file=sys.stderr)
             return INVALID
 
-    mistake = uri_mistake(
-        options.launch.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
-    )
+    given_uri = options.launch.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    mistake = uri_mistake(given_uri or "none")
     if mistake:
         print(f"{mistake}\nnothing was launched", file=sys.stderr)
         return INVALID
@@ -266,26 +267,41 @@ def load_all(options: RunOptions) -> list[Sweep]:
     """Return the sweeps of all files. Raises ConfigError with everything that is wrong in all of
     them.
     """
-    sweeps, wrong = [], []
+    sweeps = []
+    errors = []
     for file in options.files:
         try:
-            sweeps.append(
-                load(file, options.overrides, options.only, options.allow_plugins)
-            )
+            sweep = load(file, options.overrides, options.only, options.allow_plugins)
+            sweeps.append(sweep)
         except ConfigError as error:
-            wrong.append(error)
+            errors.append(error)
 
-    if len(wrong) == 1:
-        raise wrong[0]
+    if errors:
+        raise _joined(errors)
 
-    if wrong:
-        problems = [
-            replace(problem, path=f"{error.source}: {problem.path}")
-            for error in wrong
-            for problem in error.problems
-        ]
-        raise ConfigError(", ".join(error.source for error in wrong), problems)
+    problems = _conflicts(sweeps)
+    if problems:
+        raise ConfigError(", ".join(options.files), problems)
 
+    return sweeps
+
+
+def _joined(errors: Sequence[ConfigError]) -> ConfigError:
+    """Return the errors of several files as one, whose problems name their files."""
+    if len(errors) == 1:
+        return errors[0]
+
+    problems = []
+    for error in errors:
+        for problem in error.problems:
+            path = f"{error.source}: {problem.path}"
+            problems.append(replace(problem, path=path))
+
+    return ConfigError(", ".join(error.source for error in errors), problems)
+
+
+def _conflicts(sweeps: Sequence[Sweep]) -> list[Problem]:
+    """Return why sweeps cannot be launched together."""
     names = [sweep.name for sweep in sweeps]
     problems = []
     for name in dict.fromkeys(names):
@@ -294,21 +310,16 @@ def load_all(options: RunOptions) -> list[Sweep]:
 
     searches = [sweep.name for sweep in sweeps if sweep.search is not None]
     if searches and len(sweeps) > 1:
-        problems.append(
-            Problem(
-                "search",
-                f"{', '.join(searches)}: a search runs alone, not together with other files",
-            )
+        text = (
+            f"{', '.join(searches)}: a search runs alone, not together with other files"
         )
+        problems.append(Problem("search", text))
 
-    problems += [
-        Problem("plugins", f"{name!r} is another plug-in in each of several files")
-        for name in clashing(sweeps)
-    ]
-    if problems:
-        raise ConfigError(", ".join(options.files), problems)
+    for name in clashing(sweeps):
+        text = f"{name!r} is another plug-in in each of several files"
+        problems.append(Problem("plugins", text))
 
-    return sweeps
+    return problems
 
 
 def clashing(sweeps: Sequence[Sweep]) -> list[str]:
@@ -341,10 +352,11 @@ def plan_and_run(options: RunOptions, display: Display) -> int:
 
     for word, sweep in zip(options.files, sweeps, strict=True):
         if word != sweep.source:
-            comes_with = (
-                ", which comes with pointsweep" if is_shipped(sweep.source) else ""
-            )
-            display.say(f"{word} is {sweep.source}{comes_with}")
+            line = f"{word} is {sweep.source}"
+            if is_shipped(sweep.source):
+                line += ", which comes with pointsweep"
+
+            display.say(line)
 
     try:
         store = open_store(options.store)
@@ -382,32 +394,31 @@ def tell_inputs(options: RunOptions) -> None:
     own.
     """
     for file in options.files:
-        problems = input_problems(
-            readable_cells(file, options.overrides, options.allow_plugins)
-        )
+        cells = readable_cells(file, options.overrides, options.allow_plugins)
+        problems = input_problems(cells)
         if problems:
             print(refusal(file, problems), file=sys.stderr)
 
 
 def refusal(source: str, problems: Sequence[str]) -> str:
     """Return what is printed where data, weights or models do not let a sweep be launched."""
-    count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
-    head = f"{source}: {count} of data, weights and models, nothing was launched"
-    return "\n".join([head, *(f"  {text}" for text in problems)])
+    noun = "problem" if len(problems) == 1 else "problems"
+    count = f"{len(problems)} {noun}"
+    lines = [f"{source}: {count} of data, weights and models, nothing was launched"]
+    lines += [f"  {text}" for text in problems]
+    return "\n".join(lines)
 
 
 def planned(
     sweeps: Sequence[Sweep], store: Store, options: RunOptions, display: Display
 ) -> int:
     """Plan, audit and, unless only the plan is asked for, launch. Return the exit code."""
-    others = (
-        []
-        if options.replace
-        else [text for sweep in sweeps if (text := name_conflict(sweep, store))]
-    )
-    if others:
-        print("\n".join(others), file=sys.stderr)
-        return INVALID
+    if not options.replace:
+        conflicts = [name_conflict(sweep, store) for sweep in sweeps]
+        messages = [message for message in conflicts if message]
+        if messages:
+            print("\n".join(messages), file=sys.stderr)
+            return INVALID
 
     plans = []
     for sweep in sweeps:
@@ -415,14 +426,13 @@ def planned(
         display.phase(
             f"planning {sweep.name}: reading data and weights, building and auditing its arms"
         )
-        plans.append(
-            make_plan(
-                sweep.probe(),
-                store,
-                fetch=not options.plan,
-                rerun_stale=options.rerun_stale,
-            )
+        plan = make_plan(
+            sweep.probe(),
+            store,
+            fetch=not options.plan,
+            rerun_stale=options.rerun_stale,
         )
+        plans.append(plan)
 
     code = tell(sweeps, plans, store, options, display)
     if code is not None:
@@ -445,9 +455,8 @@ def tell(
     asked for, or they refuse.
     """
     for sweep, plan in zip(sweeps, plans, strict=True):
-        display.say(
-            f"{sweep.name}: {sweep.searched() if sweep.search else plan.counts()}"
-        )
+        counts = sweep.searched() if sweep.search else plan.counts()
+        display.say(f"{sweep.name}: {counts}")
         for cells in sweep.identical_cells():
             display.say(f"the same trials: {cells}")
 
@@ -483,9 +492,10 @@ def answer_plan(
     display: Display,
 ) -> None:
     """Show what --plan asks for, and what the cluster lacks."""
-    skeletons = [
-        skeleton(plan, sweep, store) for sweep, plan in zip(sweeps, plans, strict=True)
-    ]
+    skeletons = []
+    for sweep, plan in zip(sweeps, plans, strict=True):
+        skeletons.append(skeleton(plan, sweep, store))
+
     display.answer("\n\n".join(skeletons))
 
     for text in cluster_lines(sweeps, plans, options):
@@ -496,11 +506,11 @@ def cluster_lines(
     sweeps: Sequence[Sweep], plans: Sequence[Plan], options: RunOptions
 ) -> Iterator[str]:
     """Yield what packs ask for and the cluster that RAY_ADDRESS names does not have."""
-    to_launch = [
-        sweep
-        for sweep, plan in zip(sweeps, plans, strict=True)
-        if sweep.search is not None or plan.to_run
-    ]
+    to_launch = []
+    for sweep, plan in zip(sweeps, plans, strict=True):
+        if sweep.search is not None or plan.to_run:
+            to_launch.append(sweep)
+
     if not to_launch or options.launch.launcher != "ray" or not ray_cluster.elsewhere():
         return
 
@@ -518,11 +528,16 @@ def cluster_lines(
 
 def together(plans: Sequence[Plan]) -> str:
     """One line: "96 trials of cells are 66 distinct ones, 66 to run"."""
-    shown = sum(len(cell.trials) for plan in plans for cell in plan.sweep.cells)
-    distinct = len({key for plan in plans for key in plan.states})
+    num_shown = 0
+    keys: set[str] = set()
+    for plan in plans:
+        num_shown += sum(len(cell.trials) for cell in plan.sweep.cells)
+        keys.update(plan.states)
+
+    num_to_run = sum(map(len, to_run(plans).values()))
     return (
-        f"{shown} trials of cells are {distinct} distinct ones,"
-        f" {sum(map(len, to_run(plans).values()))} to run"
+        f"{num_shown} trials of cells are {len(keys)} distinct ones, {num_to_run}"
+        " to run"
     )
 
 
@@ -549,16 +564,21 @@ def launched(
 ) -> int:
     """Launch sweeps, or a search, and return the exit code."""
     try:
-        return exit_code_of(
-            launch(sweeps, plans, store, options.launch, display, options.rerun_stale)
+        conclusions = launch(
+            sweeps=sweeps,
+            plans=plans,
+            store=store,
+            options=options.launch,
+            display=display,
+            rerun_stale=options.rerun_stale,
         )
+        return exit_code_of(conclusions)
     except SearchFailedError as error:
         print(error, file=sys.stderr)
         return FAILED
     except (ResourcesError, LeaseHeldError, StoreError) as error:
-        print(
-            f"{', '.join(sweep.source for sweep in sweeps)}: {error}", file=sys.stderr
-        )
+        sources = ", ".join(sweep.source for sweep in sweeps)
+        print(f"{sources}: {error}", file=sys.stderr)
         return INVALID
     except BrokenPipeError:
         raise  # most likely nobody reads the output any more, which every command ends alike
@@ -571,23 +591,19 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     a search its arms.
     """
     lines: list[str] = []
-    if sweep.search is not None:
+    search = sweep.search
+    if search is not None:
         lines += [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
-        lines += [f"space: {parameter.text()}" for parameter in sweep.search.space]
-        lines += [
-            f"constraint: {constraint.text}" for constraint in sweep.search.constraints
-        ]
+        lines += [f"space: {parameter.text()}" for parameter in search.space]
+        lines += [f"constraint: {rule.text}" for rule in search.constraints]
     else:
-        table = tables.build(
-            plan.sweep.layout(), plan.records, plan.failures, plan.parameters
-        )
-        lines += [
-            render_here(table),
-            plan.time_estimate(),
-            Spending(plan, store).text(),
-        ]
+        layout = plan.sweep.layout()
+        table = tables.build(layout, plan.records, plan.failures, plan.parameters)
+        lines.append(render_here(table))
+        lines.append(plan.time_estimate())
+        lines.append(Spending(plan, store).text())
 
-    lines += resolution(plan, sweep.search)
+    lines += resolution(plan, search)
     lines += [f"used in part: {text}" for text in sweep.dropped]
     lines += [f"to fetch: {text}" for text in plan.to_fetch]
 

@@ -78,15 +78,13 @@ def lines(sweep: SweepStanding, store: Store) -> Iterator[str]:
         yield one_line(f"running  {trial.label}: epoch {trial.epoch}, {trial.worker}")
 
     for trial in sweep.of("failed"):
-        yield one_line(
-            f"failed   {trial.label}: {trial.reason}  log:"
-            f" {store.location(f'trials/{trial.key}/history.jsonl')}"
-        )
+        log = store.location(f"trials/{trial.key}/history.jsonl")
+        yield one_line(f"failed   {trial.label}: {trial.reason}  log: {log}")
 
-    begun = [trial for trial in sweep.of("open") if trial.epoch]
-    for trial in begun:
-        yield one_line(
-            f"open     {trial.label}: interrupted after epoch {trial.epoch}, continues there"
-        )
+    for trial in sweep.of("open"):
+        if trial.epoch:
+            yield one_line(
+                f"open     {trial.label}: interrupted after epoch {trial.epoch}, continues there"
+            )
 
     yield f"report   {store.location(f'sweeps/{sweep.name}/report.html')}"

@@ -74,7 +74,8 @@ def mirror_store(options: SyncOptions) -> int:
             )
 
         uri = tracking_uri(options.tracking_uri, store)
-        if mistake := uri_mistake(uri):
+        mistake = uri_mistake(uri)
+        if mistake:
             raise StoreError(mistake)
     except StoreError as error:
         print(error, file=sys.stderr)
@@ -115,11 +116,10 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     TrackerUnavailableError and ValueError.
     """
     layout, records, failures = tables.read(store, name)
-    begun = {
-        key: tags
-        for key, tags in trial_tags(layout).items()
-        if store.list(f"trials/{key}")
-    }
+    begun = {}
+    for key, tags in trial_tags(layout).items():
+        if store.list(f"trials/{key}"):
+            begun[key] = tags
 
     tracker = open_tracker(uri)
     target = tracker.begin(store, layout)
@@ -139,15 +139,10 @@ def trial_tags(layout: Layout) -> dict[str, TrialTags]:
     """Return the tags of every trial in a table, those of its first cell."""
     tags: dict[str, TrialTags] = {}
     for cell in layout.cells:
+        row = " / ".join(layout.rows[cell.row])
+        column = layout.columns[cell.column]
         for seed, key in cell.keys:
-            tags.setdefault(
-                key,
-                TrialTags(
-                    layout.name,
-                    " / ".join(layout.rows[cell.row]),
-                    layout.columns[cell.column],
-                    seed,
-                ),
-            )
+            if key not in tags:
+                tags[key] = TrialTags(layout.name, row, column, seed)
 
     return tags

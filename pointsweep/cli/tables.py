@@ -267,16 +267,14 @@ def show(options: TablesOptions) -> int:
     try:
         store = open_store(options.store)
         stored = read_stored(
-            options.sweep,
-            store,
-            options.source,
-            options.tracking_uri,
-            options.allow_plugins,
+            sweep=options.sweep,
+            store=store,
+            source=options.source,
+            tracking_uri=options.tracking_uri,
+            allow_plugins=options.allow_plugins,
         )
-
-        layout, records, failures = by_metric(
-            stored, options.metric, store if options.source == "store" else None
-        )
+        trial_store = store if options.source == "store" else None
+        layout, records, failures = by_metric(stored, options.metric, trial_store)
         layout = replace(layout, protocol=options.protocol or layout.protocol)
 
         if options.bundle:
@@ -310,10 +308,9 @@ def write_bundle(file: str, store: Store, stored: Stored) -> None:
     """Write all that stands behind a table into one file."""
     layout, records, failures = stored
     table = build(layout, records, failures)
-    write_whole(
-        Path(file),
-        bundle(store, layout, table, (records, failures), every_format(table)),
-    )
+    files = every_format(table)
+    data = bundle(store, layout, table, trials=(records, failures), files=files)
+    write_whole(Path(file), data)
 
     check = shlex.join(["pointsweep", "verify", file])
     print(f"{file}: written; {check} checks it")
@@ -350,9 +347,10 @@ def printed(
     output_format = load(options.form)
     unheeded = output_format.unheeded(look)
     if unheeded:
-        others = [name for name in FORMATS if unheeded[0] in load(name).options]
+        option = unheeded[0]
+        others = [name for name in FORMATS if option in load(name).options]
         raise ValueError(
-            f"{OPTION_OF[unheeded[0]]} changes nothing of {options.form}; it does of"
+            f"{OPTION_OF[option]} changes nothing of {options.form}; it does of"
             f" {', '.join(others)}"
         )
 
@@ -384,9 +382,10 @@ def _written(content: str | bytes, file: str | None) -> int:
         return 0
 
     path = Path(file)
+    data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.write_bytes(data)
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror}") from error
 

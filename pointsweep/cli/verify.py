@@ -95,7 +95,9 @@ def contents(data: bytes) -> Contents:
     """Read a bundle. Raises BundleError naming the member that is not as `bundle.py` writes it."""
     members = unpack(data)
     manifest: Any = _parsed(members, MANIFEST, json.loads)
-    version = manifest.get("format") if isinstance(manifest, dict) else None
+    version = None
+    if isinstance(manifest, dict):
+        version = manifest.get("format")
 
     if version != FORMAT:
         raise BundleError(
@@ -119,9 +121,8 @@ def _parsed(members: Mapping[str, bytes], name: str, read: Callable[[str], T]) -
     try:
         return read(members[name].decode())
     except HOSTILE as error:
-        raise BundleError(
-            f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        message = " ".join(str(error).split())[:200]
+        raise BundleError(f"{name}: {type(error).__name__}: {message}") from error
 
 
 def problems(content: Contents) -> list[str]:
@@ -155,12 +156,10 @@ def _trial(content: Contents, key: str, record: Record) -> Record:
         raise BundleError(f"its record is that of {record.key}")
 
     config = config_of(record)
-    not_imported = config is None and bool(runs_plugins(record.origin))
-    if (
-        content.same_code
-        and not not_imported
-        and (config is None or config.key() != key)
-    ):
+    is_another = config is not None and config.key() != key
+    # Where it ran plug-ins that are not imported, nothing can be said.
+    is_unreadable = config is None and not runs_plugins(record.origin)
+    if content.same_code and (is_another or is_unreadable):
         raise BundleError("its configuration has another key: not the trial that ran")
 
     name = f"trials/{key}/predictions.npz"
@@ -171,11 +170,11 @@ def _trial(content: Contents, key: str, record: Record) -> Record:
     if changed:
         raise BundleError(f"the bundle holds other code than it ran: {changed}")
 
-    recorded = recomputed(
-        record, arrays_of(content.members[name]), content.layout.metric
-    )
-    chosen(record, _parsed(content.members, f"trials/{key}/epochs.json", json.loads))
-    return recorded
+    arrays = arrays_of(content.members[name])
+    recomputed_record = recomputed(record, arrays, content.layout.metric)
+    epochs = _parsed(content.members, f"trials/{key}/epochs.json", json.loads)
+    chosen(record, epochs)
+    return recomputed_record
 
 
 def config_of(record: Record) -> TrialConfig | None:
@@ -193,15 +192,19 @@ def _sizes(content: Contents) -> list[str]:
 
     configs = {}
     for key, record in content.records.items():
-        if (config := config_of(record)) is not None:
+        config = config_of(record)
+        if config is not None:
             configs[key] = config
 
-    counted = count_arms(configs)
-    return [
-        f"trial {key}: {dict(content.records[key].parameters)} parameters, built anew {dict(sizes)}"
-        for key, sizes in counted.items()
-        if dict(content.records[key].parameters) != dict(sizes)
-    ]
+    wrong = []
+    for key, sizes in count_arms(configs).items():
+        recorded = dict(content.records[key].parameters)
+        if recorded != dict(sizes):
+            wrong.append(
+                f"trial {key}: {recorded} parameters, built anew {dict(sizes)}"
+            )
+
+    return wrong
 
 
 def _numbers(content: Contents, table: Table) -> list[str]:
@@ -230,11 +233,12 @@ def _formats(content: Contents, table: Table) -> list[str]:
     if not content.same_code:
         return []
 
-    return [
-        f"{name}: not what the predictions print"
-        for name, data in every_format(table).items()
-        if content.members.get(name) != data
-    ]
+    wrong = []
+    for name, data in every_format(table).items():
+        if content.members.get(name) != data:
+            wrong.append(f"{name}: not what the predictions print")
+
+    return wrong
 
 
 def verify(
@@ -298,10 +302,12 @@ def import_plugins(file: str, content: Contents, allowed: bool) -> None:
     except UnicodeDecodeError as error:
         raise BundleError(f"the code in it is no text: {error}") from error
 
-    known = content.layout.metric.partition("/")[2] in METRICS
-    if sources and (
-        not known or all(is_allowed(source, allowed) for source in sources)
-    ):
+    if not sources:
+        return
+
+    _, _, measure = content.layout.metric.partition("/")
+    is_own_metric = measure not in METRICS
+    if is_own_metric or all(is_allowed(source, allowed) for source in sources):
         import_all(sources, file, allowed)
 
 
@@ -323,9 +329,8 @@ def check_store(url: str) -> int:
         print(f"unverified: {line}")
 
     if verified.problems:
-        print(
-            "\n  ".join([f"{url}: not verified", *verified.problems]), file=sys.stderr
-        )
+        lines = [f"{url}: not verified", *verified.problems]
+        print("\n  ".join(lines), file=sys.stderr)
         return 1
 
     print(
@@ -333,20 +338,22 @@ def check_store(url: str) -> int:
         " from predictions and histories"
     )
 
-    print(
-        "verified"
-        if not verified.unverified
-        else f"verified, but for {len(verified.unverified)}"
-    )
+    if verified.unverified:
+        print(f"verified, but for {len(verified.unverified)}")
+    else:
+        print("verified")
+
     return 0
 
 
 def summary(file: str, data: bytes, content: Contents) -> str:
     """Describe what was verified."""
-    objects = sum(
-        record.dataset["num_test"] * len(record.metrics)
-        for record in content.records.values()
-    )
+    num_predictions = 0
+    not_imported: set[str] = set()
+    for record in content.records.values():
+        num_predictions += record.dataset["num_test"] * len(record.metrics)
+        if config_of(record) is None:
+            not_imported.update(runs_plugins(record.origin))
 
     lines = [
         (
@@ -355,28 +362,20 @@ def summary(file: str, data: bytes, content: Contents) -> str:
         ),
         (
             f"{len(content.records)} trials: every accuracy, chosen epoch and cell computed anew"
-            f" from {objects:,} predictions, and equal"
+            f" from {num_predictions:,} predictions, and equal"
         ),
     ]
 
-    unread = sorted(
-        {
-            name
-            for record in content.records.values()
-            if config_of(record) is None
-            for name in runs_plugins(record.origin)
-        }
-    )
-
-    if unread:
+    if not_imported:
+        names = ", ".join(sorted(not_imported))
         lines.append(
-            f"not imported: {', '.join(unread)}, so keys and parameter counts of trials that run it"
+            f"not imported: {names}, so keys and parameter counts of trials that run it"
             " are not compared"
         )
 
     if content.same_code:
         others = "keys, parameter counts and the table"
-        if unread:
+        if not_imported:
             others = "keys and parameter counts of the other trials, and the table"
 
         lines.append(f"{others} in every format: made anew by the same code, and equal")

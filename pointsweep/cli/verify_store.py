@@ -93,19 +93,19 @@ def _verify_trial(store: Store, key: str, verified: Verified) -> None:
 
 def _changed_files(store: Store, record: Record) -> Iterator[str]:
     """The file beside a record that has other bytes than when it was written, whatever its size."""
-    problem = digests_problem(
-        record, lambda name: store.read(f"trials/{record.key}/{name}"), math.inf
-    )
+
+    def read(name: str) -> bytes:
+        return store.read(f"trials/{record.key}/{name}")
+
+    problem = digests_problem(record, read, math.inf)
     if problem:
         yield problem
 
 
 def _config_problems(record: Record) -> Iterator[str]:
     # Other code may read a configuration as another trial's, and be right.
-    if (
-        record.origin.get("tree") != tree_digest()
-        and record.schema >= FIRST_WITH_CHECKSUM
-    ):
+    same_code = record.origin.get("tree") == tree_digest()
+    if not same_code and record.schema >= FIRST_WITH_CHECKSUM:
         return
 
     config, wrong = check_trial(dict(record.config))
