@@ -80,8 +80,10 @@ def promotable(
     for rung in rungs(search, _end(curves.values()), bracket):
         at_rung = [number for number, curve in curves.items() if rung in curve]
         at_rung.sort(key=lambda number: (-curves[number][rung], number))
-        for number in at_rung[: _num_best(len(at_rung), search)]:
-            if number in waiting and max(curves[number]) == rung:
+        num_best = _num_best(len(at_rung), search)
+        for number in at_rung[:num_best]:
+            last_epoch = max(curves[number])
+            if number in waiting and last_epoch == rung:
                 yield rung, number
 
 

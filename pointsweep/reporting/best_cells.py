@@ -31,8 +31,7 @@ def standings(table: Table, mark: str) -> Ranks:
             # the families of the columns' rows come first
             rank_of = _by_tests(table.comparisons[column])
 
-        for row, labels in enumerate(table.rows):
-            name = " / ".join(labels)
+        for row, name in enumerate(table.row_names()):
             if name in rank_of:
                 ranks[row, column] = rank_of[name]
 
@@ -97,28 +96,24 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
     """Return the best mean of a column and the one after it, by the row's name; equal ones share
     their place.
     """
-    filled = []
-    for cell in table.cells:
-        if cell.column == column and cell.mean is not None:
-            filled.append(cell)
-
+    cells = table.cells_of_column(column)
+    filled = ordered(table, [cell for cell in cells if cell.mean is not None])
     marked: dict[str, str] = {}
     if len(filled) < 2:
         return marked
 
-    filled = ordered(table, filled)
     means = [round(cell.mean or 0.0, DIGITS) for cell in filled]
     distinct_means = list(dict.fromkeys(means))
     best = distinct_means[0]
     # Of two cells the second is the last, which is nothing to mark.
     has_second = means.count(best) == 1 and len(filled) > 2
+    names = table.row_names()
 
     for cell, mean in zip(filled, means, strict=True):
-        name = " / ".join(table.rows[cell.row])
         if mean == best:
-            marked[name] = "best"
+            marked[names[cell.row]] = "best"
         elif has_second and mean == distinct_means[1]:
-            marked[name] = "second"
+            marked[names[cell.row]] = "second"
 
     return marked
 
@@ -137,7 +132,8 @@ def tied(table: Table) -> set[tuple[int, int]]:
         return set()
 
     cells: set[tuple[int, int]] = set()
-    row_of = {" / ".join(labels): row for row, labels in enumerate(table.rows)}
+    names = table.row_names()
+    row_of = dict(zip(names, range(len(names)), strict=True))
     for column in range(len(table.columns)):
         family = table.comparisons[column]
         for pair in family.pairs:

@@ -169,7 +169,7 @@ def _model_tests(
                 values[cell.row] = dict(cell.values)
                 trials[names[cell.row]] = records_by_seed(cell.keys, records)
 
-        ordered: list[str] = []
+        ordered = []
         if layout.metric == PER_OBJECT:
             ordered = [names[row] for row in by_mean(values)]
 
@@ -310,17 +310,18 @@ def _mixed_data(records: Mapping[str, Record]) -> list[str]:
         digest = str(record.dataset.get("digest"))
         digests_of[config].add(digest[:16])
 
-    notes = []
+    changed = []
     for config, digests in digests_of.items():
         if len(digests) > 1:
-            listed = sorted(digests)
-            name = json.loads(config)["name"]
-            note = (
-                f"data changed between trials: {name} has digests {', '.join(listed)}"
-            )
-            notes.append((listed, note))
+            changed.append((sorted(digests), json.loads(config)["name"]))
 
-    return [note for _, note in sorted(notes)]
+    notes = []
+    for listed, name in sorted(changed):
+        notes.append(
+            f"data changed between trials: {name} has digests {', '.join(listed)}"
+        )
+
+    return notes
 
 
 def tree(record: Record) -> str:

@@ -141,8 +141,9 @@ def _stored_members(data: bytes) -> dict[str, bytes]:
         infos = file.infolist()
         # Before anything is read: what is stored cannot be larger than the file that it is stored
         # in.
+        size = sum(info.file_size for info in infos)
         is_stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
-        if not is_stored or sum(info.file_size for info in infos) > len(data):
+        if not is_stored or size > len(data):
             raise BundleError("its members are not stored as they are")
 
         return {info.filename: file.read(info) for info in infos}
@@ -251,8 +252,9 @@ def _trial_members(
 
     predictions = _with_labels(data, labels)
     recomputed(record, arrays_of(predictions), metric)
-    members = {f"{folder}/{name}": content for name, content in _trial(store, record)}
-    members[f"{folder}/predictions.npz"] = predictions
+    members = {f"{folder}/predictions.npz": predictions}
+    for name, content in _trial(store, record):
+        members[f"{folder}/{name}"] = content
 
     return members
 

@@ -267,7 +267,7 @@ def _missing_notes(table: Table) -> Iterator[str]:
 
     yield from survivor_note(table)
     for cell in table.cells:
-        ended = {seed for seed, _ in (*cell.values, *cell.failures)}
+        ended = dict(cell.values).keys() | dict(cell.failures).keys()
         absent = [str(seed) for seed, _ in cell.keys if seed not in ended]
         if cell.values and absent:
             yield f"not finished: {table.cell_name(cell)}, seed {', '.join(absent)}"
@@ -284,18 +284,23 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
     symbol_of = symbols(table)
     units = []
     for column in range(len(table.columns)):
-        units.append(unit([cell for cell in table.cells if cell.column == column]))
+        units.append(unit(table.cells_of_column(column)))
 
     sub_columns: list[Heading] = [
         (measure(table), lambda cell: marked(table, cell, symbol_of)),
         ("params", lambda cell: units[cell.column].shown(trained(cell))),
     ]
 
-    printed = [paper(cell) for cell in table.cells]
-    if any(value for value, _ in printed):
+    prints_value = prints_params = False
+    for cell in table.cells:
+        value, params = paper(cell)
+        prints_value = prints_value or bool(value)
+        prints_params = prints_params or bool(params)
+
+    if prints_value:
         sub_columns.append(("paper", lambda cell: paper(cell)[0]))
 
-    if any(params for _, params in printed):
+    if prints_params:
         sub_columns.append(("paper params", lambda cell: paper(cell)[1]))
 
     return [(title, show) for title, show in sub_columns if title not in without]
@@ -306,7 +311,7 @@ def grid(table: Table, without: Collection[str] = ()) -> list[list[str]]:
     sub_columns = headings(table, without)
     num_columns = len(table.columns)
     titles = [title for title, _ in sub_columns]
-    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    cells = table.cells_by_position()
     lines = [[*table.row_headers, *titles * num_columns]]
 
     for row, labels in enumerate(table.rows):

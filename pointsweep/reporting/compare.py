@@ -105,13 +105,14 @@ def settings(arms: Arms) -> list[str]:
         return []
 
     # The trials of an arm differ in their seeds alone, so any of them has its configuration.
-    first, second = (next(iter(arm.values())).config for arm in arms)
+    first = next(iter(arms[0].values())).config
+    second = next(iter(arms[1].values())).config
     return [f"{key}: {one} | {other}" for key, one, other in differing(first, second)]
 
 
 def row_number(table: Table, name: str) -> int:
     """The row of that name, parts joined by " / ". Raises ValueError."""
-    names = [" / ".join(row) for row in table.rows]
+    names = table.row_names()
     if name not in names:
         raise ValueError(unknown("row", name, names, "Rows"))
 
@@ -129,7 +130,11 @@ def column_number(table: Table, name: str) -> int:
 def _column(
     names: tuple[str, str], cells: tuple[TableCell, TableCell], arms: Arms, table: Table
 ) -> Iterator[str]:
-    empty = [name for name, arm in zip(names, arms, strict=True) if not arm]
+    empty = []
+    for name, arm in zip(names, arms, strict=True):
+        if not arm:
+            empty.append(name)
+
     if empty:
         yield f"nothing to compare: {' and '.join(empty)} without a finished trial"
         return

@@ -82,6 +82,18 @@ class Table:
 
         raise LookupError(f"no cell in row {row}, column {column}")
 
+    def cells_of_column(self, column: int) -> list[TableCell]:
+        """Return the cells of a column, in the order of the rows."""
+        return [cell for cell in self.cells if cell.column == column]
+
+    def cells_by_position(self) -> dict[tuple[int, int], TableCell]:
+        """Return the cells by row and column."""
+        return {(cell.row, cell.column): cell for cell in self.cells}
+
+    def row_names(self) -> list[str]:
+        """Return the name of every row: its labels, joined."""
+        return [" / ".join(labels) for labels in self.rows]
+
     def trial_keys(self) -> list[str]:
         """Return the keys of all trials that the cells show, each once, sorted."""
         keys: set[str] = set()

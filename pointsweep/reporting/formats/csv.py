@@ -88,7 +88,7 @@ def cell_lines(table: Table) -> list[list[object]]:
         line += [table.columns[cell.column], table.metric, table.protocol]
         line += [cell.mean, cell.sd, cell.n, cell.expected]
         line += [cell.low, cell.high, " ".join(values)]
-        line += [counts.get(kind) for kind in COUNTS]
+        line += map(counts.get, COUNTS)
         line += [published.value, published.params_m, published.source]
         line += ["; ".join(cell.marks), cell.status]
         line += [cell.excluded or "; ".join(failures), cell.interval]

@@ -101,8 +101,8 @@ def _fill_table(sheet: Any, table: Table, options: TableOptions) -> None:
                 ranks.get((row, column), ""),
             )
 
-    names_shown = [table.row_headers[0], *(row[0] for row in table.rows)]
-    longest = max(map(len, names_shown))
+    first_column, *_ = zip(table.row_headers, *table.rows, strict=True)
+    longest = max(map(len, first_column))
     sheet.column_dimensions["A"].width = min(max(longest + 2, 12), 60)
     sheet.freeze_panes = sheet.cell(FIRST_ROW + 2, labels + 1)
 

@@ -83,7 +83,7 @@ class SubColumn:
 
     def titles(self) -> tuple[str, str]:
         """Return the heading's lines as they stand in the tabular."""
-        first, second = (escaped(line) for line in self.heading)
+        first, second = map(escaped, self.heading)
         if self.width == 1:
             return f"{{{first}}}", f"{{{second}}}"
 
@@ -187,7 +187,7 @@ def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
     types = "l" * num_labels
     tops = [""] * num_labels
     first_heads = [""] * num_labels
-    second_heads = [escaped(header) for header in table.row_headers]
+    second_heads = list(map(escaped, table.row_headers))
     rules = ""
     first = num_labels + 1
 
@@ -209,9 +209,9 @@ def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
         if row and num_labels > 1 and labels[0] != table.rows[row - 1][0]:
             lines.append(r"\addlinespace")
 
-        cells = [escaped(label) for label in labels]
-        for subs in columns:
-            cells += [sub.cells[row] for sub in subs]
+        cells = list(map(escaped, labels))
+        for sub in itertools.chain.from_iterable(columns):
+            cells.append(sub.cells[row])
 
         lines.append(_line(cells))
 
@@ -226,18 +226,22 @@ def _line(cells: Sequence[str]) -> str:
 def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubColumn]:
     """Return what one column of the table shows; what all its cells lack is left out."""
     cells = [table.cell(row, column) for row in range(len(table.rows))]
-    published = [paper(cell) for cell in cells]
-    subs: list[SubColumn] = []
+    values = []
+    millions = []
+    for cell in cells:
+        value, params = paper(cell)
+        values.append(value)
+        millions.append(params.removesuffix("M"))
 
+    subs: list[SubColumn] = []
     for title, _ in headings(table, options.without):
         if title == measure(table):
             subs.append(_means(table, cells, standings(table, options.mark), options))
         elif title == "params":
             subs.append(_params(cells))
         elif title == "paper":
-            subs.append(_numbers(("paper", "(%)"), [value for value, _ in published]))
+            subs.append(_numbers(("paper", "(%)"), values))
         elif title == "paper params":
-            millions = [params.removesuffix("M") for _, params in published]
             subs.append(_numbers(("paper", "params (M)"), millions))
 
     filled = [sub for sub in subs if re.search(r"\w", " ".join(sub.cells))]
@@ -248,9 +252,13 @@ def _params(cells: Sequence[TableCell]) -> SubColumn:
     """Return the sub-column of trainable parameters, whose unit stands in its heading."""
     column_unit = unit(cells)
     letter = column_unit.letter
-    numbers = [column_unit.shown(trained(cell)).removesuffix(letter) for cell in cells]
+    numbers = []
+    for cell in cells:
+        number = column_unit.shown(trained(cell))
+        numbers.append(number.removesuffix(letter))
 
-    return _numbers(("params", f"({letter})" if letter else ""), numbers)
+    unit_heading = f"({letter})" if letter else ""
+    return _numbers(("params", unit_heading), numbers)
 
 
 def _means(
@@ -345,8 +353,7 @@ def _number_type(numbers: Sequence[str]) -> str:
 def _characters(table: Table, columns: Sequence[Sequence[SubColumn]]) -> int:
     """Return about how many characters a line of the table has."""
     total = 0
-    for position, header in enumerate(table.row_headers):
-        labels = [header, *(row[position] for row in table.rows)]
+    for labels in zip(table.row_headers, *table.rows, strict=True):
         total += max(map(len, labels)) + 2
 
     for title, subs in zip(table.columns, columns, strict=True):

@@ -57,7 +57,7 @@ def _body(table: Table, options: TableOptions) -> list[list[str]]:
     """Return the rows, with the best and the second of each column marked."""
     shown = headings(table, options.without)
     ranks = standings(table, options.mark)
-    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    cells = table.cells_by_position()
     body = []
 
     for row, labels in enumerate(table.rows):

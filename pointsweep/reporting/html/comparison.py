@@ -149,8 +149,7 @@ def shown(value: object) -> str:
 def _most_seeds(cells: Sequence[TableCell], evidence: Evidence) -> int:
     """Return of how many seeds of an arm the page has room for the predictions."""
     most_seeds = max((len(cell.keys) for cell in cells), default=1)
-    size = sum(len(values) for values in evidence.predictions.values())
-
+    size = sum(map(len, evidence.predictions.values()))
     if size <= PREDICTION_BYTES:
         return most_seeds
 
@@ -163,7 +162,7 @@ def _carried_cells(
     """Return the cells whose predictions the page carries, one seed each at least: those of the
     best means where the page has no room for all.
     """
-    size = max((len(values) for values in evidence.predictions.values()), default=1)
+    size = max(map(len, evidence.predictions.values()), default=1)
     most = max(2, PREDICTION_BYTES // size)
 
     return {(cell.row, cell.column) for cell in ordered(table, cells)[:most]}

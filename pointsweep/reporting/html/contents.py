@@ -101,12 +101,19 @@ def with_chart(
     if seconds[ranked[0]] >= 7200:
         unit_s, unit_name = 3600.0, "hours"
 
-    names = [words(name) for name in ranked]
+    names = []
+    lengths = []
+    durations = []
+    for name in ranked:
+        names.append(words(name))
+        lengths.append(seconds[name] / unit_s)
+        durations.append(duration(seconds[name]))
+
     bars = go.Bar(
-        x=[seconds[name] / unit_s for name in ranked],
+        x=lengths,
         y=list(range(len(ranked))),
         customdata=names,
-        text=[duration(seconds[name]) for name in ranked],
+        text=durations,
         textposition="auto",
         orientation="h",
         hovertemplate="%{customdata}: %{text}<extra></extra>",

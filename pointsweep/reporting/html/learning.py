@@ -40,7 +40,7 @@ def learning(
     is_cut = False
     for name, curves_by_key in by_name.items():
         for column, title in enumerate(table.columns):
-            column_cells = [cell for cell in table.cells if cell.column == column]
+            column_cells = table.cells_of_column(column)
             cells = _with_curves(column_cells, records, curves_by_key)
             num_epochs = max((len(seeds[0]) for _, seeds in cells), default=0)
             if num_epochs >= 2:

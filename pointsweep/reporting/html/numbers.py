@@ -63,7 +63,8 @@ def optimism(table: Table, records: Mapping[str, Record]) -> Section | None:
 
 
 def _mean(finished: Sequence[Record], protocol: str, metric: str) -> float:
-    return summary([record.metrics[protocol][metric] for record in finished]).mean
+    values = [record.metrics[protocol][metric] for record in finished]
+    return summary(values).mean
 
 
 def costs(table: Table, records: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -197,7 +198,8 @@ def mean_seconds(table: Table, records: Mapping[str, Record]) -> dict[str, float
 
 
 def _mean_seconds(timed: Sequence[Record]) -> float:
-    return summary([record.seconds["total"] for record in timed]).mean
+    seconds = [record.seconds["total"] for record in timed]
+    return summary(seconds).mean
 
 
 def kilojoules(trials: Sequence[Record]) -> str:

@@ -70,8 +70,11 @@ def _positions(sizes: Collection[int]) -> dict[int, float]:
     """Return where on the logarithmic scale each number of parameters is drawn: none at all left of
     all others.
     """
-    position_of_zero = min(set(sizes) - {0}) / 10**0.5
-    return {size: float(size) if size else position_of_zero for size in sizes}
+    positions = {size: float(size) for size in sizes}
+    if 0 in positions:
+        positions[0] = min(set(sizes) - {0}) / 10**0.5
+
+    return positions
 
 
 def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
@@ -82,8 +85,11 @@ def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
 
     if 0 in sizes:
         smallest, largest = min(sizes - {0}), max(sizes)
-        powers = [10**power for power in range(12) if smallest <= 10**power <= largest]
-        ticks = powers or sorted({smallest, largest})
+        powers = [10**exponent for exponent in range(12)]
+        ticks = [power for power in powers if smallest <= power <= largest]
+        if not ticks:
+            ticks = sorted({smallest, largest})
+
         axis["tickvals"] = [positions[0], *ticks]
         axis["ticktext"] = ["0", *map(count, ticks)]
     else:

@@ -116,7 +116,7 @@ def _rows(
     curves: Mapping[str, Sequence[float]],
     most_points: int,
 ) -> Iterator[tuple[tuple[str, ...], list[ShownCell]]]:
-    cells = {(cell.row, cell.column): cell for cell in table.cells}
+    cells = table.cells_by_position()
     ranks = standings(table, "tests") | dict.fromkeys(tied(table), "tied")
     symbol_of = symbols(table)
     _, *sub_columns = headings(table)
@@ -183,7 +183,8 @@ def _curves(
             continue
 
         step = math.ceil(len(values) / most_points)
-        shown = [round(10_000 * value) for value in values[::-1][::step][::-1]]
+        every_step = values[::-1][::step][::-1]  # counted from the last one
+        shown = [round(10_000 * value) for value in every_step]
         yield {"seed": seed, "last": len(values), "step": step, "values": shown}
 
 
