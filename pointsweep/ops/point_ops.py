@@ -187,8 +187,9 @@ def _least(values: Tensor, count: int) -> Tensor:
         )
 
     rows, fast = keys.flatten(0, 1).numpy(), compiled("cpu")
-    found = fast.least(rows, count) if fast is not None else _least_of_rows(rows, count)
-    return torch.from_numpy(found).view(*values.shape[:2], count)
+    least_of_rows = fast.least if fast is not None else _least_of_rows
+    indices = least_of_rows(rows, count)
+    return torch.from_numpy(indices).view(*values.shape[:2], count)
 
 
 def _least_of_rows(keys: np.ndarray, count: int) -> np.ndarray:

@@ -36,20 +36,20 @@ def nearest_places(queries: np.ndarray, points: np.ndarray, count: int) -> np.nd
     """Indices (B, G, count) int64, ascending, of the points (B, P, 3) nearest to queries (B, G, 3),
     both float32.
     """
-    found = np.empty((*queries.shape[:2], count), dtype=np.int64)
-    _nearest(queries, points, found)
+    indices = np.empty((*queries.shape[:2], count), dtype=np.int64)
+    _nearest(queries, points, indices)
 
-    return found
+    return indices
 
 
 def least(keys: np.ndarray, count: int) -> np.ndarray:
     """Indices (n, count) int64, ascending, of the least of keys (n, P) int32; of equal ones the
     first.
     """
-    found = np.empty((len(keys), count), dtype=np.int64)
-    _least(keys, found)
+    indices = np.empty((len(keys), count), dtype=np.int64)
+    _least(keys, indices)
 
-    return found
+    return indices
 
 
 @njit(cache=True, fastmath=FAST)
@@ -168,7 +168,7 @@ def _first_farthest(top, near, order, size):
     first.
     """
     best = np.float32(-2)
-    found = size
+    first_row = size
     at = 0
 
     for k in range(len(top)):
@@ -177,14 +177,14 @@ def _first_farthest(top, near, order, size):
     for k in range(len(top)):
         if top[k] == best:
             for j in range(k * LEAF, (k + 1) * LEAF):
-                if near[j] == best and order[j] < found:
-                    found, at = order[j], j
+                if near[j] == best and order[j] < first_row:
+                    first_row, at = order[j], j
 
     return at
 
 
 @njit(cache=True, fastmath=FAST)
-def _nearest(queries, points, found):
+def _nearest(queries, points, indices):
     clouds, size = points.shape[:2]
     x = np.empty(size, np.float32)
     y = np.empty(size, np.float32)
@@ -205,22 +205,22 @@ def _nearest(queries, points, found):
                 dz = pz - z[i]
                 distance[i] = dx * dx + dy * dy + dz * dz
 
-            _select(distance.view(np.int32), found[b, g], taken)
+            _select(distance.view(np.int32), indices[b, g], taken)
 
 
 @njit(cache=True)
-def _least(keys, found):
+def _least(keys, indices):
     taken = np.empty(keys.shape[1] + 1, np.int64)
     for row in range(len(keys)):
-        _select(keys[row], found[row], taken)
+        _select(keys[row], indices[row], taken)
 
 
 @njit(cache=True)
-def _select(keys, found, taken):
-    """Fill `found` with where the least keys stand, ascending. Floats that are not negative are
+def _select(keys, indices, taken):
+    """Fill `indices` with where the least keys stand, ascending. Floats that are not negative are
     ordered as their bits are.
     """
-    count = len(found)
+    count = len(indices)
     low = keys.min()
     high = keys.max()
 
@@ -236,19 +236,19 @@ def _select(keys, found, taken):
             low = middle + 1
 
     spare = _not_above(keys, low) - count  # ties at the limit that are too many
-    kept = 0
+    num_taken = 0
     if spare == 0:
         for i in range(len(keys)):
-            taken[kept] = i
-            kept += keys[i] <= low
+            taken[num_taken] = i
+            num_taken += keys[i] <= low
     else:
         ties = count - _not_above(keys, low - 1)
         for i in range(len(keys)):
-            taken[kept] = i
-            kept += (keys[i] < low) | ((keys[i] == low) & (ties > 0))
+            taken[num_taken] = i
+            num_taken += (keys[i] < low) | ((keys[i] == low) & (ties > 0))
             ties -= keys[i] == low
 
-    found[:] = taken[:count]
+    indices[:] = taken[:count]
 
 
 @njit(cache=True)

@@ -180,7 +180,7 @@ def evaluation(
     pairs: Pairs, blocks: Sequence[Block], statistics: Sequence[Statistics]
 ) -> Tensor:
     """The stage's output (B, G, D) with given statistics; nothing of it can be differentiated."""
-    found = pairs.features.new_empty(pairs.clouds * pairs.centres, pairs.width)
+    maxima = pairs.features.new_empty(pairs.clouds * pairs.centres, pairs.width)
     layers = []
 
     for block, first, second in zip(
@@ -195,15 +195,15 @@ def evaluation(
 
     for part in pairs.slices():
         x = pairs.fill(
-            part, found.new_empty(part.rows.stop - part.rows.start, pairs.width)
+            part, maxima.new_empty(part.rows.stop - part.rows.start, pairs.width)
         )
         for w1, t1, w2, t2 in layers:
             r = product(x, w1.t(), t1).relu_()
             x = product(r, w2.t(), t2).add_(x).relu_()
 
-        torch.amax(pairs.by_centre(x), dim=1, out=found[part.centres])
+        torch.amax(pairs.by_centre(x), dim=1, out=maxima[part.centres])
 
-    return found.view(pairs.clouds, pairs.centres, pairs.width)
+    return maxima.view(pairs.clouds, pairs.centres, pairs.width)
 
 
 def _folded(
@@ -232,8 +232,8 @@ class _Stage(torch.autograd.Function):
         eps: Sequence[tuple[float, float]],
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
-        found = features.new_empty(pairs.clouds * pairs.centres, pairs.width)
-        place = torch.empty_like(found, dtype=torch.long)
+        maxima = features.new_empty(pairs.clouds * pairs.centres, pairs.width)
+        argmax = torch.empty_like(maxima, dtype=torch.long)
         x = _room(features, pairs.count, pairs.width)
         passes: list[_Pass] = []
         statistics: list[Tensor] = []
@@ -245,7 +245,7 @@ class _Stage(torch.autograd.Function):
             statistics += one.moments()
 
             if index == len(blocks) - 1:
-                one.maximum(found, place)
+                one.maximum(maxima, argmax)
             else:
                 x = _room(features, *x.shape)
                 one.output(x)
@@ -259,19 +259,19 @@ class _Stage(torch.autograd.Function):
         for one in passes:
             rows += (one.x, one.a)
 
-        ctx.save_for_backward(found, place, *rows, *parameters)
+        ctx.save_for_backward(maxima, argmax, *rows, *parameters)
         ctx.mark_non_differentiable(*statistics)
 
-        return found.view(pairs.clouds, pairs.centres, pairs.width), *statistics
+        return maxima.view(pairs.clouds, pairs.centres, pairs.width), *statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # type: ignore[override]
         depth = len(ctx.kept)
-        found, place, *rest = ctx.saved_tensors
+        maxima, argmax, *rest = ctx.saved_tensors
         rows, blocks = rest[: 2 * depth], _blocks(rest[2 * depth :], ctx.eps)
         dy: _AtMaximum | _EveryRow = _AtMaximum(
-            ctx.pairs, place, gradient.flatten(0, 1) * (found > 0)
+            ctx.pairs, argmax, gradient.flatten(0, 1) * (maxima > 0)
         )
         of_parameters: list[Tensor] = []
 
@@ -385,14 +385,14 @@ class _Pass:
                 self._before_relu(part.rows, across, shift), 0, out=into[part.rows]
             )
 
-    def maximum(self, found: Tensor, place: Tensor) -> None:
+    def maximum(self, maxima: Tensor, argmax: Tensor) -> None:
         """The same, of each centre the largest, (B G, D), and which neighbour it is."""
         across, shift = self.scaled_w2.t(), self.kept.shift2.to(self.x)
         for part in self.pairs.slices():
             before = self.pairs.by_centre(self._before_relu(part.rows, across, shift))
-            _largest(before, found[part.centres], place[part.centres])
+            _largest(before, maxima[part.centres], argmax[part.centres])
 
-        found.relu_()
+        maxima.relu_()
 
 
 class _AtMaximum:
@@ -400,21 +400,23 @@ class _AtMaximum:
     channel: products with it take one row in K.
     """
 
-    def __init__(self, pairs: Pairs, place: Tensor, gradient: Tensor) -> None:
-        self.pairs, self.place, self.gradient = pairs, place, gradient  # (B G, D) both
+    def __init__(self, pairs: Pairs, argmax: Tensor, gradient: Tensor) -> None:
+        self.pairs = pairs
+        self.argmax = argmax  # (B G, D)
+        self.gradient = gradient  # (B G, D)
         # The same by rows: the channels of a centre in the order of their neighbours, and where
         # those of each row begin.
-        self.channels = _stable_order(place, pairs.neighbours)
+        self.channels = _stable_order(argmax, pairs.neighbours)
         self.by_row = gradient.gather(1, self.channels)
         counts = torch.bincount(
-            self._rows(slice(0, len(place))).flatten(), minlength=pairs.count
+            self._rows(slice(0, len(argmax))).flatten(), minlength=pairs.count
         )
         self.begins = counts.cumsum(0) - counts
 
     def _rows(self, centres: slice) -> Tensor:
         """Return the indices (., D) of the largest neighbours among the rows of some centres."""
-        place = self.place[centres]
-        return place + self.pairs.neighbours * torch.arange(len(place)).unsqueeze(1)
+        argmax = self.argmax[centres]
+        return argmax + self.pairs.neighbours * torch.arange(len(argmax)).unsqueeze(1)
 
     def turned_times(self, part: Slice, rows: Tensor) -> Tensor:
         """The slice's gradient, turned, times its rows (., E): (D, E)."""
@@ -439,10 +441,10 @@ class _AtMaximum:
 
     def add_to(self, part: Slice, rows: Tensor) -> None:
         """Add the slice's gradient to its rows (., D)."""
-        place = self.place[part.centres]
+        argmax = self.argmax[part.centres]
         gradient = self.gradient[part.centres]
         self.pairs.by_centre(rows).scatter_add_(
-            1, place.unsqueeze(1), gradient.unsqueeze(1)
+            1, argmax.unsqueeze(1), gradient.unsqueeze(1)
         )
 
 
@@ -556,15 +558,15 @@ class _Backward:
     def to_block_before(self) -> Tensor:
         """The gradient of the sum in front of the ReLU of the block before."""
         x, dy = self.one.x, self.dy
-        found = dy.rows if isinstance(dy, _EveryRow) else _room(x, *x.shape)
+        gradient = dy.rows if isinstance(dy, _EveryRow) else _room(x, *x.shape)
         scaled = self._scaled_w1
 
         for part, u in self._of_rows():
             dx = product(u, scaled)
             dy.add_to(part, dx)
-            _through_relu(dx, x[part.rows], found[part.rows])
+            _through_relu(dx, x[part.rows], gradient[part.rows])
 
-        return found
+        return gradient
 
     def to_points(self) -> tuple[Tensor, Tensor]:
         """The gradients of features (B, P, C) and own (B, G, C): sums over pairs first, then one
@@ -591,8 +593,8 @@ class _Backward:
                 )
 
         if isinstance(self.dy, _AtMaximum):
-            gradient, place = self.dy.gradient, self.dy.place[:, :half]
-            at = pairs.index.view(centres, -1).gather(1, place)
+            gradient, argmax = self.dy.gradient, self.dy.argmax[:, :half]
+            at = pairs.index.view(centres, -1).gather(1, argmax)
             features.scatter_add_(0, at, gradient[:, :half])
             own += gradient[:, half:]
 
@@ -668,7 +670,7 @@ def _stable_order(keys: Tensor, limit: int) -> Tensor:
     return torch.from_numpy(np.argsort(small, axis=1, kind="stable"))
 
 
-def _largest(rows: Tensor, found: Tensor, place: Tensor) -> None:
+def _largest(rows: Tensor, maxima: Tensor, argmax: Tensor) -> None:
     """Write the largest of rows (m, K, D) over K and the first index where it stands, (m, D) both.
 
     `torch.max` looks at one value after the other; a pass for each of a few neighbours takes a
@@ -676,17 +678,17 @@ def _largest(rows: Tensor, found: Tensor, place: Tensor) -> None:
     """
     neighbours = rows.shape[1]
     if neighbours == 1 or neighbours > FEW_NEIGHBOURS:
-        torch.max(rows, dim=1, out=(found, place))
+        torch.max(rows, dim=1, out=(maxima, argmax))
         return
 
-    torch.maximum(rows[:, 0], rows[:, 1], out=found)
+    torch.maximum(rows[:, 0], rows[:, 1], out=maxima)
     at = torch.gt(rows[:, 1], rows[:, 0]).view(torch.uint8)
     for index in range(2, neighbours):
-        larger = torch.gt(rows[:, index], found).view(torch.uint8)
+        larger = torch.gt(rows[:, index], maxima).view(torch.uint8)
         torch.maximum(at, larger.mul_(index), out=at)
-        torch.maximum(found, rows[:, index], out=found)
+        torch.maximum(maxima, rows[:, index], out=maxima)
 
-    place.copy_(at)
+    argmax.copy_(at)
 
 
 def _through_relu(gradient: Tensor, of: Tensor, into: Tensor) -> None:

@@ -213,7 +213,7 @@ def tokenizer(**fields) -> PointPNLight:
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_tokenizer_is_the_plain_one(monkeypatch, normalisation, kept):
     """With encodings that are kept for others, and with those that are too large for it."""
-    monkeypatch.setattr("pointsweep.models.tokenizers.keeps", lambda *_: kept)
+    monkeypatch.setattr("pointsweep.models.tokenizers.is_cacheable", lambda *_: kept)
     points = torch.randn(3, 50, 3, dtype=torch.float64)
     sides = []
     for alone in (False, True):
