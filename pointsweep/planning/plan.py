@@ -266,11 +266,12 @@ def of_the_data(
             dataset = config.dataset
             facts = data.get(dataset)
             if facts is not None:
-                batch_size = config.train.batch_size if config.trains else None
+                trains = config.trains
+                batch_size = config.train.batch_size if trains else None
                 for text in refusals(facts, dataset, batch_size):
                     refused.setdefault(text, {})[name] = None
 
-                for text in marks(facts, dataset, config.trains):
+                for text in marks(facts, dataset, trains):
                     remarks.setdefault(f"{dataset.name}: {text}", {})[name] = None
 
             difference = _difference_from_paper(cell, dataset)
