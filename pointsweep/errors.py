@@ -138,6 +138,7 @@ def unknown(what: str, found: object, allowed: Iterable[str], several: str) -> s
     word = str(found)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     near += difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+
     if _initials(word) in names:
         near.append(_initials(word))
 

@@ -104,6 +104,7 @@ class LazyCommands(typer.core.TyperGroup):
         formatter.write(f"{SUBTITLE}\n\n")
 
         rows = [(command, text) for command, (_, text) in COMMANDS.items()]
+
         with formatter.indentation():
             formatter.write_dl(rows)
 

@@ -162,6 +162,7 @@ class CompactCommand(typer.core.TyperCommand):
         """
         all_params: list[Any] = self.get_params(ctx)
         shown = []
+
         for param in all_params:
             if not param.hidden and set(param.opts).isdisjoint(HELP_OPTIONS):
                 shown.append(param)

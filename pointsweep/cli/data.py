@@ -210,6 +210,7 @@ def lines(report: Report) -> list[str]:
     printed += [f"    {text}" for text in report.facts]
     printed += [f"    part: {text}" for text in report.parts]
     printed += [f"    wrong: {text}" for text in report.wrong]
+
     return printed
 
 

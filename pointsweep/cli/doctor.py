@@ -139,6 +139,7 @@ def _store(question: NodeQuestion) -> list[Finding]:
     store = open_store(question.store)
     name = f"doctor/{uuid.uuid4().hex}"
     begun = time.monotonic()
+
     try:
         store.write(name, b"pointsweep")
         same = store.read(name) == b"pointsweep"
@@ -153,6 +154,7 @@ def _store(question: NodeQuestion) -> list[Finding]:
     store.delete(name)
     took = f"{1000 * (time.monotonic() - begun):.0f} ms"
     text = f"{store.url} written and read in {took}"
+
     if same:
         finding = Finding("store", text, short=took)
     else:
@@ -213,6 +215,7 @@ def _data(question: NodeQuestion) -> list[Finding]:
     inputs = needed([trial_from_dict(trial) for trial in question.trials], fetch=False)
     lacking = [*inputs.missing, *inputs.to_fetch]
     check = "data and weights"
+
     if not lacking:
         return [Finding(check, f"all there for {len(question.trials)} arms")]
 
@@ -236,6 +239,7 @@ def clock(asked: float, node_time: float, answered: float) -> Finding:
     """Compare a node's clock with this one, as far as the time of the answer allows."""
     skew_s = max(asked - node_time, node_time - answered, 0.0)
     mend = ""
+
     if skew_s > SKEW_S:
         mend = f"run an NTP client: more than {SKEW_S:.0f} s are too many"
 
@@ -354,6 +358,7 @@ def wanted_by(
 
     sweep = load(file, allow_plugins=allow_plugins)
     trial_of = {}
+
     for trial in sweep.trials():
         inputs = str(trial.config.dataset), str(trial.config.backbone)
         trial_of[inputs] = trial.config.to_dict()

@@ -45,6 +45,7 @@ def template(name: str) -> str:
     """
     file = resources.files("pointsweep.cli") / f"{TEMPLATE}.yaml"
     text = file.read_text(encoding="utf-8").replace(TEMPLATE, name)
+
     return f"# yaml-language-server: $schema={shipped_file()}\n{text}"
 
 

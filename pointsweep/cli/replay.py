@@ -143,6 +143,7 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     from scipy.special import stdtrit
 
     stats = summary(values)
+
     if not stats.sd:
         return wilson(stats.mean * objects, objects)
 
@@ -167,6 +168,7 @@ def run_again(
         scratch = FileStore(Path(folder))
         job = Job(scratch.url, threads=threads, device=device)
         (outcome,) = run_pack([Task(config, tags)], job, lambda result: None)
+
         if outcome.status != "finished":
             raise ValueError(f"{outcome.status}: {outcome.reason}")
 

@@ -123,9 +123,11 @@ def write(options: ReportOptions) -> int:
             tracking_uri=options.tracking_uri,
             allow_plugins=options.allow_plugins,
         )
+
         trial_store = store if options.source == "store" else None
         layout, records, failures = by_metric(stored, options.metric, trial_store)
         layout, records = compared(layout, records, store)
+
         if options.protocol:
             layout = replace(layout, protocol=options.protocol)
 
@@ -142,6 +144,7 @@ def write(options: ReportOptions) -> int:
     path = Path(options.output or f"{table.name}.html")
     plotly_src = plotly_cdn() if options.cdn else ""
     page = html(table, records, trial_store, plotly_src)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")

@@ -207,6 +207,7 @@ def run(
     """
     files, overrides = words_of(file, more or ())
     targets = list(notify or ())
+
     if os.environ.get("POINTSWEEP_NOTIFY"):
         targets.append(os.environ["POINTSWEEP_NOTIFY"])
 
@@ -228,6 +229,7 @@ def run(
             notify=tuple(targets),
         ),
     )
+
     display = Display(quiet=quiet, verbose=verbose, form=log_format, clock=not plan)
 
     return checked_and_run(options, display)
@@ -269,6 +271,7 @@ def load_all(options: RunOptions) -> list[Sweep]:
     """
     sweeps = []
     errors = []
+
     for file in options.files:
         try:
             sweep = load(file, options.overrides, options.only, options.allow_plugins)
@@ -304,6 +307,7 @@ def _conflicts(sweeps: Sequence[Sweep]) -> list[Problem]:
     """Return why sweeps cannot be launched together."""
     names = [sweep.name for sweep in sweeps]
     problems = []
+
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             problems.append(Problem("name", f"{name!r} is the name of several files"))
@@ -406,6 +410,7 @@ def refusal(source: str, problems: Sequence[str]) -> str:
     count = f"{len(problems)} {noun}"
     lines = [f"{source}: {count} of data, weights and models, nothing was launched"]
     lines += [f"  {text}" for text in problems]
+
     return "\n".join(lines)
 
 
@@ -432,6 +437,7 @@ def planned(
             fetch=not options.plan,
             rerun_stale=options.rerun_stale,
         )
+
         plans.append(plan)
 
     code = tell(sweeps, plans, store, options, display)
@@ -530,6 +536,7 @@ def together(plans: Sequence[Plan]) -> str:
     """One line: "96 trials of cells are 66 distinct ones, 66 to run"."""
     num_shown = 0
     keys: set[str] = set()
+
     for plan in plans:
         num_shown += sum(len(cell.trials) for cell in plan.sweep.cells)
         keys.update(plan.states)
@@ -592,6 +599,7 @@ def skeleton(plan: Plan, sweep: Sweep, store: Store) -> str:
     """
     lines: list[str] = []
     search = sweep.search
+
     if search is not None:
         lines += [f"arm: {sweep.cell_name(cell)}" for cell in sweep.cells if cell.arm]
         lines += [f"space: {parameter.text()}" for parameter in search.space]

@@ -117,6 +117,7 @@ def mirror_sweep(store: FileStore, name: str, uri: str) -> int:
     """
     layout, records, failures = tables.read(store, name)
     begun = {}
+
     for key, tags in trial_tags(layout).items():
         if store.list(f"trials/{key}"):
             begun[key] = tags

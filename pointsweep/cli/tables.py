@@ -273,6 +273,7 @@ def show(options: TablesOptions) -> int:
             tracking_uri=options.tracking_uri,
             allow_plugins=options.allow_plugins,
         )
+
         trial_store = store if options.source == "store" else None
         layout, records, failures = by_metric(stored, options.metric, trial_store)
         layout = replace(layout, protocol=options.protocol or layout.protocol)

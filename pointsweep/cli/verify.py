@@ -96,6 +96,7 @@ def contents(data: bytes) -> Contents:
     members = unpack(data)
     manifest: Any = _parsed(members, MANIFEST, json.loads)
     version = None
+
     if isinstance(manifest, dict):
         version = manifest.get("format")
 
@@ -159,6 +160,7 @@ def _trial(content: Contents, key: str, record: Record) -> Record:
     is_another = config is not None and config.key() != key
     # Where it ran plug-ins that are not imported, nothing can be said.
     is_unreadable = config is None and not runs_plugins(record.origin)
+
     if content.same_code and (is_another or is_unreadable):
         raise BundleError("its configuration has another key: not the trial that ran")
 
@@ -174,6 +176,7 @@ def _trial(content: Contents, key: str, record: Record) -> Record:
     recomputed_record = recomputed(record, arrays, content.layout.metric)
     epochs = _parsed(content.members, f"trials/{key}/epochs.json", json.loads)
     chosen(record, epochs)
+
     return recomputed_record
 
 
@@ -350,6 +353,7 @@ def summary(file: str, data: bytes, content: Contents) -> str:
     """Describe what was verified."""
     num_predictions = 0
     not_imported: set[str] = set()
+
     for record in content.records.values():
         num_predictions += record.dataset["num_test"] * len(record.metrics)
         if config_of(record) is None:

@@ -285,6 +285,7 @@ class PEFTConfig(MethodConfig):
                 f"{self.tuner} has none, so this would have no effect; those that have one:"
                 f" {', '.join(with_alpha)}"
             )
+
             yield "alpha", text
 
         target = self.target or ()

@@ -201,6 +201,7 @@ class TrialConfig(Config):
                 f"{', '.join(dataset.point_features)}: {model} takes coordinates alone; allowed:"
                 f" [xyz], or one of the networks {', '.join(with_features)}"
             )
+
             yield "dataset.features", text
 
         yield from self._too_many()
@@ -240,7 +241,9 @@ class TrialConfig(Config):
             "tokens": getattr(self.tokenizer, "num_tokens", None),
             "points": self.dataset.num_points,
         }
+
         fields = type(self.method).model_fields
+
         for name, kind in self.method.counted.items():
             value = getattr(self.method, name)
             most = available[kind]

@@ -267,6 +267,7 @@ class _Place:
         section = self.path.removesuffix(key).rstrip(".")
         owner = section.rpartition(".")[2]
         stated_name = self.owner.model_fields.get("name")
+
         if stated_name is not None and stated_name.default:
             owner = stated_name.default
 

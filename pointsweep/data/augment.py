@@ -117,6 +117,7 @@ def turns_about_y(count: int, generator: torch.Generator) -> Tensor:
     one = torch.ones(count)
 
     entries = [cos, zero, sin, zero, one, zero, -sin, zero, cos]  # row by row
+
     return torch.stack(entries, dim=1).view(count, 3, 3)
 
 

@@ -57,6 +57,7 @@ class Corrupted(Dataset):
             "train_labels": parent["train_labels"],
             **test_arrays,
         }
+
         arrays["test_points"] = fill(test_arrays["test_points"], config.min_points)
         super().__init__(
             config,
@@ -94,6 +95,7 @@ class Corrupted(Dataset):
         # refuses clouds of too few points
         corrupt(parent["test_points"][:1], config.corruption, config.severity)
         test_points = fill(parent["test_points"], config.min_points)
+
         return Dataset(
             config,
             cls.classes,

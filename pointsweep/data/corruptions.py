@@ -100,6 +100,7 @@ def add_global(
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
 
     radius = random.uniform(size=(count, 1)) ** (1 / 3)
+
     return np.concatenate([points, direction * radius])
 
 

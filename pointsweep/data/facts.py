@@ -237,6 +237,7 @@ def facts_of(config: DatasetConfig, digest: bool = False) -> DataFacts:
         folders = maker.folders(config)
         stamps = {}
         latest = 0
+
         for folder in folders:
             stamps[str(folder)], changed = _stamp_and_time(folder)
             latest = max(latest, changed)
@@ -277,6 +278,7 @@ def read_facts(dataset: Dataset, config: DatasetConfig, overlap: bool) -> DataFa
     """
     maker: Any = registry.load("datasets", config.name)
     splits = {"train": dataset.train, "test": dataset.test}
+
     if dataset.val is not None:
         splits["val"] = dataset.val
 
@@ -322,6 +324,7 @@ def _shared_objects(splits: Mapping[str, Split]) -> dict[str, int]:
         ("val", "val", "train"),
         ("both", "test", "val"),
     ]
+
     shared: dict[str, int] = {}
     for name, split, other in pairs:
         if split not in splits or other not in splits:
@@ -473,7 +476,9 @@ def overlaps(facts: DataFacts) -> list[str]:
         ("val", "validation", "training"),
         ("both", "test", "validation"),
     ]
+
     sentences = []
+
     for name, of, other in pairs:
         size = facts.sizes.get("test" if name == "both" else name, 0)
         shared = facts.shared.get(name, 0)
@@ -517,6 +522,7 @@ def refusals(facts: DataFacts, data: DatasetConfig, batch: int | None) -> list[s
     ]
 
     num_train = facts.sizes["train"]
+
     if batch is not None and batch > num_train:
         problems.append(
             f"train.batch_size: {batch} is more than the {num_train} training clouds of"

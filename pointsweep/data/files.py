@@ -55,6 +55,7 @@ class Files(Dataset):
         content = stored(self.as_found(config), folder_of(config, self.origin))
         arrays = content.arrays
         groups = {}
+
         for split in SPLITS:
             if f"{split}_groups" in arrays:
                 groups[split] = arrays[f"{split}_groups"]
@@ -66,6 +67,7 @@ class Files(Dataset):
             digest=content.digest,
             groups=groups or None,
         )
+
         self.marks = tuple(_marks(arrays, config))
 
     @classmethod
@@ -219,6 +221,7 @@ def _class_names(
     listed = None if names_file is None else names_of(names_file)
     arrays: list[Path] = []
     folder_names: set[str] = set()
+
     for files in splits.values():
         arrays += files.arrays
         folder_names.update(name for _, name in files.clouds)
@@ -303,6 +306,7 @@ def _read(
         xyz, features = points[:, :, :3], points[:, :, 3:]
         source = f"dataset.{split}"
         xyz = as_stored(xyz, source) if config.keep_units else unit_sphere(xyz)
+
         if features.shape[2]:
             xyz = np.concatenate([xyz, features.astype(np.float32)], axis=2)
 
@@ -323,6 +327,7 @@ def _group_numbers(clouds_of: Mapping[str, _Clouds]) -> dict[str, np.ndarray]:
     groups = [np.asarray(clouds.groups) for clouds in clouds_of.values()]
     names = np.unique(np.concatenate(groups))
     numbers = {}
+
     for split, split_groups in zip(clouds_of, groups, strict=True):
         rows = np.searchsorted(names, split_groups)
         numbers[f"{split}_groups"] = rows.astype(np.int64)

@@ -138,6 +138,7 @@ def weight_facts(backbone: BackboneConfig, fetch: bool) -> WeightFacts:
     """
     section = weight_section(backbone)
     remembered = known_weights(section)
+
     if remembered is not None:
         return remembered
 
@@ -184,6 +185,7 @@ def _path(section: Mapping[str, Any]) -> Path:
 
     # The draws of `shuffled` have the published checkpoint in common.
     settings = dict(section)
+
     if settings["weights"] == "shuffled":
         settings |= {"weights": "pretrained", "weights_seed": 0}
 

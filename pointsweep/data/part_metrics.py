@@ -77,6 +77,7 @@ def part_score(
     ious = np.asarray(by_shape)
     categories = np.asarray(category)
     by_category = {}
+
     for number in np.unique(categories):
         by_category[int(number)] = float(np.mean(ious[categories == number]))
 

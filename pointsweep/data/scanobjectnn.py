@@ -80,6 +80,7 @@ class ScanObjectNN(Dataset):
             "h5_files/main_split",
             "h5_files/main_split_nobg",
         )
+
         folders = set()
         for marker in markers:
             for path in folders_with(root, marker):

@@ -160,6 +160,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
         points = []
         parts = []
         sizes = []
+
         for entry, label in zip(entries, labels, strict=True):
             shape_points, shape_parts = read_shape(folder / f"{entry}.txt", label)
             points.append(shape_points)

@@ -57,6 +57,7 @@ def suggest(folder: Path) -> list[str]:
 
     # Points that a model sees: fewer than by default where the clouds are smaller.
     largest = 0
+
     for split in SPLITS:
         if f"{split}_sizes" in clouds.arrays:
             largest = max(largest, int(clouds.arrays[f"{split}_sizes"].max()))
@@ -108,6 +109,7 @@ def _features(config: FilesConfig, folder: Path) -> Iterator[str]:
     )
 
     features = features_in(files, keys, "train")
+
     if not features:
         return
 
@@ -169,8 +171,10 @@ def _not_read(config: FilesConfig, folder: Path) -> Iterator[str]:
         *cloud_arrays.OFFSET_KEYS,
         *cloud_arrays.NAME_KEYS,
     }
+
     configured = _configured_keys(config)
     others = []
+
     for key in keys_of(files[0]):
         if key.lower() not in usual and key not in configured:
             others.append(key)
@@ -403,8 +407,10 @@ def _count_classes(config: Any, folder: Path) -> int:
         config.offsets_key,
         splits=config.split_key,
     )
+
     names: set[str] = set()
     largest = 0
+
     for split in SPLITS:
         value = getattr(config, split)
         if value is None:

@@ -110,6 +110,7 @@ def _boxes(random: np.random.Generator, count: int, parts: list[Part]) -> np.nda
     numbers = random.multinomial(count, areas / areas.sum())
 
     boxes = []
+
     for n, (center, size) in zip(numbers, parts, strict=True):
         boxes.append(box(random, n, np.array(size)) + center)
 
@@ -235,6 +236,7 @@ def _shelf(random: np.random.Generator, count: int) -> np.ndarray:
     height = random.uniform(1.4, 2.0)
     num_boards = int(random.integers(2, 5))
     boxes: list[Part] = []
+
     for side in (-1, 1):
         boxes.append(([side * width / 2, 0.0, 0.0], [0.08, height, 0.5]))
 

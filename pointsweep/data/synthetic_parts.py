@@ -43,11 +43,13 @@ def make_arrays(config: SyntheticPartsConfig) -> dict[str, np.ndarray]:
         "train": config.train_per_category,
         "test": config.test_per_category,
     }
+
     for number, (split, count) in enumerate(per_category.items()):
         labels = np.arange(count * len(SHAPES)) % len(SHAPES)
         points = []
         parts = []
         sizes = []
+
         for i, label in enumerate(labels):
             random = np.random.default_rng([config.data_seed, number, i])
             shape_points, shape_parts = make_shape(int(label), config, random)
@@ -100,6 +102,7 @@ def _boxes(
     """Boxes (centre, size) of one part, with as many points each."""
     numbers = _shares(count, *[1.0] * len(boxes))
     points = []
+
     for n, (center, size) in zip(numbers, boxes, strict=True):
         points.append(box(random, n, np.array(size)) + center)
 
@@ -152,6 +155,7 @@ def _lamp(random: np.random.Generator, count: int) -> Pieces:
         revolved(random, num_shade, lambda t: width - (width - 0.2) * t, height=0.6)
         + half
     )
+
     pole = revolved(random, num_pole, lambda t: np.full_like(t, 0.06), height)
 
     return [foot, pole, shade]

@@ -51,6 +51,7 @@ class Spending:
         self.limit = self.budget.limit_hours()
         # Without a limit nobody asks, and a large sweep's histories need not be read.
         self.hours: dict[str, float] = {}
+
         if math.isfinite(self.limit):
             for key in plan.states:
                 self.hours[key] = device_hours_of(key, store)
@@ -72,6 +73,7 @@ class Spending:
         used = math.fsum(self.hours.values())
         text = f"budget of {self.name}: {used:.4g} of {self.limit:.4g} {self.unit} used"
         price = self.budget.per_hour
+
         if price:
             text += f", {used * price:.4g} of {self.limit * price:.4g} in money"
 

@@ -111,6 +111,7 @@ def shortage(demand: Demand, cluster: Cluster) -> tuple[str, str]:
     share = demand.share()
     lacking = {}
     largest = {}
+
     for kind, amount in share.items():
         if cluster.largest(kind) + 1e-9 < amount:
             lacking[kind] = amount
@@ -179,6 +180,7 @@ def joined_cluster() -> Cluster:
     from ray.experimental.internal_kv import _internal_kv_get
 
     nodes = []
+
     for node in ray.nodes():
         if node["Alive"]:
             name = node_name(node["NodeManagerAddress"], node["NodeID"])
@@ -209,6 +211,7 @@ def adds_nodes(status: bytes | None) -> bool:
     active_nodes = report.get("active_nodes") or {}
     kind_of_node = report.get("node_type_mapping") or {}
     kinds = [*active_nodes, *kind_of_node.values()]
+
     return any(not kind.startswith(FIXED) for kind in kinds)
 
 
@@ -246,12 +249,14 @@ def _ask_here(address: str) -> Cluster:
     from ray._private.services import canonicalize_bootstrap_address
 
     gcs_address = canonicalize_bootstrap_address(address)
+
     if not gcs_address:
         raise ResourcesError("no cluster runs on this machine")
 
     raylet: Any = ray._raylet
     client = raylet.GcsClient(address=gcs_address)
     nodes = []
+
     for key, info in client.get_all_node_info(timeout=ASK_S).items():
         if info.state == 0:  # alive
             name = node_name(info.node_manager_address, key.hex())

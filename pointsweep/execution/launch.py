@@ -75,6 +75,7 @@ class Launch:
             value=self._value,
             tables=self._tables,
         )
+
         try:
             with progress:
                 self._rank_finished(progress)

@@ -38,6 +38,7 @@ def announce(
         "table": table,
         "text": f"{sweep}: {status}, {counts}\n```\n{table}\n```",
     }
+
     body = json.dumps(message).encode()
 
     for target in targets:

@@ -47,6 +47,7 @@ class WorkerReporter:
         """The end of an epoch."""
         key = result["key"]
         trained = 1
+
         if key in self.epochs:
             trained += self.epochs[key]["trained"]
 
@@ -95,6 +96,7 @@ class OutcomeCollector:
         self.show = show
         self.ended: dict[str, Outcome] = {}
         self.tags: dict[str, TrialTags] = {}
+
         for pack in packs:
             for task in pack:
                 self.tags[task.config.key()] = task.tags
@@ -140,6 +142,7 @@ class OutcomeCollector:
                 self.job.launch,
                 self.job.wait_s,
             )
+
             self.end(Outcome(key, "failed", failure.reason, failure.kind))
 
     def end(self, outcome: Outcome) -> None:
@@ -162,6 +165,7 @@ class OutcomeCollector:
         """
         within_budget = may_start()
         outcomes = []
+
         for key in self.tags:
             if key in self.ended:
                 outcomes.append(self.ended[key])

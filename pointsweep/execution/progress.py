@@ -262,6 +262,7 @@ class Display:
         is_new = not is_training and self.spoken < self.phase_begun < now - PATIENCE_S
 
         pause_s = HEARTBEAT_S if is_training else self.pause_s
+
         if now - self.spoken < pause_s and not is_new:
             return
 
@@ -271,6 +272,7 @@ class Display:
         activity = self.doing
         count = ""
         numbers: Mapping[str, Any] = {}
+
         if self.progress is not None:
             count = self.progress.count()
             numbers = self.progress.numbers()
@@ -514,6 +516,7 @@ class Progress:
         before = self.display.best.get(label.metric)
         self._rank(label, value)
         text = f"{label.metric} {percent(value)} %"
+
         if before is None:
             return text
 
@@ -566,6 +569,7 @@ class Progress:
         }
 
         trial = self.running.get(key)
+
         if trial is not None:
             data["epoch"] = trial.epoch
             data["epochs"] = trial.epochs
@@ -619,6 +623,7 @@ class Progress:
 
         # The search ends by its trials or by its hours, whichever comes first.
         estimates = []
+
         if done >= 0.5 and rest > 0:
             estimates.append(took_s * rest / done)
 

@@ -168,6 +168,7 @@ class SweepGauges:
         key = result["key"]
         trained = result.get("trained", 1)
         now = self.clock()
+
         if key in self.heard_at:
             epoch_s = (now - self.heard_at[key]) / trained
             self.epoch_s[key] = max(epoch_s, self.epoch_s.get(key, 0.0))
@@ -184,6 +185,7 @@ class SweepGauges:
         self._set_left(key, 0.0)
 
         before = self.ended.get(key)
+
         if before is not None:
             self.states[before] -= 1
 

@@ -306,6 +306,7 @@ def _reason(error: BaseException) -> str:
     """Say why a cluster could not be joined."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
+
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
@@ -358,6 +359,7 @@ class Watch:
 
         node = ray._private.worker._global_node
         dead = ["connection"]
+
         if node is not None:
             dead = [kind for kind, _ in node.dead_processes() if kind in VITAL]
 
@@ -433,6 +435,7 @@ def on_every_node(
 
     options: dict[str, dict[str, Any]] = {}
     tasks = {}
+
     for node in ray.nodes():
         if node["Alive"]:
             name = node_name(node["NodeManagerAddress"], node["NodeID"])
@@ -443,6 +446,7 @@ def on_every_node(
                 "max_retries": 0,
                 "scheduling_strategy": strategy,
             }
+
             tasks[name] = ray.remote(**options[name])(function).remote(argument)
 
     deadline = time.monotonic() + wait_s
@@ -475,4 +479,5 @@ def on_worker(
     import ray
 
     task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+
     return ray.get(task.remote(argument))

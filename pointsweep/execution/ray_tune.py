@@ -185,6 +185,7 @@ def _tuner(
         trial_name_creator=_trial_name,
         trial_dirname_creator=_trial_name,
     )
+
     run_config = tune.RunConfig(
         name=name,
         storage_path=str(folder.parent),
@@ -192,7 +193,9 @@ def _tuner(
         failure_config=tune.FailureConfig(max_failures=RETRIES),
         verbose=0,
     )
+
     encoded_packs = [_encode(pack) for pack in packs]
+
     return tune.Tuner(
         trainable,
         param_space={"pack": tune.grid_search(encoded_packs)},

@@ -265,6 +265,7 @@ def to_run(plans: Sequence[Plan]) -> dict[tuple[Resources, str], list[TrialConfi
         seen.update(config.key() for config in fresh)
         resources = plan.sweep.resources
         name = plan.sweep.name
+
         if math.isinf(resources.budget.limit_hours()):
             name = first_names.setdefault(resources, name)
 
@@ -282,6 +283,7 @@ def _show(
     """
     report = store.location(f"sweeps/{table.name}/report.html")
     lines = ["", f"report   {report}", f"store    {store.url}"]
+
     if part:
         lines.append(f"whole    pointsweep tables {table.name}")
 

@@ -82,6 +82,7 @@ def cause_of(text: str) -> tuple[str, str]:
     """
     names = []
     address = NODE_IP.search(text)
+
     if address:
         names.append(address[1])
 

@@ -80,6 +80,7 @@ class Batches:
         batch = item.batches[-1]
         bracket = self._bracket(item)
         rivals = []
+
         for other in self.study.suggestions():
             if other.number == item.number or self._bracket(other) != bracket:
                 continue

@@ -19,6 +19,7 @@ def write_searched(sweep: Sweep, studies: dict[str, Study], store: Store) -> Non
     """
     assert sweep.search is not None
     parameters = []
+
     for parameter in sweep.search.space:
         parameters.append(
             {

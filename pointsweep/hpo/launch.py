@@ -102,6 +102,7 @@ def search(
             batch_tags = trial_tags_of(batch)
             tags.update(batch_tags)
             states = {}
+
             for trial in batch.trials():
                 key = trial.config.key()
                 states[key] = trial_status(store, key)

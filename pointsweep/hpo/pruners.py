@@ -46,6 +46,7 @@ def limits_of(
         accuracies = [curve[rung] for curve in curves if rung in curve]
         accuracies.sort(reverse=True)
         limits[rung] = math.inf
+
         if accuracies:
             # The new one is one of those that are there; of equal ones the first is the better.
             num_best = _num_best(len(accuracies) + 1, search)
@@ -81,6 +82,7 @@ def promotable(
         at_rung = [number for number, curve in curves.items() if rung in curve]
         at_rung.sort(key=lambda number: (-curves[number][rung], number))
         num_best = _num_best(len(at_rung), search)
+
         for number in at_rung[:num_best]:
             last_epoch = max(curves[number])
             if number in waiting and last_epoch == rung:

@@ -62,7 +62,9 @@ def sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
         "random": optuna.samplers.RandomSampler,
         "grid": optuna.samplers.RandomSampler,
     }
+
     sampler_class = classes[search.sampler]
+
     try:
         created: optuna.samplers.BaseSampler = sampler_class(
             seed=seed, **search.options

@@ -149,6 +149,7 @@ class Study:
         # its options are looked at before anything is launched
         sampler(search, search.seed)
         self.directions = []
+
         for direction in search.objectives.values():
             self.directions.append(StudyDirection[direction.upper()])
 
@@ -265,6 +266,7 @@ class Study:
         """
         items = self.suggestions()
         batch = self.next_batch()
+
         for number in sorted(results):
             item = items[number]
             if not item.open:
@@ -305,6 +307,7 @@ class Study:
         """
         complete = self.log.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         shares: dict[str, dict[str, float]] = {}
+
         if len(complete) < LEAST_TRIALS:
             return shares
 
@@ -416,6 +419,7 @@ class Study:
         self._fresh(self.search.seed, [item for item in items if item.known])
         searched = [item for item in items if not item.known]
         batches: set[int] = set()
+
         for item in searched:
             batches.update(item.batches)
 
@@ -558,6 +562,7 @@ def _suggestion(trial: FrozenTrial) -> Suggestion:
     # JSON has words for keys
     waits = {int(batch): epoch for batch, epoch in attributes.get("waits", {}).items()}
     times = []
+
     if not known:  # else it was not trained by the search
         for time in (trial.datetime_start, trial.datetime_complete):
             if time is not None:

@@ -129,6 +129,7 @@ class Tuning:
         self._tell_ended(open_suggestions)
         on_end = partial(self._tell_ended, open_suggestions)
         train(self._batch(asked_batches), limits, on_end)
+
         # A trial that another process holds has no end in this launch.
         for study in self.studies:
             unended = []
@@ -229,6 +230,7 @@ class Tuning:
         }
 
         pages = []
+
         for key in keys:
             page = self.trial_page(key)
             if page:
@@ -258,6 +260,7 @@ class Tuning:
         num_suggestions = self.search.trials * len(self.studies)
         num_finished = sum(self._done(study) for study in self.studies)
         num_waiting = 0
+
         for study in self.studies:
             num_waiting += sum(item.waiting for item in study.suggestions())
 
@@ -482,6 +485,7 @@ class Tuning:
             position = cell.row, cell.column
             best = next(iter(chosen(items, self.search)), None)
             config = study.arm.config(best.drawn) if best is not None else None
+
             if best is None or config is None:
                 reason = f"all {self.search.trials} suggestions failed"
                 winners[position] = replace(cell, arm=None, excluded=reason)
@@ -600,6 +604,7 @@ def headers(keys: Sequence[str]) -> list[str]:
     """The last words of the keys where these differ."""
     last_words = [key.rpartition(".")[2] for key in keys]
     names = []
+
     for last_word, key in zip(last_words, keys, strict=True):
         names.append(last_word if last_words.count(last_word) == 1 else key)
 

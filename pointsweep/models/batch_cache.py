@@ -68,6 +68,7 @@ class LeastRecentlyUsed:
         value = make()
         size = sum(tensor.nbytes for tensor in tensors((value, alive)))
         has_gradients = any(tensor.requires_grad for tensor in tensors(value))
+
         if size * SHARE > self.limit_bytes or has_gradients:
             return value
 
@@ -176,6 +177,7 @@ def _cached_alone(
     # Products are rounded otherwise under autocast.
     modes = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     key = (name, modes, *map(_identity, made_of))
+
     return _caches[kind].get(key, lambda: make(*made_of), alive=tuple(made_of))
 
 

@@ -169,6 +169,7 @@ def shared_mlp(widths: Sequence[int], axes: int, bias: bool = False) -> nn.Seque
     """
     convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv2d
     norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.BatchNorm2d
+
     if axes == 1:
         convolution, norm = nn.Conv1d, nn.BatchNorm1d
 

@@ -401,6 +401,7 @@ class PointModel(nn.Module):
         prefix = self.backbone.prefix
         of_class_token, of_points = encoding[:, :prefix], encoding[:, prefix:]
         none = encoding.new_zeros(len(encoding), between, encoding.shape[2])
+
         return tokens + torch.cat([of_class_token, none, of_points], dim=1)
 
     def _run(
@@ -486,6 +487,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     own = trained_state(model)
     wrong = sorted(own.keys() ^ state.keys())
+
     if not wrong:
         wrong = [name for name in own if own[name].shape != state[name].shape]
 

@@ -54,6 +54,7 @@ class SegmentationHead(nn.Module):
         # The backbone's norm is for the last width; the narrower scales have one of their own, as
         # in Point-M2AE's program.
         self.norms = nn.ModuleList()
+
         for width in widths:
             is_last = width == widths[-1]
             self.norms.append(nn.Identity() if is_last else nn.LayerNorm(width))

@@ -69,6 +69,7 @@ class PointPNLight(nn.Module):
         )
 
         self.stages = nn.ModuleList()
+
         for wide, middle, repeats in plan:
             blocks = [Residual(wide, middle) for _ in range(repeats)]
             self.stages.append(Stage(*blocks))
@@ -198,6 +199,7 @@ class Stage(nn.Sequential):
         pairs = residual_stage.Pairs(features, own, near, encode)
         blocks: list[residual_stage.Block] = []
         norms: list[nn.BatchNorm2d] = []
+
         for block in self:
             if isinstance(block, Residual):
                 blocks.append(_block_of(block.layers))
@@ -275,6 +277,7 @@ class PointPN(nn.Module):
         # All of `widen` before all stages: the random start is drawn in this order.
         self.widen = nn.ModuleList(_layer(pair, wide) for pair, wide, _ in plan)
         self.stages = nn.ModuleList()
+
         for _, wide, repeats in plan:
             blocks = [Residual(wide, wide // 2) for _ in range(repeats)]
             self.stages.append(nn.Sequential(*blocks))

@@ -116,6 +116,7 @@ def pyramid(points: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[int]]:
     """
     products = itertools.accumulate(strides, operator.mul)
     counts = [points.shape[1] // product for product in products]
+
     if counts[-1] < 1:
         raise ValueError(
             f"clouds of {points.shape[1]} points are too small: the stages need at least"
@@ -168,6 +169,7 @@ def _distances(queries: Tensor, points: Tensor) -> Tensor:
     difference = queries[:, :, None, 1] - points[:, None, :, 1]
     distance.square_().add_(difference.square_())
     torch.sub(queries[:, :, None, 2], points[:, None, :, 2], out=difference)
+
     return distance.add_(difference.square_())
 
 
@@ -189,6 +191,7 @@ def _least(values: Tensor, count: int) -> Tensor:
     rows, fast = keys.flatten(0, 1).numpy(), compiled("cpu")
     least_of_rows = fast.least if fast is not None else _least_of_rows
     indices = least_of_rows(rows, count)
+
     return torch.from_numpy(indices).view(*values.shape[:2], count)
 
 
@@ -374,6 +377,7 @@ def project_lines(
     scaled = (along - low) / spread.clamp(min=smallest)
     unit = torch.where(spread > 0, scaled, torch.zeros_like(along))
     places = length * unit - 0.5
+
     if compat == "official":
         return places % length
 

@@ -172,6 +172,7 @@ def training(pairs: Pairs, blocks: Sequence[Block]) -> tuple[Tensor, list[Statis
         pairs.features, pairs.own, pairs, eps, *parameters
     )
     means, variances = statistics[::2], statistics[1::2]
+
     return output, list(zip(means, variances, strict=True))
 
 
@@ -256,6 +257,7 @@ class _Stage(torch.autograd.Function):
         ctx.eps = eps
         ctx.kept = [one.kept for one in passes]
         rows: list[Tensor] = []
+
         for one in passes:
             rows += (one.x, one.a)
 
@@ -613,6 +615,7 @@ class _Backward:
         )  # fmt: skip
 
         shaped = []
+
         for gradient, parameter in zip(gradients, block.parameters(), strict=True):
             shaped.append(gradient.to(parameter).view_as(parameter))
 

@@ -195,6 +195,7 @@ def rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
         return next(leaves)
     if isinstance(value, (tuple, list)):
         return type(value)(rebuilt(part, leaves) for part in value)
+
     if is_dataclass(value) and not isinstance(value, type):
         arguments = {}
         for field in fields(value):
@@ -265,6 +266,7 @@ class Part:
         self.stack: Stack | None = None
         # Frozen parts are other members' too; they draw nothing.
         self.noise: list[nn.Module] = []
+
         for layer in module.modules():
             if hasattr(layer, "generator") and getattr(layer, "p", 0.0) > 0:
                 self.noise.append(layer)
@@ -387,6 +389,7 @@ def run(parts: Sequence[Part], inputs: Sequence[Inputs]) -> list[Any]:
     counter = torch.arange(len(parts), device=columns[0][0].device)
     stacked_inputs = [torch.stack(column) for column in columns]
     state = _stack_of(parts).state()
+
     with _Layers():
         output = vmap(call)(state, counter, *stacked_inputs)
 

@@ -106,6 +106,7 @@ def model_of(config: TrialConfig) -> TrialConfig:
     stored = arm_of(config).dataset
     dataset = stored.replace(scale=(1.0, 1.0), rotate="none", translate=0.0)
     train = TrainConfig(init=config.train.init)
+
     return config.replace(seed=0, dataset=dataset, train=train)
 
 
@@ -158,6 +159,7 @@ def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]
     other = flat(second.to_dict(only=parts))
 
     knobs = {}
+
     for key in one | other:
         pair = one.get(key), other.get(key)
         if pair[0] != pair[1]:
@@ -360,6 +362,7 @@ def _counts(
             both = counts["trainable_without_head"], counts["trainable"]
             digits = len(decimals)
             rounded = [round(count / 1e6, digits) for count in both]
+
             if published.params_m not in rounded:
                 built = " or ".join(f"{count / 1e6:.3f}M" for count in both)
                 printed = f"{published.source} prints {published.params_m}M"

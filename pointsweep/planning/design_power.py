@@ -149,6 +149,7 @@ def sentence(
         gain = smallest_gain(power)
         small = smallest_gain(power, NOT_SEEN)
         level = "sequential paired t-test at 5 %"
+
         if comparisons > 1:
             level += f" over the {comparisons} comparisons of a column"
 
@@ -190,6 +191,7 @@ def of_one_cell(plan: Plan, cell: Cell, objects: int, seeds: int) -> str:
     done = list(_values(plan, cell).values())
     sd = summary(done).sd if len(done) > 1 else None
     basis = f"measured, {len(done)} seeds"
+
     if sd is None:
         accuracy, source = typical_accuracy(plan, [cell])
         sd = assumed_sd(accuracy, objects)
@@ -228,6 +230,7 @@ def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
     protocol, metric = plan.sweep.protocol, plan.sweep.metric
     done = []
     printed = []
+
     for cell in cells:
         for config in cell.trials:
             record = plan.records.get(config.key())
@@ -275,6 +278,7 @@ def _values(plan: Plan, cell: Cell) -> dict[int, float]:
     """Return the metric of a cell's finished trials, by seed."""
     protocol, metric = plan.sweep.protocol, plan.sweep.metric
     values = {}
+
     for config in cell.trials:
         record = plan.records.get(config.key())
         if record is not None:

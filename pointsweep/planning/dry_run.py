@@ -87,6 +87,7 @@ def _late_epochs(config: TrialConfig, trained: set[str], thorough: bool) -> list
     """
     component = config.method if config.network is None else config.network
     name = "" if component is None else component.name
+
     if name in trained:
         return []
 

@@ -90,6 +90,7 @@ def few(split: Split, count: int) -> Split:
     rows = np.unique(spread.astype(np.int64))
 
     taken = split.take(rows, split.name)
+
     if taken.points.ndim != 3:
         return taken
 

@@ -39,6 +39,7 @@ def rate(train: TrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float
     """
     height = train.lr - train.min_lr
     done = max(float(epoch - 1 - train.lag_epochs), 0.0)
+
     if train.warmup_fraction is not None:
         line = max(round(train.epochs * steps * train.warmup_fraction), 1)
         number = steps * (epoch - 1) + step + 1  # of the step, from 1 on
@@ -133,6 +134,7 @@ def reference_epochs(
     train = config.train
     decays = _decays(model, train)
     moments: dict[nn.Parameter, Moments] = {}
+
     for number, epoch in epochs.items():
         model.train()
         losses = []

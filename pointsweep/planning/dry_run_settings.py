@@ -132,6 +132,7 @@ def _content(dataset: Dataset) -> tuple[Any, ...]:
     few = small(dataset)
     train_batch = few.train_batch(np.arange(2), torch.Generator().manual_seed(0))
     test_batch = few.eval_batch(few.test, np.arange(2))
+
     for tensor in (*train_batch, *test_batch):
         content.append(tensor.numpy().tobytes())
 

@@ -101,6 +101,7 @@ class Run:
             lambda: None,
             shared,
         )
+
         self.trial.dataset = self.data
         self.start = self.trial.model
 
@@ -141,6 +142,7 @@ class Run:
         count = len(self.data.train.labels)
         steps = count // BATCH
         epochs = self.epochs()
+
         if len(epochs) != EPOCHS or any(len(epoch) != steps for epoch in epochs):
             num_batches = len(self.data.train_calls)
             yield (
@@ -185,6 +187,7 @@ class Run:
         expected, expected_hits = reference(model, config, self.epochs(), self.data)
         losses = []
         hits = []
+
         for event in self.trial.folder.epochs():
             losses.append(event["metrics"]["train/loss"])
             hits.append(event["metrics"]["train/accuracy"])
@@ -214,6 +217,7 @@ class Run:
         train = self.config.train.model_copy(update={"epochs": planned})
         config = self.config.model_copy(update={"train": train})
         model = self.trial.model
+
         for number in numbers:
             data = small(self.dataset)
             data.train = few(data.train, BATCH)
@@ -227,6 +231,7 @@ class Run:
             trained_after = _trained_names(model)
 
             problems = list(_wrong_changes(before, model, expected, train.lr))
+
             if not problems and trained_after != trained_before:
                 problems = ["other tensors train after it than before it"]
 
@@ -430,6 +435,7 @@ def _wrong_changes(
     still = []
     other = []
     trained = _trained_names(reference_model)
+
     for name, before in before_all.items():
         if not before.is_floating_point() or not before.numel():
             continue

@@ -96,6 +96,7 @@ class Plan:
             self.sweep.trials(), key=lambda trial: trial.cell.trials.index(trial.config)
         )
         configs = []
+
         for trial in in_seed_order:
             if self.states.get(trial.config.key(), "finished") != "finished":
                 configs.append(trial.config)
@@ -115,6 +116,7 @@ class Plan:
         }
 
         details = []
+
         for state, description in words.items():
             if number[state]:
                 details.append(f"{number[state]} {description}")
@@ -180,6 +182,7 @@ def make_plan(
     """
     states, records, damaged = states_and_damage(sweep, store)
     configs = {}
+
     for trial in sweep.trials():
         key = trial.config.key()
         if key in states:
@@ -265,6 +268,7 @@ def of_the_data(
             name = sweep.cell_name(cell)
             dataset = config.dataset
             facts = data.get(dataset)
+
             if facts is not None:
                 trains = config.trains
                 batch_size = config.train.batch_size if trains else None
@@ -323,6 +327,7 @@ def input_problems(cells: Sequence[ReadableCell]) -> list[str]:
     inputs = read_all(dict.fromkeys(datasets), dict.fromkeys(with_weights), fetch=False)
 
     refused: dict[str, dict[str, None]] = {}
+
     for cell in cells:
         dataset = cell.parts.get("dataset")
         if dataset is not None and dataset in inputs.data:
@@ -344,6 +349,7 @@ def _model_problems(trials: Mapping[str, TrialConfig]) -> list[str]:
     from pointsweep.planning import audit
 
     missing = missing_packages(trials.values())
+
     if missing:
         return [f"lacking here: {text}" for text in missing]
 
@@ -431,6 +437,7 @@ def states_and_damage(
             record = read_record(store, key)
             problem = config_problem(record, trial.config)
             problem = problem or _changed_file(record, store)
+
             if problem:
                 raise RecordError(f"{store.url}, trials/{key}/record.json: {problem}")
 

@@ -63,6 +63,7 @@ def keep(sweep: Sweep, keys: Sequence[str], checked: Checked) -> None:
     parameters = {key: dict(counts) for key, counts in checked.parameters.items()}
     findings = [asdict(finding) for finding in checked.findings]
     content = {"keys": sorted(keys), "parameters": parameters, "findings": findings}
+
     with suppress(OSError):
         write_whole(_path(sweep), json.dumps(sealed(content)).encode())
 

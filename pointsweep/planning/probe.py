@@ -93,6 +93,7 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     size = config.dataset.num_points if full_size else POINTS
     model, thawed = _build(config)
     zero = set()
+
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and _is_all(parameter, 0.0):
             zero.add(name)
@@ -163,6 +164,7 @@ def _find_unreached(
     """
     declared = {f"method.{name}" for name in model.method.idle_parts}  # type: ignore[union-attr]
     examined = []
+
     for name in trained:
         if not name.startswith("head.") and name not in declared:
             examined.append(name)
@@ -326,6 +328,7 @@ def _examine_batch(
     by_position = float(_movement(other_outer[2:], before[:1]))
     ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
     ratios = []
+
     for number in range(CLOUDS):
         if number not in ignored:
             ratios.append(float(by_others[number] / own[number]))
@@ -350,6 +353,7 @@ def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
     """Return what the model takes: clouds, and on a data set of parts their categories (B,)."""
     categories = config.dataset.num_categories
     inputs = [_clouds(CLOUDS, size, channels=config.dataset.feature_channels)]
+
     if categories:
         inputs.append(torch.arange(CLOUDS) % categories)
 
@@ -362,6 +366,7 @@ def _labels(logits: Tensor) -> Tensor:
     """
     num_clouds, _, *point_shape = logits.shape
     labels = torch.arange(num_clouds * math.prod(point_shape)) % CLASSES
+
     return labels.view(num_clouds, *point_shape)
 
 
@@ -412,6 +417,7 @@ def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
     # The final norm trains in every model; a class token becomes the model's own.
     allowed = ("norm.", "cls_token", "cls_position")
     thawed = []
+
     for name, tensor in own:
         is_declared = name.startswith(allowed) or model.method.thaws(name)
         if tensor.requires_grad and not is_declared:

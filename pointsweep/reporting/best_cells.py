@@ -99,6 +99,7 @@ def _by_mean(table: Table, column: int) -> dict[str, str]:
     cells = table.cells_of_column(column)
     filled = ordered(table, [cell for cell in cells if cell.mean is not None])
     marked: dict[str, str] = {}
+
     if len(filled) < 2:
         return marked
 
@@ -134,6 +135,7 @@ def tied(table: Table) -> set[tuple[int, int]]:
     cells: set[tuple[int, int]] = set()
     names = table.row_names()
     row_of = dict(zip(names, range(len(names)), strict=True))
+
     for column in range(len(table.columns)):
         family = table.comparisons[column]
         for pair in family.pairs:

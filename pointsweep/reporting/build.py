@@ -100,6 +100,7 @@ def build(
             parameters=parameters or {},
             other_trees=other_trees,
         )
+
         stopped = stop_reasons.get((cell.row, cell.column))
         if stopped:
             cell = replace(cell, stopped=stopped)
@@ -255,6 +256,7 @@ def _mean_by_seed(rows: Sequence[Mapping[int, float]]) -> dict[int, float]:
     first, *others = rows
     common_seeds = set(first).intersection(*others)
     means = {}
+
     for seed in sorted(common_seeds):
         means[seed] = mean([value_of[seed] for value_of in rows])
 

@@ -143,6 +143,7 @@ def _stored_members(data: bytes) -> dict[str, bytes]:
         # in.
         size = sum(info.file_size for info in infos)
         is_stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+
         if not is_stored or size > len(data):
             raise BundleError("its members are not stored as they are")
 
@@ -253,6 +254,7 @@ def _trial_members(
     predictions = _with_labels(data, labels)
     recomputed(record, arrays_of(predictions), metric)
     members = {f"{folder}/predictions.npz": predictions}
+
     for name, content in _trial(store, record):
         members[f"{folder}/{name}"] = content
 
@@ -270,6 +272,7 @@ def _trial(store: Store, record: Record) -> Iterator[tuple[str, bytes]]:
 
     # A trial that was cut off repeats epochs: the last attempt's count.
     metrics = {}
+
     for event in read_events(store, record.key):
         if event["type"] == "epoch":
             metrics[event["epoch"]] = event["metrics"]
@@ -401,6 +404,7 @@ def _from_predictions(
         "test/miou",
         "test/mean_class_accuracy",
     ]
+
     computable += [f"test/{name}" for name in computed_names()]
     raise BundleError(
         f"{metric} cannot be computed from predictions; that can {', '.join(computable)}"

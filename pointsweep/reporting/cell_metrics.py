@@ -30,6 +30,7 @@ def cell_metrics(table: Table) -> dict[str, float]:
         column = _plain(table.columns[cell.column])
         name = f"{row}/{column}"[:LONGEST]
         number = 1
+
         while f"mean/{name}" in metrics:
             number += 1
             name = f"{name.removesuffix(f' {number - 1}')} {number}"

@@ -169,6 +169,7 @@ def symbols(table: Table) -> dict[str, str]:
     everywhere = set.intersection(*marks)
     partial = sorted(set.union(*marks) - everywhere)
     symbol_of = {}
+
     for i, mark in enumerate(partial):
         repeats = 1 + i // len(SYMBOLS)
         symbol_of[mark] = SYMBOLS[i % len(SYMBOLS)] * repeats
@@ -283,6 +284,7 @@ def headings(table: Table, without: Collection[str] = ()) -> list[Heading]:
     """
     symbol_of = symbols(table)
     units = []
+
     for column in range(len(table.columns)):
         units.append(unit(table.cells_of_column(column)))
 

@@ -58,11 +58,13 @@ def diff(table: Table, records: Mapping[str, Record], first: str, second: str) -
             records_by_seed(cells[0].keys, records),
             records_by_seed(cells[1].keys, records),
         )
+
         column_settings = settings(arms)
 
         cells_of.append(cells)
         arms_of.append(arms)
         settings_of.append(column_settings)
+
         if all(arms):
             comparable.append(column_settings)
 
@@ -263,6 +265,7 @@ def _bootstrap_sentence(arms: Arms, seeds: Sequence[int], protocol: str) -> str:
     drawn = bootstrap(first_correct, second_correct, groups=groups)
 
     over = "objects and seeds"
+
     if drawn.seeds == 1:
         over = "objects alone, of one seed: it knows nothing of other seeds"
 

@@ -206,6 +206,7 @@ def _other_pairs(family: Family) -> Iterator[str]:
     """Yield the sentence of the resolved pairs without the first arm, if there are any."""
     top = family.arms[0]
     others = [pair for pair in family.pairs if pair.resolved and pair.first != top]
+
     if not others:
         return
 
@@ -265,6 +266,7 @@ def _reversed(pair: Pair) -> str:
     assert pair.p is not None
 
     mean, low, high = points(-pair.mean), points(-pair.high), points(-pair.low)
+
     return f"{mean} ({low} to {high}, {p_short(pair.p)})"
 
 

@@ -64,6 +64,7 @@ def table_frame(table: Table) -> pandas.DataFrame:
             "status": cell.status,
             "marks": "; ".join(cell.marks),
         }
+
         lines.append(line)
 
     return pandas.DataFrame(lines)
@@ -90,6 +91,7 @@ def record_frame(
             line |= {"column": layout.columns[cell.column], "seed": seed, "key": key}
 
             record = records.get(key)
+
             if record is not None:
                 line |= {"status": "finished", "reason": "", **_numbers(record)}
             elif key in failures:
@@ -120,6 +122,7 @@ def notebook_html(table: Table) -> str:
     num_sub_columns = len(headings(table))
 
     column_names = f"<th colspan='{num_labels}'></th>"
+
     for column in table.columns:
         column_names += f"<th colspan='{num_sub_columns}'>{escape(column)}</th>"
 

@@ -30,6 +30,7 @@ def left_out(table: Table, names: Sequence[str]) -> tuple[Table, tuple[str, ...]
     # A name that is both a column's and a sub-column's is the column's.
     dropped = set(names).difference(table.columns)
     without = tuple(title for title in shown if title in dropped)
+
     if not columns or len(without) == len(shown):
         raise ValueError("--drop: nothing of the table is left")
 

@@ -89,6 +89,7 @@ def _variables(table: Table, options: TableOptions) -> dict[str, Any]:
                 "paper_params": params,
                 "cell": cell,
             }
+
             cells.append(variables)
 
         rows.append({"labels": list(labels), "cells": cells})

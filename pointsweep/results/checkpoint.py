@@ -20,6 +20,7 @@ def encode(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
 
     body = json.dumps(state)
     metadata = {"state": body, "sha256": _digest(tensors, body)}
+
     return save(dict(tensors), metadata=metadata)
 
 

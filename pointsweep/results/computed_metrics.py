@@ -37,6 +37,7 @@ def with_metric(
     compute = definition.from_predictions
     completed: dict[str, Record] = {}
     problems: list[str] = []
+
     for key, record in records.items():
         if all(metric in chosen for chosen in record.metrics.values()):
             completed[key] = record

@@ -35,6 +35,7 @@ def confusion_scores(counts: np.ndarray) -> dict[str, float]:
     """
     counts = counts.astype(np.int64)
     total = int(counts.sum())
+
     if total == 0:
         raise ValueError("the confusion matrix counts no point")
 

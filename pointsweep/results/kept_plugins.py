@@ -76,6 +76,7 @@ def plugins_here(store: Store, name: str) -> dict[str, str]:
         first = str(about["files"][0])
         is_package = "/" in first
         path = Path(str(about["folder"]), str(about["name"]) if is_package else first)
+
         with suppress(PluginError):
             digests[f"{PREFIX}{about['name']}"] = read_source(path).digest
 
@@ -131,6 +132,7 @@ def import_all(sources: Iterable[Source], name: str, allowed: bool) -> None:
     """
     sources = list(sources)
     refused = [source for source in sources if not is_allowed(source, allowed)]
+
     if refused:
         names = ", ".join(f"{source.folder}/{source.shown}" for source in refused)
         text = (

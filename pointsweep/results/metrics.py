@@ -209,6 +209,7 @@ def computed(metric: str) -> Metric | None:
     """
     split, _, name = metric.partition("/")
     definition = METRICS.get(name)
+
     if split != TEST or definition is None or definition.recorded:
         return None
 
@@ -221,6 +222,7 @@ def of_dataset(recorded: Sequence[str]) -> list[str]:
     """
     task = METRICS[recorded[0]].task or "classification"
     names = list(recorded)
+
     for name in computed_names():
         if METRICS[name].task in ("", task):
             names.append(name)

@@ -106,6 +106,7 @@ def _record(store: Store, key: str, data: bytes) -> Record:
         record = from_json(data, key)
         problem = files_problem(record, _sizes_in(store, key))
         problem = problem or unsealed_problem(record, read)
+
         if problem:
             raise RecordError(problem)
     except StoreError as error:
@@ -348,6 +349,7 @@ def _dump(entries: Mapping[str, tuple[Stamp, Record]]) -> bytes:
         "key": list(entries),
         "stamp": list(zip(*stamps, strict=True)),
     }
+
     for name in FIELDS:
         values = [getattr(record, name) for record in records]
         columns[f"field.{name}"] = _column(name, values)
@@ -396,6 +398,7 @@ def _configs(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     parts: list[Any] = []
     combinations = []
     seeds = []
+
     for config in configs:
         codes = {}
         for name, part in config.items():
@@ -412,6 +415,7 @@ def _joined(column: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """The inverse of `_configs`. Records that share a part share one object."""
     parts = column["parts"]
     combinations = []
+
     for codes in column["values"]:
         combinations.append({name: parts[code] for name, code in codes.items()})
 
@@ -504,6 +508,7 @@ def _filled(shape: Any, numbers: Iterator[np.ndarray], count: int) -> list[Any]:
     names = [name for name, _ in shape]
     columns = [_filled(part, numbers, count) for _, part in shape]
     rows = zip(*columns, strict=True)
+
     # dict(zip(names, row)) of every row, without a step of Python for each
     return list(map(dict, map(zip, repeat(names), rows)))
 
@@ -530,6 +535,7 @@ def _load(store: Store, sweep: str) -> Entries:
         end = data.find(b"\n")
         body = memoryview(data)[end + 1 :]  # no copy of so many megabytes
         head = {"format": FORMAT, "fields": list(FIELDS), "crc": zlib.crc32(body)}
+
         if json.loads(data[: max(end, 0)]) != head:
             return {}
 

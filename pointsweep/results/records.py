@@ -298,6 +298,7 @@ def _accuracy_problems(data: Mapping[str, Any]) -> Iterator[str]:
     dataset: Any = data.get("dataset")
     total = dataset.get("num_test") if _is_mapping(dataset) else None
     correct: Any = data.get("correct")
+
     if not _is_count(total) or not total or not _is_texts(correct):
         return
 
@@ -504,6 +505,7 @@ def _layout(data: Mapping[str, Any]) -> Layout:
     values["rows"] = tuple(tuple(row) for row in data["rows"])
     values["factors"] = tuple(data.get("factors", ()))
     values["adaptive"] = None
+
     if data.get("adaptive"):
         values["adaptive"] = Adaptive(**_known(data["adaptive"], Adaptive))
 

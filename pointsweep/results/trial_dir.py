@@ -192,6 +192,7 @@ class TrialFolder:
         """
         self.repair()
         last: Event | None = None
+
         for event in self.events():
             if event["type"] in ("start", "failed", "stopped"):
                 last = event
@@ -262,6 +263,7 @@ class TrialFolder:
             since_saved = now - self._saved_at
             since_copied = now - max(self._held_at, self._saved_at)
             is_due = since_saved >= self._save_s / CHECKPOINT_SHARE
+
             if last or event["epoch"] == 1 or is_due:
                 self._save(*snapshot(), len(self._pending))
             elif since_copied >= self._hold_s / HOLD_SHARE:
@@ -298,6 +300,7 @@ class TrialFolder:
         pending = self._pending[:count]
         data = checkpoint.encode(tensors, {**state, "pending": pending})
         self._write("checkpoint.safetensors", data)
+
         for event in pending:
             self.append(event)
 
@@ -312,6 +315,7 @@ class TrialFolder:
         """
         loaded = self._load()
         num_epochs, pending = 0, []
+
         if loaded:
             _, state = loaded
             num_epochs, pending = state["epoch"], state["pending"]
@@ -517,6 +521,7 @@ class TrialFolder:
         problem = files_problem(record, self._size)
         problem = problem or digests_problem(record, read)
         problem = problem or unsealed_problem(record, read)
+
         if problem:
             raise RecordError(f"record.json is not believed: {problem}")
 

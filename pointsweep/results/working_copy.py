@@ -139,6 +139,7 @@ class Copy:
         """
         names = set(self.store.list(f"trials/{self.folder.path.name}"))
         number = 1
+
         while f"{RECORD}.damaged-{number}" in names:
             number += 1
 

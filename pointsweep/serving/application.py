@@ -195,6 +195,7 @@ class Routes:
         state = await in_thread(sweep_watch.look)
         report = await in_thread(sweep_watch.make_report)
         problem = state.problem or "There is no table yet."
+
         if report is not None:
             problem = report.problem
 
@@ -225,6 +226,7 @@ class Routes:
             version = sweep_watch.report_version
             content = pages.sweep_content(state)
             title = pages.tab_title(state)
+
             return {"html": content, "version": version, "title": title}
 
         return _stream(look, self.ending)

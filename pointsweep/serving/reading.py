@@ -289,6 +289,7 @@ class ReadOnlyStore:
         folder = read_folder(self.inner, key, PREDICTIONS)
         stored = folder.predictions()
         truth = folder.truth()
+
         if truth is not None:
             labels, class_names = truth
             content = labels.tobytes() + repr(class_names).encode()

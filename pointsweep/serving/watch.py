@@ -233,6 +233,7 @@ class SweepWatch:
             trial = trials.get(key, KeptTrial())
             trial_standing = _standing(key, label, trial)
             standings.append(trial_standing)
+
             if trial_standing.state == "finished":
                 finished_s.append(records[key].seconds.get("total", 0.0))
             elif trial_standing.state == "running" and len(running) < MOST_RUNNING:
@@ -359,6 +360,7 @@ class SweepWatch:
         layout, compared_records = compared(layout, completed, self.store)
         table = build(layout, compared_records, failures)
         plotly_src = f"{ASSETS}{plotly_file()}"
+
         return self.make_page(table, compared_records, self.store, plotly_src)
 
 

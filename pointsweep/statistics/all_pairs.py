@@ -123,6 +123,7 @@ def compare(
     """
     means = {}
     distinct_seeds: set[int] = set()
+
     for name, by_seed in arms.items():
         if by_seed:
             means[name] = round(math.fsum(by_seed.values()) / len(by_seed), DIGITS)
@@ -246,6 +247,7 @@ class Errors:
         self.counts = np.isfinite(self.residuals).sum(axis=1)
         self.in_pool = int((self.counts > 1).sum())
         self.variance = 0.0
+
         if self.freedom > 0:
             self.variance = float(np.nansum(self.residuals**2)) / self.freedom
 

@@ -58,6 +58,7 @@ def packed_groups(groups: np.ndarray) -> str:
     rank[np.argsort(first)] = np.arange(len(first))
 
     data = rank[numbers].astype("<i4").tobytes()
+
     return base64.b64encode(zlib.compress(data, 9)).decode()
 
 
@@ -188,6 +189,7 @@ def _mcnemar_all(gained: np.ndarray, lost: np.ndarray) -> list[float | None]:
     is_reachable = 0.5**differing < 1 - LEVEL
 
     p_values: list[float | None] = values.tolist()
+
     for pair in np.flatnonzero(~is_reachable).tolist():
         p_values[pair] = None
 
@@ -218,6 +220,7 @@ def flips(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     gained = np.bitwise_count(one & ~other).sum(axis=1, dtype=np.int64)
     lost = np.bitwise_count(other & ~one).sum(axis=1, dtype=np.int64)
+
     return gained, lost
 
 
@@ -304,6 +307,7 @@ def model_tests(
     row_of = {trial: row for row, trial in enumerate(with_objects)}
     first_rows = []
     second_rows = []
+
     for first, second, seed in pairs:
         first_rows.append(row_of[first, seed])
         second_rows.append(row_of[second, seed])
@@ -387,6 +391,7 @@ def bootstrap(
     from scipy.special import ndtri, stdtrit
 
     shared = sorted(first.keys() & second.keys())
+
     if not shared:
         raise ValueError("the arms share no seed")
 
@@ -406,6 +411,7 @@ def bootstrap(
     count, objects = gain.shape
     drawn = _replicates(gain, sizes, replicates)
     error = float(drawn.std(ddof=1))
+
     if count == 1:
         quantile = float(ndtri(0.5 + LEVEL / 2))
     else:
@@ -433,6 +439,7 @@ def _freedom(gain: np.ndarray, sizes: np.ndarray) -> float:
     count, objects = gain.shape
     clouds = float(sizes.sum())
     by_seed = 0.0
+
     if count > 1:
         by_seed = float((gain.sum(axis=1) / clouds).var(ddof=1)) / count
 

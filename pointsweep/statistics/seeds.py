@@ -73,6 +73,7 @@ def summary(values: Sequence[float]) -> Summary:
     squares = math.fsum([(value - middle) ** 2 for value in values])
     sd = math.sqrt(squares / (len(values) - 1))
     half = half_width(sd, len(values))
+
     return Summary(middle, sd=sd, n=len(values), low=middle - half, high=middle + half)
 
 

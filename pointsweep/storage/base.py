@@ -321,6 +321,7 @@ def path_problem(text: str) -> str:
         # stat, below, follows the chain of links and raises for a loop or a link to nothing
         exists = os.path.lexists(path)
         absolute = str(path.absolute())
+
         if "?" in absolute:
             return (
                 "has a question mark in its path, behind which the addresses of databases (MLflow,"

@@ -84,6 +84,7 @@ def read_holder(path: Path) -> Holder | None:
     numbers = (holder.pid, holder.expires)
     has_texts = all(isinstance(text, str) for text in texts)
     has_numbers = all(type(number) in (int, float) for number in numbers)
+
     if not has_texts or not has_numbers:
         return UNKNOWN_HOLDER
 
@@ -226,6 +227,7 @@ def _create(path: Path) -> Lease | None:
         pid=os.getpid(),
         expires=time.time() + TERM_S,
     )
+
     temporary = path.with_name(f".lease.{owner}.tmp")
     file = temporary.open("wb", buffering=0)
 

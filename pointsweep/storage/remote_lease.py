@@ -120,6 +120,7 @@ def conditional(url: str) -> bool:
     """
     store, name = open_remote(url), f"leases/{uuid.uuid4().hex}"
     other_version = f'"{"0" * 32}"'
+
     try:
         created = store.write_if(name, b"first", None)
         if store.write_if(name, b"second", None) is not None:
@@ -151,7 +152,9 @@ def _acquire(store: RemoteStore, name: str, deadline: float) -> RemoteLease:
                 pid=os.getpid(),
                 expires=time.time() + lease.TERM_S,
             )
+
             new_version = store.write_if(name, own_holder.encode(), version)
+
             if new_version is not None:
                 return RemoteLease(
                     store, name, own_holder, version=new_version, since=now

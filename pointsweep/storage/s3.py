@@ -82,6 +82,7 @@ class S3Store:
             data: bytes = response["Body"].read()
             expected = response["Metadata"].get("sha256")
             is_whole = len(data) == response["ContentLength"]
+
             if is_whole and expected:
                 is_whole = hashlib.sha256(data).hexdigest() == expected
 
@@ -112,6 +113,7 @@ class S3Store:
             Metadata={"sha256": digest.hexdigest()},
             **conditions,
         )
+
         version: str = response["ETag"]
 
         return version
@@ -286,6 +288,7 @@ class S3Store:
                 Range=f"bytes={start}-{stop - 1}",
                 IfMatch=version,
             )
+
             data: bytes = response["Body"].read()
             if len(data) != stop - start:
                 raise _DamagedError(

@@ -74,6 +74,7 @@ def stage(store: RemoteStore, name: str, root: Path) -> Path:
 
     size, version, digest = store.stat(name)
     identity = json.dumps({"size": size, "version": version, "sha256": digest})
+
     if _is_here(target, staged_file, identity):
         return target
 

@@ -86,6 +86,7 @@ def open_remote(address: str) -> RemoteStore:
     module_name, _, class_name = SCHEMES[scheme].partition(":")
     store_class = getattr(importlib.import_module(module_name), class_name)
     store: RemoteStore = store_class(address)
+
     return store
 
 

@@ -198,6 +198,7 @@ class Ablation:
         names = list(self.components) if value == "all" else value
 
         is_list = isinstance(names, list) and len(names) > 0
+
         if not is_list or len(set(map(str, names))) < len(names):
             self.complain(
                 (generator,),
@@ -253,6 +254,7 @@ class Ablation:
         """
         everything = frozenset(self.components)
         subsets: list[Chosen]
+
         if generator == "leave_one_out":
             subsets = [everything]
             for name in names:

@@ -190,6 +190,7 @@ def comparable(value: Any, digits: int | None = None) -> Any:
     if isinstance(value, Mapping):
         items = [(str(key), comparable(item, digits)) for key, item in value.items()]
         return tuple(sorted(items))
+
     if isinstance(value, (list, tuple)):
         return ("list", *(comparable(item, digits) for item in value))
     if isinstance(value, float) and digits is not None:

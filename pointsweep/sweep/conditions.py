@@ -177,6 +177,7 @@ def key_problem(key: str, when: When) -> str | None:
     hint = text.removeprefix(f"unknown field '{rest}'.")
 
     named = opened(when).get(part)
+
     if named is None:
         owner_name = part
     elif isinstance(named, list):
@@ -257,6 +258,7 @@ def setting_problems(
     flattened = flat(settings)
     # The components that the trial will have: those of the condition, and those named here.
     components: dict[str, Any] = {}
+
     for key, value in opened(when).items():
         if key in PARTS:
             components[key] = value

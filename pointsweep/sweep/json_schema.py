@@ -338,6 +338,7 @@ def _sections() -> dict[str, Schema]:
 
     profile = {"only": _any_of(SCALAR, _list_of(SCALAR))}
     own_metrics = []
+
     for name in table_metrics():
         if name.partition("/")[2] in BUILT_IN:
             own_metrics.append(name)
@@ -480,6 +481,7 @@ def _tables() -> dict[str, Schema]:
         "published": _list_of(entry["published"]),
         "factors": _list_of(_any_of(factors, nothing)),
     }
+
     # Not `anyOf`: an editor underlines what is wrong in the form that is meant.
     one_key = {
         "type": "object",
@@ -556,6 +558,7 @@ def _searches() -> dict[str, Schema]:
     point = {"type": "object", "propertyNames": _ref("key")}
 
     samplers: dict[str, dict[str, Schema]] = {}
+
     for name, kinds in SAMPLERS.items():
         samplers[name] = {key: {"type": TYPES[kind]} for key, kind in kinds.items()}
 

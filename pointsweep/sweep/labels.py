@@ -183,6 +183,7 @@ class LabelAudit:
             )
 
             complain(document, (*path, "when", key), text)
+
             return
 
     def compare(
@@ -191,6 +192,7 @@ class LabelAudit:
         """Compare what a cell's labels say with the trial that was made of it."""
         stated = []
         parts = {"network"}
+
         for entry in entries:
             for key, value in conditions.flat(entry.settings).items():
                 stated.append((entry, key, value))
@@ -492,6 +494,7 @@ class LabelAudit:
             )
 
             self._report(location, text)
+
             return
 
         components = [str(component) for component in lost.without]

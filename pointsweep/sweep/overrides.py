@@ -43,6 +43,7 @@ def parse(text: str) -> Override:
         HydraErrorListener,
         HydraOverrideVisitor,
     )
+
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
     from hydra.grammar.gen.OverrideLexer import (
@@ -50,6 +51,7 @@ def parse(text: str) -> Override:
         InputStream,
         OverrideLexer,
     )
+
     from hydra.grammar.gen.OverrideParser import OverrideParser
 
     class Visitor(HydraOverrideVisitor):  # type: ignore[misc]
@@ -255,6 +257,7 @@ def changes_the_table(text: str) -> bool:
     """
     key = _key(text)
     neutral = (*NEUTRAL, "seeds")
+
     return not any(key == name or key.startswith(f"{name}.") for name in neutral)
 
 

@@ -508,6 +508,7 @@ class Reader:
         """Complain of a protocol or metric that the cell's data set cannot give."""
         metric = str(self.data.get("metric", DEFAULT))
         dataset = config.dataset
+
         for key, value in (("protocol", protocol), ("metric", metric)):
             needs_validation = value.startswith(("best_val", "val/"))
             if needs_validation and not dataset.has_validation:
@@ -553,6 +554,7 @@ class Reader:
         self._apply_overrides(settings)
         config, messages = check_trial(settings.data, self.known_parts)
         problems = []
+
         for path, message in messages:
             location = settings.location(path)
             problems.append(Problem(location.path, message, location.line))
@@ -591,6 +593,7 @@ class Reader:
                     location=partial(location_of, document, path),
                     source=document.source,
                 )
+
                 final = self._named(settings, entries)
 
         for document, path, when, holds in decided:
@@ -718,6 +721,7 @@ class Reader:
                         f"a published number is in percent, from 0 to 100, got {value}"
                     )
                     self.own.append(Problem(location.path, text, location.line))
+
                     return None
 
                 source = self.cite or Path(self.source).name

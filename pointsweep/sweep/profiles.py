@@ -147,6 +147,7 @@ def _smoke(settings: Settings) -> None:
     dataset = data.get("dataset", {})
     held_out = dataset.get("val_fraction", 0.0) or dataset.get("val") is not None
     dataset_class: Any = DatasetConfig
+
     if dataset.get("name") in registry.names("datasets"):
         dataset_class = registry.config_class("datasets", dataset["name"])
 
@@ -182,6 +183,7 @@ def _stand_in(backbone: Mapping[str, Any]) -> dict[str, Any]:
         backbone.get("modality") or getattr(backbone_class, "modality", None) or "1d"
     )
     like = str(backbone["name"])
+
     for field in OF_A_MODEL:
         value = backbone.get(field)
         if value not in (None, ""):

@@ -75,6 +75,7 @@ def read_file(path: Path) -> tuple[dict[str, str], ...]:
     reader.fieldnames = names
 
     allowed = (*COLUMNS, *NUMBERS)
+
     for name in names:
         if name not in allowed:
             text = unknown("column", name, allowed, "Columns")

@@ -77,6 +77,7 @@ def same_setting(line: Line) -> tuple[str, ...]:
     settings = setting(line)
     name = line["row"] if settings.get("method") in (COMPARISON, None) else ""
     shared = [name, line["backbone"], line["dataset"], line["split"], line["metric"]]
+
     for key in sorted(settings):
         shared.append(f"{key}={settings[key]}")
 
@@ -149,6 +150,7 @@ def _values(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
             f"{_named(number, line)}: no share of {objects} objects is printed {value}"
             f" ({', '.join(shares)})"
         )
+
         yield Fault("value", text, (number,))
 
 
@@ -201,6 +203,7 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
             line["split"],
             line["metric"],
         )
+
         rows.setdefault(row, {})[cell] = (number, line)
 
     for (one_row, one), (other_row, other) in itertools.combinations(rows.items(), 2):
@@ -225,6 +228,7 @@ def _twins(lines: Sequence[tuple[int, Line]]) -> Iterator[Fault]:
             f"{_named(*one[first])} and {_named(*other[first])}: other settings,"
             f" the same values ({', '.join(values)}) and size"
         )
+
         yield Fault("other setting", text, tuple(numbers))
 
 

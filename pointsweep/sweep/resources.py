@@ -43,6 +43,7 @@ class Budget(Config):
         bought = allowed = math.inf
         if self.money is not None and self.per_hour:
             bought = self.money / self.per_hour
+
         if self.hours is not None:
             allowed = self.hours
 

@@ -50,6 +50,7 @@ def make_arm(
         settings_of=settings_of,
         compose=reader.compose,
     )
+
     reader.own += dict.fromkeys(_problems(arm, search, reader, path, entries))
     points = list(_points(arm, search, reader, path))
 
@@ -187,6 +188,7 @@ def _twin_problems(arm: Arm, reader: Reader, path: Path) -> Iterator[Problem]:
         key_path = (*path, parameter.key)
         where = reader.document.where(*key_path)
         start = next((point for point in points if parameter.key in point), None)
+
         if parameter.kind != "choice" or start is None or where in faulty:
             continue
 

@@ -211,6 +211,7 @@ class SearchReader:
         sampler, options = self._sampler(study.sampler, study.objectives)
         scheduler, schedule = self._scheduler(study.scheduler, study.objectives)
         trials = budget.trials
+
         if budget.hours is not None and "trials" not in budget.model_fields_set:
             trials = MOST_TRIALS
 
@@ -301,6 +302,7 @@ class SearchReader:
         shown = scalars.shown(value)
         text = f"must be a whole number from {least} on, got {shown}"
         self.complain((*path, key), text)
+
         return default
 
     def _sampler(self, value: Any, objectives: Any) -> tuple[str, Mapping[str, Any]]:

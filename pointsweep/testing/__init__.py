@@ -44,6 +44,7 @@ def contract_of_dataset(dataset: type, **fields: Any) -> Any:
     from pointsweep.testing import dataset_contract, pytest_cases
 
     name = pytest_cases.registered(dataset, "datasets")
+
     return pytest_cases.as_test(dataset_contract.checks(name, fields))
 
 
@@ -54,4 +55,5 @@ def contract_of_network(network: type, **fields: Any) -> Any:
     from pointsweep.testing import network_contract, pytest_cases
 
     name = pytest_cases.registered(network, "networks")
+
     return pytest_cases.as_test(network_contract.checks(name, fields))

@@ -321,6 +321,7 @@ def choose(options: ChaosOptions, seed: int, writes: int) -> list[Round]:
             deaths=deaths,
             tracker=trackers[index // len(launchers) % len(trackers)],
         )
+
         rounds.append(this_round)
 
     return rounds
@@ -331,6 +332,7 @@ def disturb(subject: Subject, this_round: Round) -> dict[str, str]:
     chance = random.Random(f"{subject.seed} {this_round.number}")
     folder = subject.folder / this_round.name
     killers = []
+
     if this_round.way == "kill":
         latest_s = KILLED_S[this_round.launcher]
         killers = [Killer(chance.uniform(0, latest_s), chance) for _ in range(2)]
@@ -415,6 +417,7 @@ def compare(subject: Subject, finished: Round) -> dict[str, str]:
     expected = observe(subject, UNDISTURBED.name)
     observed = observe(subject, finished.name)
     problems = {}
+
     for name in expected:
         problems[name] = "; ".join(differences(expected[name], observed[name]))
 
@@ -425,6 +428,7 @@ def compare(subject: Subject, finished: Round) -> dict[str, str]:
     runs = steps_by_run(subject.uri(finished), subject.name)
     num_runs = Counter(key for key, _ in runs)
     numbers = []
+
     for key in expected["records"]:
         if num_runs[key] != 1:
             numbers.append(f"{key} has {num_runs[key]}")
@@ -433,6 +437,7 @@ def compare(subject: Subject, finished: Round) -> dict[str, str]:
 
     mirrored = {key: sorted(epochs) for key, epochs in runs}
     trained = {}
+
     for key, epochs in expected["epochs, each once"].items():
         trained[key] = [epoch for epoch, _ in epochs]
 
@@ -469,6 +474,7 @@ def observe(subject: Subject, name: str) -> dict[str, dict[str, Any]]:
         weights[key] = (path / "weights.safetensors").read_bytes()
         epochs[key] = _epochs(folder)
         predictions[key] = {}
+
         for protocol, values in folder.predictions().items():
             predictions[key][protocol] = values.tolist()
 

@@ -112,9 +112,11 @@ def _handler(line: Line) -> type[BaseHTTPRequestHandler]:
 
             if kind == "refused":
                 return
+
             if kind in ("429", "500"):
                 self.send_error(int(kind))
                 return
+
             if kind == "slow":
                 time.sleep(line.slow_s)
 

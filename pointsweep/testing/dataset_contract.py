@@ -28,7 +28,9 @@ def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
         a_limit_takes_fewer_clouds,
         validation_is_held_out_of_training,
     )
+
     cases: dict[str, Check] = {}
+
     for check in contract:
         cases[check.__name__] = functools.partial(check, name, fields)
 

@@ -61,6 +61,7 @@ class Cases:
             "state_carries_over": state_carries_over,
             "order_does_not_matter": order_does_not_matter,
         }
+
         if self.starts_as_nothing:
             contract["starts_as_nothing"] = starts_as_nothing
 
@@ -111,6 +112,7 @@ def every_weight_trains(
     trial_model = model(method, modality, **fields).double().train()
     before = {}
     trained = {}
+
     for name, parameter in trial_model.named_parameters():
         before[name] = parameter.detach().clone()
         if parameter.requires_grad:
@@ -180,6 +182,7 @@ def starts_as_nothing(method: str, modality: str, **fields: Any) -> None:
     trial_model = model(method, modality, **fields).eval()
     names = trained_state(plain).keys()
     shared = {}
+
     for name, value in trained_state(trial_model).items():
         if name in names:
             shared[name] = value

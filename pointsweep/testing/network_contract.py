@@ -46,7 +46,9 @@ def checks(name: str, fields: Mapping[str, Any]) -> dict[str, Check]:
         dropout_draws_from_the_trials_noise,
         counted_on_the_meta_device,
     )
+
     cases: dict[str, Check] = {}
+
     for check in contract:
         cases[check.__name__] = functools.partial(check, name, **fields)
 
@@ -104,6 +106,7 @@ def every_weight_trains(name: str, **fields: Any) -> None:
     """A step reaches every weight."""
     model = network(name, **fields).train()
     before = {}
+
     for key, parameter in model.named_parameters():
         before[key] = parameter.detach().clone()
 

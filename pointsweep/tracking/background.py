@@ -145,6 +145,7 @@ class Mirror:
                 path = min(self.waiting, key=lambda path: self.waiting[path][2])
                 folder, tags, due_at = self.waiting[path]
                 wait_s = due_at - time.monotonic()
+
                 if wait_s <= 0:
                     del self.waiting[path]
                     return folder, tags

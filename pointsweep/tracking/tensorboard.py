@@ -105,6 +105,7 @@ def _varied(trials: Sequence[TrialEvents]) -> list[str]:
     """Return the settings in which finished trials differ, by their dotted names."""
     configs = []
     names: set[str] = set()
+
     for trial in trials:
         if trial.record is not None:
             config = dict(_flat(trial.record.config))
@@ -130,6 +131,7 @@ def _write_trial(
             result = _result(trial.record, protocol)
             config = dict(_flat(trial.record.config))
             settings = dict(trial.labels)
+
             for name in varied:
                 settings[name] = config.get(name, "")
 

@@ -343,6 +343,7 @@ def _vote(
     points, *other_inputs = inputs
     generator = torch.Generator().manual_seed(seed)
     copies = [points]
+
     for _ in range(votes - 1):
         copies.append(dataset.augmented(points, generator))
 
@@ -396,6 +397,7 @@ def score_parts(
     truth = [truth[i] for i in file_order]
     ious = part_score(predicted, truth, category.tolist(), parts)
     num_correct = 0
+
     for of_shape, true_parts in zip(predicted, truth, strict=True):
         num_correct += int((of_shape == true_parts).sum())
 

@@ -46,6 +46,7 @@ def make_record(result: Result, epochs: Sequence[Event], attempts: int) -> Recor
     train_s = sum(event["train_s"] for event in epochs)
 
     metrics = {}
+
     for protocol, best in result.best.items():
         metrics[protocol] = {"epoch": best["epoch"], **best["metrics"]}
 
@@ -105,6 +106,7 @@ def used(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """
     names = set(epochs[0]).intersection(*epochs[1:])
     joules = {}
+
     for name in sorted(names):
         joules[name] = sum(epoch[name] for epoch in epochs)
 

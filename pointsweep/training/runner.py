@@ -130,6 +130,7 @@ def _run_pack(
     shared = _shared_backbone(pack[0].config, job)
     member = replace(job, devices=job.devices / len(pack))
     runs = []
+
     for task in pack:
         run = functools.partial(_run_task, task, member, report_from_pack, shared)
         runs.append(run)
@@ -304,6 +305,7 @@ def not_finite_weight(model: nn.Module) -> str:
     """
     names = []
     all_finite = []
+
     for name, tensor in trained_state(model).items():
         if tensor.is_floating_point():
             names.append(name)
@@ -512,6 +514,7 @@ class Trial:
             "epoch": epoch,
             "epochs": 1 if optimizer is None else self.config.train.epochs,
         }
+
         if train_s:
             batch_size = self.config.train.batch_size
             num_steps = len(self.dataset.train.labels) // batch_size
@@ -541,6 +544,7 @@ class Trial:
         measure = self.config.dataset.metrics[0]
         watched = {"best_test": f"test/{measure}", "best_val": f"val/{measure}"}
         chosen = []
+
         for protocol, metric in watched.items():
             if metric in metrics and self._better(protocol, metric, metrics):
                 chosen.append(protocol)
@@ -572,6 +576,7 @@ class Trial:
         self.folder.save_predictions(self.predictions, labels, self.dataset.class_names)
 
         weights = {}
+
         for name, tensor in trained_state(self.model).items():
             weights[name] = tensor.cpu().contiguous()
 
@@ -587,5 +592,6 @@ class Trial:
             device=self.device,
             processes=self.group.size,
         )
+
         record = make_record(result, self.folder.epochs(), self.folder.attempts())
         self.folder.finish(record)

@@ -36,6 +36,7 @@ class Meter:
         self.before = now
 
         joules: dict[str, float] = {}
+
         for name, new in now.items():
             old = before[name]
             if old is not None and new is not None and new >= old:

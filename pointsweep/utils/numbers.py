@@ -27,6 +27,7 @@ def decimals(value: float, digits: int, shift: int = 0) -> str:
     last_digit = Decimal(1).scaleb(-digits)
     shown = str(exact.quantize(last_digit, ROUND_HALF_EVEN))
     is_zero = not shown.strip("-0.")
+
     if is_zero:
         return shown.removeprefix("-")
 

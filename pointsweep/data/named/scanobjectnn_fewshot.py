@@ -60,6 +60,7 @@ class ScanObjectNNFewshot(Dataset):
             class_names=CLASSES,
             among=among,
         )
+
         arrays, digest = cached_arrays(f"fewshot-{key}", make)
 
         names = episode_class_names(arrays["classes"], CLASSES)
@@ -67,6 +68,7 @@ class ScanObjectNNFewshot(Dataset):
 
         self.marks = ("generated folds",)
         left_out = [name for number, name in enumerate(CLASSES) if number not in among]
+
         if left_out:
             text = f"too few clouds to be drawn: {', '.join(left_out)}"
             self.marks = (*self.marks, text)

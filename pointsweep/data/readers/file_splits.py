@@ -130,6 +130,7 @@ def _matching_arrays(root: Path, where: str, value: str) -> SplitFiles:
     suffixes = cloud_arrays.SUFFIXES
     paths = sorted(root.glob(value))
     arrays = [path for path in paths if path.suffix.lower() in suffixes]
+
     if not arrays:
         raise MissingDataError(
             f"{where} matches no {' or '.join(suffixes)} file in {root}; {contents(root)}"
@@ -225,6 +226,7 @@ def _clouds_below(folder: Path, pattern: str | None) -> Iterator[Path]:
                 continue
             if Path(name).suffix.lower() not in cloud_files.SUFFIXES:
                 continue
+
             if pattern is None or fnmatch(name, pattern):
                 yield Path(path, name)
 

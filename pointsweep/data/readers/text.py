@@ -146,6 +146,7 @@ def _read_by_line(text: str, source: str, columns: Sequence[int]) -> np.ndarray:
         raise ValueError(
             f"{source}: holds no row of numbers; rows of {expected} numbers are expected"
         )
+
     has_commas_alone = "," in text and ";" not in text and "." not in text
     if has_commas_alone and not _has_inner_blanks(text):
         raise ValueError(

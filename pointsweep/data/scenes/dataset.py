@@ -56,6 +56,7 @@ class DealtSplit(PartSplit):
         ignored = np.full(len(fill), IGNORED, dtype=np.int64)
 
         rows = np.concatenate([own, fill])
+
         return points[rows], np.concatenate([own_classes, ignored])
 
 

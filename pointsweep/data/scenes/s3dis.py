@@ -66,6 +66,7 @@ class S3DIS(SceneDataset):
             config.stored_points,
             config.min_points,
         )
+
         arrays, digest = arrays_of_files("s3dis", files, read, *settings)
         super().__init__(config, CLASSES, arrays, digest)
 
@@ -158,6 +159,7 @@ def _read_blocks(folder: Path, test_area: int) -> dict[str, np.ndarray]:
     """Return the arrays of the hdf5 files. Raises ValueError naming the file and what is wrong."""
     points_of_files = []
     classes_of_files = []
+
     for path in block_files(folder):
         file_points, file_classes = _read_block_file(path)
         points_of_files.append(file_points)
@@ -443,6 +445,7 @@ def _arrays(split: str, blocks: Blocks, rooms: Sequence[str]) -> dict[str, np.nd
     """
     number_of = {room: number for number, room in enumerate(sorted(set(rooms)))}
     groups = [number_of[room] for room in blocks.rooms]
+
     return {
         f"{split}_points": blocks.points,
         f"{split}_parts": blocks.classes,

@@ -73,6 +73,7 @@ def make_block(
     counts = random.multinomial(config.source_points, chances)
 
     pieces = []
+
     for thing, count in zip(things, counts, strict=True):
         pieces.append(_thing(thing, random, count))
 
@@ -105,9 +106,11 @@ def _thing(thing: int, random: np.random.Generator, count: int) -> np.ndarray:
         seat = seat + np.array([0, 0.45, 0])
         back = box(random, count - num_seat, np.array([0.45, 0.5, 0.05]))
         back = back + np.array([0, 0.7, -0.2])
+
         return np.concatenate([seat, back]) + np.array([x, 0, z])
 
     size = random.uniform(0.1, 0.3, 3)
     clutter = box(random, count, size)
     height = size[1] / 2 + random.uniform(0, 1.5)
+
     return clutter + np.array([x, height, z])

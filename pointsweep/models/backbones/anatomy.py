@@ -138,6 +138,7 @@ def small_copy(model: LibraryModel, stack: str, seed: int = 0) -> LibraryModel:
     layers = module.get_submodule(stack)
     first: list[nn.Module] = list(layers)[:EXAMINED]  # type: ignore[call-overload]
     cut: nn.Module = nn.ModuleList(first)
+
     if isinstance(layers, nn.Sequential):
         cut = type(layers)(*first)
 

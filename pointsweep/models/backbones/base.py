@@ -115,6 +115,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, shape.dim, bias=shape.bias)
         self.scale = self.head_dim**-0.5 if shape.scaled else 1.0
         self.extra: nn.Parameter | None = None
+
         if shape.extra_key:
             self.extra = nn.Parameter(torch.zeros(2, 1, 1, inner))  # key and value
 
@@ -566,6 +567,7 @@ class Backbone(nn.Module):
         check_values(self, state, raw, str(path))
         origin = f"{path.name}, sha256 {digest}"
         others = []
+
         for other_place, other_state, _ in fitting[1:]:
             if not _same_tensors(other_state, state):
                 others.append(other_place)

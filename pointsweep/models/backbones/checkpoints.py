@@ -417,6 +417,7 @@ def position_table_size(
     count = shape[-2] - leading if len(shape) > 1 else 0
     side = math.isqrt(max(count, 0))
     size = f"{count} positions"
+
     if side and side * side == count:
         size = f"{side} x {side} positions"
 

@@ -81,6 +81,7 @@ def find_roles(layer: nn.Module, run: Run, hidden: Tensor) -> LayerRoles:
         down=linears[fc2],
         last_norm=last_norm,
     )
+
     branch = _branch(layer, run, hidden, run_of_layer)
     fc1 = fc2 - 1  # the first of several where the branch has a gate beside it
 
@@ -314,6 +315,7 @@ def _attention_roles(
         }
 
         present: dict[str, Tensor] = {}
+
         for role, rows in rows_of.items():
             if rows.any():
                 names_of[role].append(name)

@@ -184,6 +184,7 @@ class LibraryBackbone(Backbone):
         other = type(self)(config, module)
         own = self.state_dict()
         state: dict[str, Tensor] = {}
+
         for name, tensor in other.state_dict().items():
             state[name] = tensor.to(own[name].dtype)
 
@@ -393,6 +394,7 @@ class LibraryBackbone(Backbone):
         """
         roles = self.anatomy.roles
         keys = []
+
         for path in roles.projections["k"]:
             is_fused = path in roles.fused
             keys.append(f".layer.{path}.k." if is_fused else f".layer.{path}.")
@@ -418,6 +420,7 @@ class LibraryBackbone(Backbone):
         anatomy = self.anatomy
         norm = "post-norm" if anatomy.roles.post_norm else "pre-norm"
         attention = "every token looks at all others"
+
         if anatomy.call.causal:
             attention = "causal"
 

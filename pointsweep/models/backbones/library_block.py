@@ -93,6 +93,7 @@ def joined_biases(layer: nn.Module) -> None:
         fused = getattr(module, "qkv", None)
         query = getattr(module, "q_bias", None)
         value = getattr(module, "v_bias", None)
+
         if not isinstance(query, Tensor) or not isinstance(value, Tensor):
             continue
 
@@ -210,6 +211,7 @@ class LibraryBlock(TransformerBlock):
             of_branch = output.view(*x.shape[:2], output.shape[-1])
             branch_inputs = inputs[-1].view(*x.shape[:2], -1)
             changed = after_ffn(self.drop_path(of_branch), branch_inputs)
+
             return changed.view(output.shape)
 
         ffn_input = self.layer.get_submodule(self.roles.ffn_input)
@@ -218,6 +220,7 @@ class LibraryBlock(TransformerBlock):
             ffn_input.register_forward_pre_hook(keep),
             branch.register_forward_hook(change),
         ]
+
         if self.drop_path.p > 0:
             owner, name = self.attention()
             handles.append(

@@ -231,12 +231,14 @@ def _not_here(
     revision = f", revision {config.revision}" if config.revision else ""
     root = os.environ.get("POINTSWEEP_DATA")
     folders = f"{config.model} is no folder here"
+
     if root:
         folders += f" or below {root}"
 
     near = difflib.get_close_matches(repository, cached_models(), n=2, cutoff=0.6)
     meant = f" Cached here: {', '.join(near)}." if near else ""
     needed = f"{CONFIG} and {WEIGHTS}"
+
     if config.weights in WITHOUT_CHECKPOINT:
         needed = CONFIG
 
@@ -253,6 +255,7 @@ def cached_models() -> list[str]:
 
     folder = Path(constants.HF_HUB_CACHE)
     models = []
+
     for entry in folder.glob("models--*"):
         models.append(entry.name.removeprefix("models--").replace("--", "/"))
 

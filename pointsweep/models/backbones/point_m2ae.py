@@ -60,6 +60,7 @@ class PointM2AE(Backbone):
         num_scales = (max(depth, 1) - 1) // DEPTH + 1  # that `num_blocks` leaves
         widths = WIDTHS[:num_scales]
         shapes = []
+
         for width in widths:
             shape = Shape(
                 width,

@@ -191,6 +191,7 @@ def _empty(config: TimmConfig) -> LibraryModel:
     )
 
     layers = module.get_submodule(stack_of(model))
+
     for part in layers.modules():
         heads = getattr(part, "num_heads", None)
         if isinstance(heads, int):

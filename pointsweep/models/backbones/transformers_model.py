@@ -399,6 +399,7 @@ def _inputs(module: Any, hf: Any, name: str) -> Callable[[], dict[str, Tensor]]:
     bands = getattr(hf, "num_mel_bins", None)
     is_image = hasattr(hf, "image_size") and not hasattr(hf, "num_frames")
     shape: tuple[int, ...]
+
     if kind == "pixel_values" and is_image:
         size = hf.image_size
         if not isinstance(size, (tuple, list)):

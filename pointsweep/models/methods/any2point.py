@@ -67,6 +67,7 @@ def cells_of(ids: Tensor, count: int | None) -> Cells:
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)
     first = same.int().argmax(dim=3)
+
     if count is None:
         return Cells(first, share, share.sum(dim=(0, 2)).amax())
 
@@ -236,7 +237,9 @@ class Any2Point(Method):
             config.local_space,
             config.bn_nonempty_only,
         )
+
         made_of = [centers] if locations is None else [centers, locations]
+
         return cached(made_of, name, self._neighbourhoods)
 
     def _neighbourhoods(

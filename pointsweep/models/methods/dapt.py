@@ -40,6 +40,7 @@ class DynamicAdapter(nn.Module):
         hidden = F.gelu(self.down(self.norm(x)))
         output = self.up(self.dropout(hidden))
         added = output
+
         if self.scale is not None:
             added = output * F.relu(self.scale(x))
 
@@ -107,4 +108,5 @@ class DAPT(Method):
         num_prompts = self.last + 1
         end = self.prefix + num_prompts
         prompts = tokens[:, self.prefix : end].mean(dim=1)  # (B, C)
+
         return remove_tokens(tokens, num_prompts, at=self.prefix), [prompts]

@@ -33,6 +33,7 @@ class PEFT(Method):
         targets = self.config.target or tuner.targets
         paths = paths_of(backbone, {*targets, "fc2"})
         modules: list[str] = []
+
         for target in targets:
             modules += paths[target]
 

@@ -141,6 +141,7 @@ class PointPEFT(Method):
         config = self.config
         with_mean = config.local_pool == "max_mean"
         self.local = nn.ModuleList()
+
         for start in self.starts:
             stage = LocalStage(self.widths[start], with_mean, config.center_scale)
             self.local.append(stage)
@@ -242,6 +243,7 @@ class PointPEFT(Method):
         features = torch.cat([query.unsqueeze(1), mixed.unsqueeze(1), columns], dim=1)
         # a bank of fewer clouds than columns asked for
         lacking = self.config.num_prompts - features.shape[1]
+
         if not lacking:
             return features
 

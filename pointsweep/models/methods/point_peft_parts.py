@@ -91,6 +91,7 @@ class LocalStage(nn.Module):
         pooled = F.gelu(norm(pooled.flatten(0, 1))).unflatten(0, pooled.shape[:2])
         of_centers = self._look_up(values, groups.centers, stride)  # (B, G, C)
         pooled = pooled + self.center_scale * of_centers
+
         return groups.back @ pooled
 
     @staticmethod
@@ -147,6 +148,7 @@ class GatedPrompts(nn.Module):
         output = frozen.out(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
         no_prompts = torch.zeros_like(prompts)
+
         return insert_tokens(output, no_prompts, at=self.prefix)
 
 

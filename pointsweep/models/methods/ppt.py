@@ -57,6 +57,7 @@ class PPT(Method):
                 "method: ppt's prompts walk through all blocks beside a class token;"
                 f" {backbone.config.name} has scales"
             )
+
         own_blocks = all(isinstance(block, Block) for block in backbone.blocks)
         if not isinstance(backbone.stem, Stem) or not own_blocks:
             raise ValueError(

@@ -29,6 +29,7 @@ class Prompt(Method):
         shape = (len(widths), self.config.num_prompts, max(widths))
         values = drawn(self.config.init_std, *shape)
         self.prompts = nn.ParameterList()
+
         for of_block, width in zip(values, widths, strict=True):
             self.prompts.append(nn.Parameter(of_block[:, :width].clone()))
 

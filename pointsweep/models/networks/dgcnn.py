@@ -42,6 +42,7 @@ class DGCNN(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList()
+
         for dim, width in itertools.pairwise((3, *config.widths)):
             self.layers.append(EdgeConv(dim, width))
 

@@ -50,6 +50,7 @@ class PointNN(nn.Module):
         """Return the features (clouds, C) and labels (clouds,) of all batches."""
         features: list[Tensor] = []
         labels: list[Tensor] = []
+
         for points, batch_labels in batches:
             features.append(self.encode(points))
             labels.append(batch_labels)
@@ -107,6 +108,7 @@ class PointNN(nn.Module):
         """points (B, P, 3) -> features (B, C) of length 1; C = embed_dim * 2^stages."""
         config, size = self.config, points.shape[1]
         skip = config.skip_near_origin
+
         if skip is None:
             skip = self.official
 

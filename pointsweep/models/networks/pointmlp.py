@@ -66,6 +66,7 @@ class Stage(nn.Module):
         both = torch.cat([normalised, center], dim=3)  # (B, G, K, 2C)
         wide = self.pre(self.transfer(both.permute(0, 3, 1, 2)))  # (B, D, G, K)
         x = wide.amax(dim=3, keepdim=True)  # (B, D, G, 1)
+
         return self.pos(x).squeeze(3).transpose(1, 2)
 
 

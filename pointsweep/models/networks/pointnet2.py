@@ -31,6 +31,7 @@ class PointNet2(nn.Module):
         self.config = config
         inputs = (3 + features, 3 + WIDTHS[0][-1], 3 + WIDTHS[1][-1])
         self.stages = nn.ModuleList()
+
         for width, widths in zip(inputs, WIDTHS, strict=True):
             self.stages.append(shared_mlp((width, *widths), axes=2, bias=True))
 

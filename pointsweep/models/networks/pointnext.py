@@ -55,6 +55,7 @@ class PointNeXt(nn.Module):
         dims = [config.width << stage for stage in range(config.num_stages + 1)]
         self.stem = nn.Linear((4 if config.heights else 3) + features, dims[0])
         self.stages = nn.ModuleList()
+
         for dim in dims[:-1]:
             self.stages.append(SetAbstraction(dim, 2 * dim, config.residual))
 

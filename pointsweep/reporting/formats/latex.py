@@ -107,6 +107,7 @@ def latex(table: Table, options: TableOptions) -> str:
     lines.append(f"\\caption{{{_caption(table, columns)}}}")
     lines.append(f"\\label{{{_label(table, options)}}}")
     lines.append(r"\sisetup{table-number-alignment=right,table-text-alignment=right}")
+
     if size:
         lines.append(size)
 
@@ -152,6 +153,7 @@ def _caption(table: Table, columns: Sequence[Sequence[SubColumn]]) -> str:
     )
 
     title = escaped(table.title)
+
     if not title.endswith((".", "!", "?")):
         title += "."
 
@@ -228,6 +230,7 @@ def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubCo
     cells = [table.cell(row, column) for row in range(len(table.rows))]
     values = []
     millions = []
+
     for cell in cells:
         value, params = paper(cell)
         values.append(value)
@@ -253,6 +256,7 @@ def _params(cells: Sequence[TableCell]) -> SubColumn:
     column_unit = unit(cells)
     letter = column_unit.letter
     numbers = []
+
     for cell in cells:
         number = column_unit.shown(trained(cell))
         numbers.append(number.removesuffix(letter))

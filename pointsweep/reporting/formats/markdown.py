@@ -40,6 +40,7 @@ def markdown(table: Table, options: TableOptions) -> str:
     ]
 
     escaped_heads = [escaped(head) for head in heads]
+
     for row in [escaped_heads, rule, *_body(table, options)]:
         lines.append(f"| {' | '.join(row)} |")
 

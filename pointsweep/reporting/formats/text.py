@@ -200,6 +200,7 @@ def _block(labels: _Labels, groups: Sequence[_ColumnGroup]) -> list[str]:
     first = gap.join([" " * labels.size, *tops]).rstrip()
     heading = _block_row(labels.rows[0], groups, 0)
     body = []
+
     for number, row_labels in enumerate(labels.rows[1:], start=1):
         body += _block_row(row_labels, groups, number)
 

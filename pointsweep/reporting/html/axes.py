@@ -72,6 +72,7 @@ def _by_label(
     """Labels that are the same but for one number: 1, 2, 6 or "M = 1", "M = 2"."""
     values = {}
     names = set()
+
     for label in labels:
         numbers = NUMBER.findall(label)
         if len(numbers) != 1:
@@ -222,6 +223,7 @@ def _chart(
     drawn_lines = list(lines.items())[:MOST_TRACES]
     traces = []
     rows = []
+
     for slot, (labels, cells) in enumerate(drawn_lines):
         name = " / ".join(labels) or table.metric
         points = []
@@ -236,6 +238,7 @@ def _chart(
     lowest, highest = numbers[0], numbers[-1]
     scale = "linear"
     axis_title = axis.name
+
     if lowest > 0 and highest >= WIDE * lowest:
         scale = "log"
         axis_title += " (logarithmic)"

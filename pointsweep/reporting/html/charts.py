@@ -184,6 +184,7 @@ def figure(
             "showlegend": num_names > 1,
         },
     )
+
     if crosshair:
         spike = {
             "showspikes": True,
@@ -218,6 +219,7 @@ def with_band(
     """
     columns = np.array(points, dtype=float)
     x = columns[:, 0]
+
     if np.all(np.abs(x) < 2**15) and np.all(x == np.rint(x)):
         x = x.astype(np.int16)  # epochs: a quarter of the bytes
 
@@ -267,6 +269,7 @@ def with_band(
             meta={"slot": slot},
         )
     )
+
     return traces
 
 

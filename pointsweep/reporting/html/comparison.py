@@ -45,6 +45,7 @@ def payload(
     # Trials of one data set share one truth: each stands in the page once.
     truths: list[Truth] = []
     index_of: dict[int, int] = {}
+
     for truth in evidence.truths.values():
         if id(truth) not in index_of:
             index_of[id(truth)] = len(truths)
@@ -150,6 +151,7 @@ def _most_seeds(cells: Sequence[TableCell], evidence: Evidence) -> int:
     """Return of how many seeds of an arm the page has room for the predictions."""
     most_seeds = max((len(cell.keys) for cell in cells), default=1)
     size = sum(map(len, evidence.predictions.values()))
+
     if size <= PREDICTION_BYTES:
         return most_seeds
 
@@ -189,6 +191,7 @@ def _class_dtype(evidence: Evidence) -> str:
     classes = list(evidence.predictions.values())
     classes += [truth.labels for truth in evidence.truths.values()]
     largest = 0
+
     for numbers in classes:
         if len(numbers):
             largest = max(largest, int(numbers.max()))

@@ -63,6 +63,7 @@ def sections(
         _rerun(table),
         _origins(table, records),
     ]
+
     shown = [section for section in drawn if section is not None]
 
     return shown, {**data, "themes": themes()}
@@ -104,6 +105,7 @@ def with_chart(
     names = []
     lengths = []
     durations = []
+
     for name in ranked:
         names.append(words(name))
         lengths.append(seconds[name] / unit_s)
@@ -127,9 +129,11 @@ def with_chart(
         "ticktext": names,
         "showgrid": False,
     }
+
     drawn.update_layout(yaxis=axis, bargap=0.3)
 
     more = ""
+
     if len(seconds) > MOST_BARS:
         more = f", the {MOST_BARS} longest of {len(seconds)}"
 
@@ -159,9 +163,11 @@ def _origins(table: Table, records: Mapping[str, Record]) -> Section:
             f"{data['name']}: {data['num_train']} training, {data['num_val']} validation and"
             f" {data['num_test']} test clouds, digest {data['digest']}"
         )
+
         codes.add(f"code: {code(record)}")
 
         machine = []
+
         for name in ORIGIN:
             if name in record.origin:
                 machine.append(f"{name.removeprefix('version.')} {record.origin[name]}")

@@ -43,6 +43,7 @@ def learning(
             column_cells = table.cells_of_column(column)
             cells = _with_curves(column_cells, records, curves_by_key)
             num_epochs = max((len(seeds[0]) for _, seeds in cells), default=0)
+
             if num_epochs >= 2:
                 is_cut = is_cut or len(cells) > MOST_LINES
                 charts[name, title] = _chart(table, name, title, cells)
@@ -101,6 +102,7 @@ def seeds_of(
     """
     finished = []
     under_way = []
+
     for _, key in cell.keys:
         curve = curves.get(key, ())
         if not len(curve):  # an array has no truth of its own
@@ -130,6 +132,7 @@ def _chart(
     y_title = name
     scale = 1
     number_format = ".4g"
+
     if name != RATE and not name.endswith("/loss"):  # a fraction, shown in percent
         y_title = f"{name} in %"
         scale = 100
@@ -142,6 +145,7 @@ def _chart(
         cell, seeds = seeds_of_row[row]
         by_epoch = list(enumerate(zip(*seeds, strict=True), 1))
         points = []
+
         for epoch, values in thinned(by_epoch):
             points.append(_point(epoch, values, scale))
 

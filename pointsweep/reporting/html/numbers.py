@@ -99,6 +99,7 @@ def cost(table: Table, records: Mapping[str, Record]) -> Section | None:
     trials = {}
     with_energy = False
     longest_s = 0.0
+
     for cell, timed in cells:
         longest_s = max(longest_s, _mean_seconds(timed))
         with_energy = with_energy or any(record.energy_j for record in timed)
@@ -144,6 +145,7 @@ def _cost_row(
     row.append(f"{clouds_per_s:.0f}" if clouds_per_s else "")
     row.append(f"{memory_bytes / 2**30:.2f}" if memory_bytes else "")
     row += [str(attempts), f"{spent['hours']:.3g}"]
+
     if "money" in spent:
         row.append(f"{spent['money']:.3g}")
 

@@ -82,6 +82,7 @@ def page(
         plotly_digest=plotly_digest.strip("'"),
         script=Markup(script),
     )
+
     return f"{html}\n"
 
 
@@ -164,6 +165,7 @@ def _facts(table: Table, records: Mapping[str, Record]) -> list[tuple[str, str]]
     facts = [("trials finished", f"{len(finished)} of {len(keys)}")]
 
     best = best_mean(table)
+
     if best is not None:
         facts.append((f"best mean: {table.cell_name(best)}", f"{percent(best.mean)} %"))
 

@@ -34,6 +34,7 @@ def pareto(table: Table) -> Section | None:
     """
     cells = [cell for cell in table.cells if cell.mean is not None and cell.parameters]
     sizes = set(map(size_of, cells))
+
     if len(sizes) < 2:
         return None
 
@@ -45,6 +46,7 @@ def pareto(table: Table) -> Section | None:
     drawn.update_layout(xaxis=_x_axis(sizes, positions))
 
     rows = []
+
     for cell in best:
         rows.append((table.cell_name(cell), f"{size_of(cell):,}", _mean(cell)))
 
@@ -87,6 +89,7 @@ def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
         smallest, largest = min(sizes - {0}), max(sizes)
         powers = [10**exponent for exponent in range(12)]
         ticks = [power for power in powers if smallest <= power <= largest]
+
         if not ticks:
             ticks = sorted({smallest, largest})
 

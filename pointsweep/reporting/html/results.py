@@ -72,6 +72,7 @@ def results(
     by_script = num_trials > MOST_OPEN  # then report.js writes the runs
     rows = []
     opened = []
+
     for labels, cells in _rows(table, records, links, curves, CURVE_POINTS[by_script]):
         rows.append((labels, cells))
         opened += [cell for cell in cells if cell.runs]

@@ -88,6 +88,7 @@ def _searched(data: Mapping[str, Any], arm: Mapping[str, Any]) -> ArmSearch:
             low=low,
             high=high,
         )
+
         axes.append(axis)
 
     complete = []

@@ -129,6 +129,7 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
     objective_charts = [_chart(search, f"Optimization history{suffix}", history)]
 
     shares = search.importances.get(name) or {}
+
     if shares:
         evaluator = StoredImportances(shares)
         bars = visualization.plot_param_importances(study, evaluator=evaluator)
@@ -142,6 +143,7 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
             rows=[(key, f"{share:.3f}") for key, share in ranked],
             height=140 + 34 * len(ranked),
         )
+
         objective_charts.append(importances)
 
     width = 240 + 160 * len(search.axes)
@@ -155,6 +157,7 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
     objective_charts.append(_chart(search, f"Slices{suffix}", slices, min_width=width))
 
     keys = _keys(search, shares)
+
     if len(keys) > 1:
         drawn = visualization.plot_contour(study, params=keys, target_name=shown)
         contours = _chart(
@@ -164,6 +167,7 @@ def _objective(search: ArmSearch, name: str, suffix: str) -> list[Chart]:
             height=360 + 130 * (len(keys) - 1),
             min_width=200 + 190 * len(keys),
         )
+
         objective_charts.append(contours)
 
     return objective_charts
@@ -173,6 +177,7 @@ def _curves(search: ArmSearch) -> list[Chart]:
     """Return the chart of the trials' curves, if there are any."""
     objective = next(iter(search.objectives))
     stopped = []
+
     for trial in search.ended:
         if trial["state"] != "complete" and trial.get("curve"):
             stopped.append(trial)
@@ -344,6 +349,7 @@ def _best(search: ArmSearch, objective: str) -> list[Mapping[str, Any]]:
     index = list(search.objectives).index(objective)
     sign = -1 if search.objectives[objective] == "maximize" else 1
     ranked = sorted(search.trials, key=lambda trial: sign * trial["values"][index])
+
     return ranked[:MOST_LINES]
 
 
@@ -443,6 +449,7 @@ def _distribution(axis: Axis) -> BaseDistribution:
     if axis.kind == "choice":
         labels = [words(scalars.spelled(label)) for label in axis.labels]
         return CategoricalDistribution(labels)
+
     if axis.kind == "int":
         return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
 

@@ -146,11 +146,13 @@ def _write_model(
         "num_classes": record.dataset["num_classes"],
         "class_names": class_names,
     }
+
     (model_folder / "data").mkdir()
     (model_folder / "data" / TRIAL).write_text(json.dumps(facts), encoding="utf-8")
 
     requirement = "pointsweep"
     version = record.origin.get("version.pointsweep", "")
+
     if version:
         requirement += f"=={version}"
 

@@ -341,6 +341,7 @@ def _parent(client: Any, experiment: str, layout: Layout) -> str:
 
     tags |= source_tags(layout.name)
     run = client.create_run(experiment, tags=tags, run_name=f"sweep {layout.name}")
+
     return str(run.info.run_id)
 
 
@@ -387,6 +388,7 @@ class Runs:
             run_id = str(existing.info.run_id)
             history = self.client.get_metric_history(run_id, STEPS)
             self.sent[key] = {metric.step for metric in history}
+
             if existing.data.tags.get(SWEEP_RUN) != self.target.parent_run_id:
                 # The sweep's run was deleted in the UI, and another one made.
                 new_tags = {**new_tags, SWEEP_RUN: self.target.parent_run_id}
@@ -458,6 +460,7 @@ class Runs:
             source=json.dumps({"folder": folder}),
             profile=json.dumps(data),
         )
+
         context = [InputTag("mlflow.data.context", "training and test")]
         inputs = [DatasetInput(dataset, context)]
 
@@ -488,6 +491,7 @@ class Runs:
 
         values: Mapping[str, float] = {}
         final_tags: Mapping[str, str] = {}
+
         if record is not None:
             values, final_tags = summary(record)
 
@@ -559,6 +563,7 @@ def sync_trial(runs: Runs, folder: TrialFolder, tags: TrialTags) -> None:
             events = folder.events()
             record = _record_of(folder)
             existing = None
+
             if not first or not runs.target.fresh:
                 existing = runs.find(key)
 
@@ -713,6 +718,7 @@ def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
     """All trial runs of an experiment, page by page."""
     client = connected(uri)
     token = None
+
     while True:
         page = client.search_runs(
             [experiment],
@@ -723,5 +729,6 @@ def trial_runs(uri: str, experiment: str) -> Iterable[Any]:
 
         yield from page
         token = page.token
+
         if not token:
             return

@@ -60,6 +60,7 @@ def marks(
         "mlflow.note.content": trial_note(target.sweep, key, tags),
         **source_tags(target.sweep),
     }
+
     for name, value in origin.items():
         run_tags[f"origin.{name}"] = value
 
@@ -92,6 +93,7 @@ def trial_note(sweep: str, key: str, tags: TrialTags) -> str:
     """
     why = shlex.join(["pointsweep", "tables", sweep, "--why", tags.row, tags.column])
     replay = shlex.join(["pointsweep", "replay", sweep, tags.row, tags.column])
+
     return (
         f"**{tags.row} / {tags.column}**, seed {tags.seed} of the sweep {sweep}. The trial's folder"
         f" in the store is `trials/{key}`.\n\n`{why}` says how its cell came about,"
@@ -166,12 +168,14 @@ def summary(record: Record) -> tuple[dict[str, float], dict[str, str]]:
 
     text = record.to_json()
     tags = {}
+
     for number, start in enumerate(range(0, len(text), CHUNK)):
         tags[f"pointsweep.record.{number}"] = text[start : start + CHUNK]
 
     tags["weights"] = record.weights_origin
     tags["marks"] = ", ".join(record.marks)
     tags["pointsweep.done"] = "1"
+
     return values, tags
 
 

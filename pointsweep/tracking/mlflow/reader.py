@@ -70,10 +70,12 @@ def _read_table(
     layout = layout_from_json(text)
     records = {}
     failures = {}
+
     for run in trial_runs(uri, experiment.experiment_id):
         tags = run.data.tags
         key = tags["pointsweep.key"]
         record = joined(tags)
+
         if record:
             records[key] = from_json(record)
         elif "pointsweep.failure" in tags:
@@ -103,6 +105,7 @@ def steps_by_run(uri: str, sweep: str) -> list[tuple[str, list[int]]]:
     """
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
+
     if experiment is None:
         return []
 
@@ -119,5 +122,6 @@ def rename(uri: str, sweep: str, name: str) -> None:
     """Give a sweep's experiment another name, so that the sweep begins a new one."""
     client = connected(uri)
     experiment = client.get_experiment_by_name(sweep)
+
     if experiment is not None:
         client.rename_experiment(experiment.experiment_id, name)

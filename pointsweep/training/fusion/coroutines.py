@@ -342,6 +342,7 @@ def run_batched(
     """
     member: Member | None = getattr(_local, "member", None)
     shapes = []
+
     for tensor in tensors(inputs):
         shapes.append((tensor.shape, tensor.dtype, tensor.device.type))
 
@@ -356,6 +357,7 @@ def run_batched(
         tuple(shapes),
         _current_modes(device),
     )
+
     answer = member.ask(BatchedCall(order, part, inputs, signature))
     return _run_for_all(answer) if isinstance(answer, LeaderTurn) else answer
 

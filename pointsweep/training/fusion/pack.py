@@ -99,6 +99,7 @@ class SharedBackbone:
         model.change_per_block = self.change_per_block
 
         pairs = zip(model.backbone.blocks, self.frozen.blocks, strict=True)
+
         for index, (block, frozen) in enumerate(pairs):
             if not isinstance(block, Block):
                 _own_what_trains(block, frozen)
