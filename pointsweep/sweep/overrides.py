@@ -43,7 +43,6 @@ def parse(text: str) -> Override:
         HydraErrorListener,
         HydraOverrideVisitor,
     )
-
     from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
     from hydra.grammar.gen.OverrideLexer import (
@@ -51,7 +50,6 @@ def parse(text: str) -> Override:
         InputStream,
         OverrideLexer,
     )
-
     from hydra.grammar.gen.OverrideParser import OverrideParser
 
     class Visitor(HydraOverrideVisitor):  # type: ignore[misc]
