@@ -1,4 +1,4 @@
-"""Plain data -> TrialConfig: pydantic checks it, and what it finds is said in our words.
+"""Validation of plain data as a TrialConfig: pydantic finds the errors, and this module words them.
 
 Every wrong name, type and value is reported with its dotted path, what was found, what is allowed
 and the nearest name, all of a trial together.
@@ -32,9 +32,11 @@ __all__ = [
 ]  # of config.base, for those who check whole numbers of a file themselves
 
 PathAndText = tuple[str, str]
-# What a part is checked as, by its data as text: cells of a sweep share what is equal.
+# Validated parts of trials by name and repr of their data. Most cells of a sweep have most parts
+# in common, and each of these is validated a single time.
 KnownParts = dict[tuple[str, str], Config]
 
+# pydantic's error types of a value of another type, and the type that is expected
 TYPES = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -65,13 +67,14 @@ def trial_from_dict(data: Mapping[str, Any]) -> TrialConfig:
 def check_trial(
     data: Mapping[str, Any], known: KnownParts | None = None
 ) -> tuple[TrialConfig | None, list[PathAndText]]:
-    """Return the trial, or None, and all (dotted path, message) that are wrong with it.
+    """Return the trial and no problems, or None and every problem as (dotted path, message).
 
-    `known` remembers parts from call to call.
+    `known` is a cache of validated parts that the caller keeps from call to call.
     """
     problems = list(missing_or_extra(dict(data)))
     given = official.with_defaults(data)
 
+    # A network replaces the parts of a point model; `missing_or_extra` has reported those.
     if given.get("network") is not None:
         for part in MODEL_PARTS:
             given.pop(part, None)
@@ -96,7 +99,7 @@ def check_trial(
 
 
 def _reuse(given: dict[str, Any], known: KnownParts) -> None:
-    """Put configurations that were checked before in the place of equal data."""
+    """Replace data by the configuration that equal data has been validated as."""
     for part, value in given.items():
         known_part = known.get((part, repr(value)))
         if known_part is not None:
@@ -114,14 +117,15 @@ def problems_of(
     error: ValidationError, model: type[Config], path: str = ""
 ) -> list[PathAndText]:
     """Return (dotted path, message) for everything that pydantic found wrong with a model's
-    data.
+    data. `path` is that of the data itself.
     """
+    # a dict as an ordered set: each option of a union reports the same value
     problems: dict[PathAndText, None] = {}
     for item in error.errors(include_url=False):
         owner, where, field = _located(model, item["loc"])
         shown = ".".join(filter(None, (path, where)))
-        place = _Place(owner, shown, field)
-        problems.setdefault(place.problem(item))
+        location = _ErrorLocation(owner, shown, field)
+        problems.setdefault(location.problem(item))
 
     return list(problems)
 
@@ -130,7 +134,10 @@ def _located(
     model: type[Config], loc: tuple[Any, ...]
 ) -> tuple[type[Config], str, str]:
     """Return the configuration class that an error is about, its dotted path, and the field in that
-    class.
+    class; no field where the error is about a whole configuration.
+
+    `loc` is pydantic's: names of fields and numbers of list entries, and between them names that
+    are not in the data, those of the branches of unions.
     """
     names = list(loc)
     owner = model
@@ -151,7 +158,8 @@ def _located(
             if nested is not None:
                 owner, field = nested, ""
                 continue
-            # A text below a field names a branch of a union; a number an entry of a list.
+            # The field has no configuration below it, so any further name is that of a union's
+            # branch; numbers are those of list entries.
             names = [entry for entry in names if isinstance(entry, int)]
 
         if owner is not TrialConfig or not names:
@@ -160,7 +168,8 @@ def _located(
         if name in UNNAMED:
             owner, field = UNNAMED[name], ""
         elif name in PARTS and names[0] in registry.names(PARTS[name]):
-            # Components are told apart by their name, which pydantic puts into the path.
+            # A component is a branch of a union that its `name` selects, and pydantic puts that
+            # name into `loc`; it is no part of the path that a user writes.
             owner, field = registry.config_class(PARTS[name], names.pop(0)), ""
 
     return owner, path, field
@@ -179,8 +188,10 @@ def _nested(owner: type[Config], name: str) -> type[Config] | None:
     return None
 
 
-class _Place:
-    """Position of an error: where it stands, and what may stand there."""
+class _ErrorLocation:
+    """Location of an error: the dotted path that a user sees, and the configuration class and field
+    that determine which values are allowed.
+    """
 
     def __init__(self, owner: type[Config], path: str, field: str) -> None:
         self.owner = owner
@@ -188,21 +199,22 @@ class _Place:
         self.field = field
 
     def problem(self, item: Any) -> PathAndText:
-        """Return the path and the message of one error of pydantic's."""
+        """Return the path and the message of one of pydantic's errors."""
         kind, value = item["type"], item["input"]
+        # pydantic reports a tuple of fixed length that is too short as entries that are missing
         entry_is_missing = kind == "missing" and isinstance(item["loc"][-1], int)
         is_length = kind in ("too_long", "too_short")
 
         if entry_is_missing or (is_length and "maxItems" in self._schema()):
             return self._wrong_length(len(value))
 
-        message = self._of_a_name(kind, item)
+        message = self._name_message(kind, item)
         if not message:
-            message = self._of_a_value(kind, value, item["msg"])
+            message = self._value_message(kind, value, item["msg"])
 
         return self.path, message
 
-    def _of_a_name(self, kind: str, item: Any) -> str:
+    def _name_message(self, kind: str, item: Any) -> str:
         """Return the message for a wrong or missing name of a field or a component; empty for
         another error.
         """
@@ -218,7 +230,9 @@ class _Place:
 
         return ""
 
-    def _of_a_value(self, kind: str, value: Any, message: str) -> str:
+    def _value_message(self, kind: str, value: Any, message: str) -> str:
+        """Return the message for a wrong value; `message` is pydantic's own."""
+        # errors that our own validators raise, with a message for users
         if kind in ("conflict", "inexact"):
             return message
 
@@ -263,7 +277,7 @@ class _Place:
         if self.owner is TrialConfig:
             return unknown("part", key, TrialConfig.model_fields, "Parts")
 
-        # a key may be empty, or have points in it
+        # not `rpartition`: the unknown key may itself be empty or contain dots
         section = self.path.removesuffix(key).rstrip(".")
         owner = section.rpartition(".")[2]
         stated_name = self.owner.model_fields.get("name")
@@ -282,6 +296,7 @@ class _Place:
         return _field_schema(self.owner, self.field)
 
     def _allowed(self) -> list[Any]:
+        """Return the values that the field, or an entry of its list, may have as a literal."""
         allowed: list[Any] = []
         is_entry = self.path.endswith("]")
         for option in _options(self._schema()):
@@ -303,6 +318,9 @@ def _field_schema(owner: type[Config], field: str) -> dict[str, Any]:
 
 
 def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the schemas of a union's options, or the schema itself. An option that is a union in
+    turn, as in `(A | B) | None`, gives its own options.
+    """
     options: list[Mapping[str, Any]] = []
     for option in schema.get("anyOf", [schema]):
         options += option.get("anyOf", [option])
@@ -311,6 +329,7 @@ def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _is_union(schema: Mapping[str, Any]) -> bool:
+    """Return whether several options are left when null is not counted."""
     kinds = [option.get("type") for option in _options(schema)]
     return len(kinds) - kinds.count("null") > 1
 
@@ -329,13 +348,14 @@ def _choices(schema: Mapping[str, Any]) -> list[str]:
             choices[str(option["const"])] = None
         elif kind == "number":
             choices[f"a number{_limit(option)}"] = None
-        elif kind == "integer" and "number" not in kinds:  # any number may be whole
+        elif kind == "integer" and "number" not in kinds:  # "a number" covers both
             choices[f"a whole number{_limit(option)}"] = None
 
     return list(choices)
 
 
 def _limit(schema: Mapping[str, Any]) -> str:
+    """Return the lower limit of a number, as it continues "a number"; empty without one."""
     if "minimum" in schema:
         return f" from {schema['minimum']} on"
     if "exclusiveMinimum" in schema:
@@ -345,24 +365,30 @@ def _limit(schema: Mapping[str, Any]) -> str:
 
 
 def described(schema: Mapping[str, Any]) -> str:
-    """Return in words which numbers a JSON Schema allows: "must be at least 1 or null"; empty if it
-    does not say.
+    """Return in words which numbers a field's JSON Schema allows: "must be at least 1 or null";
+    empty if the schema sets no limits.
     """
     options = _options(schema)
-    nullable = " or null" if {"type": "null"} in options else ""
+    or_null = " or null" if {"type": "null"} in options else ""
 
     for option in options:
+        # An error of a range in a list is one of an entry, which may not be null. All entries of a
+        # tuple of fixed length (`prefixItems`) have the same limits in our configurations.
         if option.get("type") == "array":
-            entries = option.get("prefixItems") or [option.get("items", {})]
-            return described(entries[0])
+            entry_schemas = option.get("prefixItems") or [option.get("items", {})]
+            return described(entry_schemas[0])
+
         if option.get("type") in ("integer", "number"):
-            text = _range(option)
-            return f"must {text}{nullable}" if text else ""
+            limits = _limits(option)
+            return f"must {limits}{or_null}" if limits else ""
 
     return ""
 
 
-def _range(schema: Mapping[str, Any]) -> str:
+def _limits(schema: Mapping[str, Any]) -> str:
+    """Return the limits of a number, as they continue "must": "be at least 1", "not be negative";
+    empty without any.
+    """
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     multiple = schema.get("multipleOf")
@@ -386,14 +412,16 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def _as_written(value: Any) -> Any:
+    """Return a value as a YAML file has it, where a tuple is a list."""
     return list(value) if isinstance(value, tuple) else value
 
 
-# One field, one part
+# A single field, a single part
 
 
 @functools.cache
 def _field_validator(cls: type[Config], name: str) -> TypeAdapter[Any]:
+    """Return a validator of one field alone, as strict as the whole configuration's."""
     field = cls.model_fields[name]
     hint: Any = field.annotation
     for constraint in field.metadata:
@@ -407,11 +435,11 @@ def field_problems(cls: type[Config], name: str, value: Any) -> list[str]:
     try:
         _field_validator(cls, name).validate_python(value)
     except ValidationError as error:
-        place = _Place(cls, name, name)
+        location = _ErrorLocation(cls, name, name)
         messages = []
         for item in error.errors(include_url=False):
             item["loc"] = (name, *item["loc"])
-            _, message = place.problem(item)
+            _, message = location.problem(item)
             messages.append(message)
 
         return messages
@@ -420,8 +448,8 @@ def field_problems(cls: type[Config], name: str, value: Any) -> list[str]:
 
 
 def field_types(cls: type[Config], name: str) -> set[type]:
-    """Return the types that one field's value may have, None left out; of a literal those of its
-    values.
+    """Return the types that one field's value may have, without that of None; for a Literal the
+    types of its values.
     """
     return set(_types(cls.model_fields[name].annotation))
 
@@ -440,18 +468,19 @@ def _types(hint: Any) -> Iterator[type]:
 
 
 def component_problems(name: str, data: Any) -> list[PathAndText]:
-    """Return (dotted path, message) for what is wrong with one part of a trial, looked at by
-    itself.
+    """Return (dotted path, message) for what is wrong with one part of a trial, validated without
+    the others.
     """
     return _part(name, data)[1]
 
 
 def sound_parts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a trial that are right, each looked at by itself, by name."""
+    """Return the valid parts of a trial by name, each validated without the others."""
     parts: dict[str, Any] = {}
     for name in TrialConfig.model_fields:
         if name not in PARTS and name not in UNNAMED:
             continue
+        # A trial without a `train` section has one with all defaults; another part is absent.
         if data.get(name) is None and name != "train":
             continue
 
@@ -478,6 +507,6 @@ def problems_of_part(error: ValidationError, name: str) -> list[PathAndText]:
     for item in error.errors(include_url=False):
         item["loc"] = (name, *item["loc"])
         owner, where, field = _located(TrialConfig, item["loc"])
-        problems.setdefault(_Place(owner, where, field).problem(item))
+        problems.setdefault(_ErrorLocation(owner, where, field).problem(item))
 
     return list(problems)

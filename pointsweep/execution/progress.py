@@ -2,8 +2,8 @@
 line.
 
 Every line of a trial has its value, the best so far, how long it took, and the time left of the
-whole sweep or search. A heartbeat by the clock says what goes on when nothing else does, before the
-first epoch too.
+whole sweep or search. In a log, a heartbeat line reports the current activity whenever nothing else
+was printed for a while, also before the first epoch.
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ if TYPE_CHECKING:
     # with torch, which a plan may not need
     from pointsweep.execution.launchers import Event
 
-DRAWING_SHARE = 0.05  # of the time at most goes into the table on the screen
-HEARTBEAT_S = 30.0  # between two lines of a log that nothing else fills
-# between two lines that say the same of a launch in which nothing trains
+# largest share of the time that goes into drawing the table on a terminal
+DRAWING_SHARE = 0.05
+HEARTBEAT_S = 30.0  # from the last line of a log to a heartbeat
+# the same while no trial trains: the pause doubles up to this with every repeated activity
 LONGEST_PAUSE_S = 300.0
-PATIENCE_S = 5.0  # until a log says what a command is busy with
-TICK_S = 1.0
-MOST_RUNNING = 4  # trials that are named; the others are counted
-MOST_FAILED = 3
-ENDS = ("finished", "failed", "stopped")
+PATIENCE_S = 5.0  # from the begin of a new activity to the heartbeat that names it
+TICK_S = 1.0  # between two checks whether a heartbeat is due
+MOST_RUNNING = 4  # running trials that are named; the others are counted
+MOST_FAILED = 3  # failures that are listed on a terminal, the latest ones
+ENDS = ("finished", "failed", "stopped")  # kinds of the events that end a trial
 FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True)
 class Label:
-    """Label of a trial: its cell, and which number of it counts."""
+    """Label of a trial: its cell, and the metric by which it is compared with others."""
 
     cell: str  # "row / column / seed n"
     metric: str = ""
@@ -73,12 +74,12 @@ class RunningTrial:
     epoch: int = 0
     epochs: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    # of each metric, over the epochs seen here
+    # of each metric, over the epochs of this launch
     best: dict[str, float] = field(default_factory=dict)
 
     @property
     def fraction(self) -> float:
-        """The part of its epochs that is trained."""
+        """The fraction of its epochs that is trained, in [0, 1]."""
         if self.epochs:
             return self.epoch / self.epochs
 
@@ -87,17 +88,17 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Progress of a search, whose batches are launches of their own: trials ended and in all; the
-    used part of its hours.
+    """Progress of a hyperparameter search over all its batches, each of which is a launch of its
+    own.
     """
 
-    ended: int
-    total: int  # 0 where hours alone end it
-    hours_share: float = 0.0
+    ended: int  # trials
+    total: int  # trials; 0 where the budget of hours alone ends the search
+    hours_share: float = 0.0  # the used fraction of the budget of hours
 
 
 def duration(seconds: float) -> str:
-    """Return a time as one says it: 12 s, 1 min 10 s, 2 h 5 min."""
+    """Return a duration in words: 12 s, 1 min 10 s, 2 h 5 min."""
     rounded = round(seconds)
     if rounded < 100:
         return f"{rounded} s"
@@ -132,17 +133,18 @@ class Display:
         self.verbose = verbose
         self.form = form
         self.clock = clock  # whether a log has heartbeats
-        self.begun = self.spoken = self.phase_begun = time.monotonic()
-        self.doing = "starting"  # what goes on while no trial trains
-        self.pause_s = HEARTBEAT_S  # until that is said again: longer each time
+        self.begun = self.last_line_at = self.phase_begun = time.monotonic()
+        self.activity = "starting"  # of the command while no trial trains
+        self.pause_s = HEARTBEAT_S  # until a heartbeat repeats the activity
         self.progress: Progress | None = None
         self.search: SearchProgress | None = None
-        # when the search's first batch was made, and how far it was then
+        # when this command asked for its first batch, and the search's progress at that time: the
+        # time left is extrapolated from what has been added since
         self.search_begun = 0.0
         self.search_before = SearchProgress(0, 0)
         self.lock = threading.RLock()
         self.closed = threading.Event()
-        # of each metric, with the trial's cell
+        # of each metric: the best value so far, and the cell of its trial
         self.best: dict[str, tuple[float, str]] = {}
         self.live: Live | None = None
         self.stdout_before: TextIO | None = None
@@ -205,9 +207,11 @@ class Display:
                 self._line(text, {"event": "message", "text": text})
 
     def phase(self, activity: str) -> None:
-        """Take note of what goes on while no trial trains; it is shown if it takes long."""
+        """Set the activity of the command while no trial trains; a heartbeat shows it if it takes
+        long.
+        """
         with self.lock:
-            self.doing = activity
+            self.activity = activity
             self.phase_begun = time.monotonic()
             self.pause_s = HEARTBEAT_S
 
@@ -217,7 +221,7 @@ class Display:
     def result(self, table: Table, text: str, **addresses: str) -> None:
         """Show a table at its end; `addresses` are the report, the store and MLflow."""
         with self.lock:
-            self.doing = ""
+            self.activity = ""
             data = {"event": "table", "sweep": table.name, **addresses}
             data["table"] = json.loads(render(table, "json"))
             self._line(text, data)
@@ -233,9 +237,9 @@ class Display:
             self._line("", {"event": "end", "exit_code": code})
 
     def _line(self, text: str, data: Mapping[str, Any]) -> None:
-        self.spoken = time.monotonic()
+        self.last_line_at = time.monotonic()
         if self.form == "json":
-            elapsed_s = self.spoken - self.begun
+            elapsed_s = self.last_line_at - self.begun
             stamped = {**data, "time": time.time(), "elapsed_s": elapsed_s}
             line = json.dumps(_finite(stamped), allow_nan=False)
             print(line, file=self.stream, flush=True)
@@ -255,21 +259,25 @@ class Display:
                 self.heartbeat()
 
     def heartbeat(self) -> None:
-        """Say what goes on, if nothing was said for a while."""
+        """Show the current activity if nothing was shown for a while."""
         now = time.monotonic()
         is_training = self.progress is not None and bool(self.progress.running)
-        # A new phase is named soon, and then as seldom as all else.
-        is_new = not is_training and self.spoken < self.phase_begun < now - PATIENCE_S
+        # A phase that has begun since the last line is named after a short pause; one that a line
+        # has named already is repeated after a long one.
+        is_new = (
+            not is_training and self.last_line_at < self.phase_begun < now - PATIENCE_S
+        )
 
         pause_s = HEARTBEAT_S if is_training else self.pause_s
 
-        if now - self.spoken < pause_s and not is_new:
+        if now - self.last_line_at < pause_s and not is_new:
             return
 
+        # Hours of waiting for a cluster should not fill a log with equal lines.
         if not is_training and not is_new:
             self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
 
-        activity = self.doing
+        activity = self.activity
         count = ""
         numbers: Mapping[str, Any] = {}
 
@@ -284,7 +292,7 @@ class Display:
             self._line(f"{count}{activity}  ({self.times()})", data)
 
     def left_s(self) -> float | None:
-        """Return how much time is left of the whole, if that can be told."""
+        """Return the time left of the whole sweep or search; None while there is no estimate."""
         if self.progress is not None:
             return self.progress.left_s()
 
@@ -303,9 +311,12 @@ class Display:
     # A search
 
     def expect(self, ended: int, total: int, hours_share: float = 0.0) -> None:
-        """Take note of how far a search is: what is left of it is more than its next launch."""
+        """Set the progress of a search, so that counts and the time left are those of the whole
+        search and not of its current batch.
+        """
         with self.lock:
-            # It may have ended more than were asked for; without a total the hours end it.
+            # More trials may have ended than the configuration now asks for. A total of 0 stays:
+            # the budget of hours ends that search.
             if total:
                 total = max(total, ended)
 
@@ -319,8 +330,8 @@ class Display:
     # The screen
 
     def _screen(self) -> Group:
-        """Compose what stands on the terminal; in the thread of rich, without the lock, which its
-        own lock might wait for.
+        """Compose the live display. Rich calls this in its own thread, holding its own lock; taking
+        `self.lock` here too could deadlock.
         """
         columns, num_lines = USUAL, 24
         if self.live is not None:
@@ -333,8 +344,8 @@ class Display:
 
         progress = self.progress
         if progress is None:
-            if self.doing:
-                line = fitted(f"{self.doing}  ({self.times()})")
+            if self.activity:
+                line = fitted(f"{self.activity}  ({self.times()})")
                 return Group(Text(line, style="bold"))
 
             return Group()
@@ -357,7 +368,7 @@ class Display:
 
 
 def _draws(stream: TextIO) -> bool:
-    """Tell whether a stream is a terminal on which one can draw."""
+    """Return whether a stream is a terminal that can redraw lines."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -374,10 +385,11 @@ def _finite(value: Any) -> Any:
 
 
 class Progress:
-    """A listener for one launch.
+    """A listener for the events of one launch, which counts its trials and shows their lines.
 
-    `labels` are of its trials, by key; `value` reads a finished trial's number; `tables` are what
-    is there so far.
+    `labels` are those of its trials, by key. `value` reads the metric of a finished trial by its
+    key, None if it has none. `tables` makes the result tables as far as they are filled. `finished`
+    and `total` count the trials of the launch that are finished before it begins, and all of them.
     """
 
     def __init__(
@@ -395,15 +407,17 @@ class Progress:
         self.tables = tables
         self.ended = finished
         self.total = total
-        self.waiting = total - finished
-        self.done_here = 0
+        self.num_unended = total - finished  # of this launch, running ones included
+        self.num_ended_here = 0  # in this launch
         self.running: dict[str, RunningTrial] = {}
         self.failures: list[str] = []
         self.begun: float | None = None  # when the first trial began
-        self.made: Sequence[Table] = ()
+        self.drawn_tables: Sequence[Table] = ()  # as of the last drawing
+        # when the tables were last drawn, and how long that took
         self.drawn_at = self.drawing_s = 0.0
 
     def __enter__(self) -> Progress:
+        # Counts that are shown are those of the whole search, of which this launch is a batch.
         search = self.display.search
         if search is not None:
             self.ended = search.ended
@@ -425,8 +439,8 @@ class Progress:
             self.display.progress = None
 
     def seen(self, key: str, value: float) -> None:
-        """Take note of a trial that has finished before."""
-        self._rank(self._label(key), value)
+        """Include a trial that was finished before this launch in the best so far."""
+        self._update_best(self._label(key), value)
 
     def __call__(self, event: Event) -> None:
         """Take one event of the launch."""
@@ -470,13 +484,15 @@ class Progress:
             self._say("epoch", event.key, f": {epoch}{accuracy}")
 
     def _end(self, event: Event) -> None:
+        """Count a trial that has ended, show its line, and redraw the tables if that is due."""
         now = time.monotonic()
         label = self._label(event.key)
+        # None where a trial ends whose start was not reported
         trial = self.running.pop(event.key, None)
         self.begun = self.begun or now
         self.ended += 1
-        self.waiting -= 1
-        self.done_here += 1
+        self.num_unended -= 1
+        self.num_ended_here += 1
 
         if event.kind == "failed":
             self.failures.append(f"{label.cell}: {event.reason}")
@@ -485,12 +501,14 @@ class Progress:
         if event.reason:
             text += f": {event.reason}"
 
+        # Only a finished trial has a record to read the value from; a quiet display shows none.
         value = None
         if event.kind == "finished" and not self.display.quiet:
             value = self.value(event.key)
 
         if value is not None:
-            text += f"  {self._ranked(label, value)}"
+            text += f"  {self._compared_with_best(label, value)}"
+            self._update_best(label, value)
 
         took_s = None
         metrics = None
@@ -506,15 +524,19 @@ class Progress:
         }
 
         self._say(event.kind, event.key, text, took_s, data)
-        if self.waiting <= 0 or now - self.drawn_at > self.drawing_s / DRAWING_SHARE:
+
+        # A table of thousands of trials takes longer to draw than some of them to train, so a
+        # redraw waits until drawing has taken no more than its share; the last one always comes.
+        is_last = self.num_unended <= 0
+        is_due = now - self.drawn_at > self.drawing_s / DRAWING_SHARE
+        if is_last or is_due:
             self._draw()
 
-    def _ranked(self, label: Label, value: float) -> str:
-        """Return "test/accuracy 48.7 %, best so far 52.8 % (lora / vit / seed 0)"; enters the
-        value.
+    def _compared_with_best(self, label: Label, value: float) -> str:
+        """Return "test/accuracy 48.7 %, best so far 52.8 % (lora / vit / seed 0)" of a value that
+        is not yet included in the best so far.
         """
         before = self.display.best.get(label.metric)
-        self._rank(label, value)
         text = f"{label.metric} {percent(value)} %"
 
         if before is None:
@@ -526,13 +548,15 @@ class Progress:
 
         return f"{text}, best so far {percent(best)} % ({cell})"
 
-    def _rank(self, label: Label, value: float) -> None:
+    def _update_best(self, label: Label, value: float) -> None:
         known = self.display.best.get(label.metric)
         if known is None or value > known[0]:
             self.display.best[label.metric] = (value, label.cell)
 
     def _last_value(self, label: Label, trial: RunningTrial) -> str:
-        """Return ", test/accuracy 48.7 %, best 49.0 %" of the last epoch."""
+        """Return ", test/accuracy 48.7 %, best 49.0 %" of a trial's last epoch; empty without a
+        finite value of the label's metric.
+        """
         value = trial.metrics.get(label.metric)
         if value is None or not math.isfinite(value):
             return ""
@@ -552,6 +576,9 @@ class Progress:
         took_s: float | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> None:
+        """Show a line of a trial, or its JSON object with `more`; on a terminal, whose live table
+        shows the same, only if the display is verbose.
+        """
         display = self.display
         if display.quiet or (display.live is not None and not display.verbose):
             return
@@ -583,14 +610,14 @@ class Progress:
         display._line(line, data)
 
     def count(self) -> str:
-        """Return "[3/9] "."""
+        """Return "[3/9] ", the ended trials and all; "[3] " where no total is known."""
         if self.total:
             return f"[{self.ended}/{self.total}] "
 
         return f"[{self.ended}] "
 
     def numbers(self) -> dict[str, Any]:
-        """Return what every event of a launch has."""
+        """Return the counts, best values and time left that every JSON line of a launch has."""
         best = {metric: value for metric, (value, _) in self.display.best.items()}
         return {
             "ended": self.ended,
@@ -600,15 +627,19 @@ class Progress:
         }
 
     def left_s(self) -> float | None:
-        """Return the time left of the whole sweep or search; None where nothing tells it yet."""
-        # A list, as another thread may add trials meanwhile.
+        """Return the time left of the whole sweep or search; None while there is no estimate.
+
+        It is extrapolated from the trials that have ended so far, with a running trial counted by
+        the fraction of its epochs; below half a trial that would be too uncertain.
+        """
+        # A copy, as another thread may add trials meanwhile.
         started = sum(trial.fraction for trial in list(self.running.values()))
         search = self.display.search
         now = time.monotonic()
 
         if search is None:
-            done = self.done_here + started
-            rest = self.waiting - started
+            done = self.num_ended_here + started
+            rest = self.num_unended - started
             if self.begun is None or done < 0.5 or rest <= 0:
                 return None
 
@@ -657,22 +688,20 @@ class Progress:
     # On a terminal
 
     def _draw(self) -> None:
-        """The table of thousands of trials takes longer than some of them: then not every one of
-        them redraws it.
-        """
+        """Make the tables anew and redraw the live display, where there is one."""
         if self.display.live is None:
             return
 
         started = time.monotonic()
-        self.made = self.tables()
+        self.drawn_tables = self.tables()
         self.display.live.refresh()
         self.drawn_at = time.monotonic()
         self.drawing_s = self.drawn_at - started
 
     def drawn(self, columns: int, encoding: str) -> list[str]:
-        """Return the lines of the tables as they stand, without the sentences under them."""
+        """Return the lines of the tables that were made last, without their footnotes."""
         lines: list[str] = []
-        for table in self.made:
+        for table in self.drawn_tables:
             lines += [*half_filled(table, columns - 1, encoding), ""]
 
         return lines
@@ -683,8 +712,8 @@ class Progress:
         for metric, (value, cell) in list(self.display.best.items()):
             lines.append((f"best so far: {metric} {percent(value)} % ({cell})", ""))
 
-        if not self.running and self.waiting > 0:
-            lines.append((self.display.doing, ""))
+        if not self.running and self.num_unended > 0:
+            lines.append((self.display.activity, ""))
 
         for key, trial in list(self.running.items())[:MOST_RUNNING]:
             lines.append((f"running  {self._running(key, trial)}", ""))

@@ -1,9 +1,10 @@
-"""Arms -> batches of ordinary trials -> what was found, as a Sweep that is trained and printed as
-any other.
+"""Hyperparameter searches of a sweep: suggestions are trained in batches, and the result is a Sweep
+that is trained and printed as any other.
 
-A search is nothing but a Sweep whose cells are not known beforehand. Its studies say which trials
-come next; what these are, where their results lie and how they are continued is the same for a
-suggestion as for a cell that somebody wrote down.
+An arm is a cell whose configuration has parameters to search. Each arm has a study, which suggests
+values of these. A suggestion is a set of values, and stands for one trial a seed; these are
+ordinary trials, with keys, records and checkpoints as those of a cell that is written in a sweep
+file.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from pointsweep.sweep.search_space import Arm, Search
 from pointsweep.sweep.sweep import Sweep
 from pointsweep.utils.sqlite_files import set_aside_name, sqlite_uri
 
-# trains every trial of a sweep that has no record; limits by key; calls the function with the key
-# of each trial that has ended
+# Trains every trial of a sweep that has no record. Arguments: the sweep, each trial's limits by
+# key, and a function to call with the key of each trial that has ended.
 Train = Callable[[Sweep, Mapping[str, Limits], Callable[[str], None]], None]
-MISSING = "·"  # in a table: a key that its row does not have
+MISSING = "·"  # in a table: a parameter that the row's suggestion does not have
 
 
 @dataclass
 class _OpenSuggestion:
-    """A suggestion of the batch that trains: its study, and the keys of its trials that have not
+    """A suggestion of the current batch, its study, and the keys of its trials that have not
     ended.
     """
 
@@ -55,7 +56,7 @@ class _OpenSuggestion:
 
 
 class Tuning:
-    """The searches of a sweep: one, or one for every cell."""
+    """The searches of a sweep: a single one, or one for every cell (see `_is_per_arm`)."""
 
     def __init__(self, sweep: Sweep, store: FileStore) -> None:
         assert sweep.search is not None
@@ -63,7 +64,7 @@ class Tuning:
         self.search = sweep.search
         self.store = store
         self.cells = [cell for cell in sweep.cells if cell.arm is not None]
-        # the page of a trial's run in MLflow, where there is one
+        # returns the address of a trial's run in MLflow by the trial's key; empty without one
         self.trial_page: Callable[[str], str] = lambda key: ""
         path = store.path(f"sweeps/{sweep.name}/study.db")
 
@@ -73,7 +74,7 @@ class Tuning:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if not self.search.storage and not path.exists():
-                # SQLite itself would leave a group's right to write out, whatever the umask
+                # SQLite would create it without write permission for a group, whatever the umask
                 open_append(path).close()
 
         self.url = self.search.storage or sqlite_uri(path)
@@ -83,8 +84,8 @@ class Tuning:
             self.studies.append(Study(self.url, name, arm_of(cell), self.search))
 
     def run(self, train: Train, say: Callable[[str], None]) -> None:
-        """Ask, train and tell, batch by batch, until every study has its number of finished trials,
-        or its hours are spent.
+        """Ask the studies for suggestions, train these and return the results to the studies, batch
+        by batch, until every study has its number of suggestions or its hours are spent.
         """
         for study in self.studies:
             if not study.started:
@@ -94,7 +95,8 @@ class Tuning:
         while True:
             asked_batches = []
             for arm_batches in batches:
-                asked_batches.append(arm_batches.ask(self._spent(arm_batches.study)))
+                is_spent = self._is_budget_spent(arm_batches.study)
+                asked_batches.append(arm_batches.ask(is_spent))
 
             for note in {study.note for study in self.studies if study.note}:
                 say(note)
@@ -114,7 +116,9 @@ class Tuning:
         asked_batches: Sequence[Sequence[Suggestion]],
         train: Train,
     ) -> None:
-        """Train the batches of all arms in one launch, so that the cluster is full."""
+        """Train the batches of all arms in one launch, so that one arm's slow trials leave no
+        worker idle, and write their results to the studies.
+        """
         limits: dict[str, Limits] = {}
         open_suggestions = []
 
@@ -130,7 +134,8 @@ class Tuning:
         on_end = partial(self._tell_ended, open_suggestions)
         train(self._batch(asked_batches), limits, on_end)
 
-        # A trial that another process holds has no end in this launch.
+        # A trial that another process has leased does not end in this launch; its suggestion is
+        # written with what the store has of it.
         for study in self.studies:
             unended = []
             for suggestion in open_suggestions:
@@ -141,10 +146,12 @@ class Tuning:
                 self._tell(study, unended)
 
     def _starting_trials(self, study: Study) -> list[Finished]:
-        """Return the finished trials that a study begins with, and keep which they are.
+        """Return the finished trials of the store that a new study begins with, and store their
+        keys.
 
-        A study whose database was lost begins with the same ones. So it makes the same suggestions
-        again, whose trials the store has, and nothing is trained twice.
+        If the study's database is lost, the study that replaces it begins with the same trials,
+        although the store has more by then. So it makes the same suggestions again, whose trials
+        have records, and nothing is trained twice.
         """
         if not self.search.use_finished:
             return []
@@ -153,6 +160,7 @@ class Tuning:
         name = f"sweeps/{self.sweep.name}/told_first.json"
         key_lists = self._read_key_lists(name)
 
+        # The keys of a suggestion's trials are one text, as a list cannot be the key of a dict.
         if study.name in key_lists:
             by_keys = {}
             for drawn, values, keys, curve in finished:
@@ -165,6 +173,7 @@ class Tuning:
         return finished
 
     def _read_key_lists(self, name: str) -> dict[str, list[str]]:
+        """Return the stored keys by study, those of a suggestion joined by spaces."""
         if not self.store.exists(name):
             return {}
 
@@ -184,11 +193,11 @@ class Tuning:
     def _tell_ended(
         self, open_suggestions: list[_OpenSuggestion], key: str = ""
     ) -> None:
-        """Write a suggestion to its study as soon as the last of its trials has ended, and take it
-        off the list. `key` is that of the trial that ended just now.
+        """Write every suggestion whose trials have all ended to its study, and remove it from the
+        list. `key` is that of the trial that has just ended; without one, none has.
 
-        The sampler hears of it with the rest of its batch (study.py), so who ends first changes no
-        suggestion.
+        The sampler sees the results of a batch together (study.py), so the order in which trials
+        end does not change any suggestion.
         """
         for open_suggestion in list(open_suggestions):
             open_suggestion.keys.discard(key)
@@ -197,6 +206,9 @@ class Tuning:
                 self._tell(open_suggestion.study, [open_suggestion.item])
 
     def _tell(self, study: Study, batch: Sequence[Suggestion]) -> None:
+        """Write suggestions to their study, with values (None for a failed or stopped one), curves
+        and facts.
+        """
         results = {}
         curves = {}
         stopped = []
@@ -218,14 +230,13 @@ class Tuning:
         study.tell(results, curves, stopped, facts)
 
     def _facts(self, study: Study, keys: Sequence[str]) -> dict[str, Any]:
-        """Return what Optuna's pages show of a suggestion beside its values: its cell, its time,
-        and where MLflow has it.
-
-        The keys of its trials stand there from its begin on.
+        """Return what Optuna's dashboard shows of a suggestion beside its values: its cell, its
+        training time, and its runs in MLflow. The keys of its trials are there already, from the
+        time of the suggestion.
         """
-        names = {id(arm_study): name for name, arm_study in self.by_arm().items()}
+        cell_of = {id(arm_study): name for name, arm_study in self.by_arm().items()}
         facts: dict[str, Any] = {
-            "cell": names[id(study)],
+            "cell": cell_of[id(study)],
             "seconds": math.fsum(seconds_of(key, self.store) for key in keys),
         }
 
@@ -242,11 +253,12 @@ class Tuning:
         return facts
 
     def _without_record(self, keys: Sequence[str]) -> list[str]:
+        """Return the keys of the trials that have no valid record, i.e. are not finished."""
         return [key for key in keys if sound_record(self.store, key) is None]
 
     def _stopped(self, keys: Sequence[str]) -> bool:
-        """Return whether a scheduler has stopped a suggestion, and nothing else has ended a trial
-        of it.
+        """Return whether a scheduler has stopped a suggestion: it has unfinished trials, and all of
+        these were stopped by the scheduler and did not fail.
         """
         unfinished = self._without_record(keys)
         for key in unfinished:
@@ -256,9 +268,9 @@ class Tuning:
         return bool(unfinished)
 
     def progress(self) -> str:
-        """One line: "5 of 12 suggestions finished, 3 waiting"."""
+        """Return a line "tiny: 5 of 12 suggestions finished, 3 waiting"."""
         num_suggestions = self.search.trials * len(self.studies)
-        num_finished = sum(self._done(study) for study in self.studies)
+        num_finished = sum(self._num_ended(study) for study in self.studies)
         num_waiting = 0
 
         for study in self.studies:
@@ -272,21 +284,23 @@ class Tuning:
             line += f", {num_waiting} waiting"
 
         if self.search.hours is not None:
-            line += f", {self._hours()}"
+            line += f", {self._hours_text()}"
 
         return line
 
     def extent(self) -> tuple[int, int, float]:
-        """Return how many trials of the whole search have ended, how many there are in all, and the
-        used part of its hours.
+        """Return the number of trials of the whole search that have ended, that of all (0 where the
+        budget of hours alone ends the search), and the used fraction of the hours.
         """
         ended = total = 0
         for study in self.studies:
             seeds = len(study.arm.seeds)
-            ended += seeds * self._done(study)
+            ended += seeds * self._num_ended(study)
+            # the last term: each winner is trained with fresh seeds
             total += seeds * self.search.trials + (self.search.then_seeds or 0)
 
-        if self.search.trials >= MOST_TRIALS:  # the hours alone end it
+        # A search with a budget of hours alone has the largest number of trials by default.
+        if self.search.trials >= MOST_TRIALS:
             total = 0
 
         used = 0.0
@@ -295,17 +309,22 @@ class Tuning:
 
         return ended, total, used
 
-    def _done(self, study: Study) -> int:
-        """Return how many of a study's suggestions have ended, those aside that it began with."""
+    def _num_ended(self, study: Study) -> int:
+        """Return the number of a study's suggestions that have ended, without the finished trials
+        of the store that it began with.
+        """
         searched = [item for item in study.suggestions() if not item.known]
         return sum(item.state != "running" for item in searched)
 
-    def _spent(self, study: Study) -> bool:
+    def _is_budget_spent(self, study: Study) -> bool:
+        """Return whether a study has used up its hours; never without a budget of hours."""
         hours = self.search.hours
         return hours is not None and self._hours_of(study) >= hours
 
     def _hours_of(self, study: Study) -> float:
-        """Hours of the trials that a study was told of."""
+        """Return the training time, in hours, of a study's suggestions: those that have ended, and
+        running ones of which the study already has a part of the curve.
+        """
         seconds = []
         for item in study.suggestions():
             if not item.known and (item.state != "running" or item.curve):
@@ -314,24 +333,27 @@ class Tuning:
 
         return sum(seconds) / 3600
 
-    def _hours(self) -> str:
+    def _hours_text(self) -> str:
+        """Return "1.5 of 4 hours of each arm spent", by the arm that has used most."""
         used = max(map(self._hours_of, self.studies))
         per_arm = " of each arm" if len(self.studies) > 1 else ""
         return f"{used:.2g} of {self.search.hours:g} hours{per_arm} spent"
 
     def everything(self) -> Sweep:
-        """All suggestions so far as a sweep: what MLflow is to show."""
+        """Return a sweep of all suggestions so far, for their tags in MLflow."""
         return self._batch([study.suggestions() for study in self.studies])
 
     def _batch(self, batches: Sequence[Sequence[Suggestion]]) -> Sweep:
+        """Return a sweep with a row for each suggestion of the batches, one batch an arm."""
         rows: list[tuple[str, ...]] = []
         cells = []
         for cell, study, batch in zip(self.cells, self.studies, batches, strict=True):
             prefix = ""
-            if self.search.then_seeds is not None:
+            if _is_per_arm(self.search):
                 prefix = f"{self.sweep.cell_name(cell)} / "
 
             for item in batch:
+                # None where the values make no valid configuration: there is nothing to train
                 config = study.arm.config(item.drawn)
                 if config is not None:
                     cells.append(Cell(len(rows), 0, tuple(study.arm.trials(config))))
@@ -348,11 +370,11 @@ class Tuning:
         )
 
     def by_arm(self) -> dict[str, Study]:
-        """The studies by the names of their arms."""
+        """Return the studies by the names of their cells; a single search has the sweep's name."""
         studies = {}
         for cell, study in zip(self.cells, self.studies, strict=True):
             name = self.sweep.name
-            if self.search.then_seeds is not None:
+            if _is_per_arm(self.search):
                 name = self.sweep.cell_name(cell)
 
             studies[name] = study
@@ -364,6 +386,9 @@ class Tuning:
         return not all(map(_finished, self.studies))
 
     def _keys(self, study: Study, item: Suggestion) -> list[str]:
+        """Return the keys of a suggestion's trials, one a seed; none if its values make no valid
+        configuration.
+        """
         config = study.arm.config(item.drawn)
         if config is not None:
             return [trial.key() for trial in study.arm.trials(config)]
@@ -373,11 +398,12 @@ class Tuning:
     # The result
 
     def result(self) -> Sweep | None:
-        """The sweep of the result: the best trials or the front; per arm the winners with fresh
-        seeds. None if nothing finished.
+        """Return the sweep of the result. A single search gives the best suggestions, or the Pareto
+        front of several objectives, or None if none has finished; a search per arm gives every
+        arm's winner with fresh seeds.
         """
         finished = [_finished(study) for study in self.studies]
-        if self.search.then_seeds is not None:
+        if _is_per_arm(self.search):
             return self._winners(finished)
 
         items = chosen(finished[0], self.search) if finished else []
@@ -411,6 +437,7 @@ class Tuning:
         )
 
     def _notes(self, items: Sequence[Suggestion]) -> Iterator[str]:
+        """Yield the footnotes of a single search's table."""
         yield f"search: {self._budget()}; space: {space_text(self.search)}"
         objectives = self.search.objectives
         if self.search.single:
@@ -432,20 +459,20 @@ class Tuning:
         yield from self._failures()
 
     def _budget(self) -> str:
-        num_finished = max(map(self._done, self.studies))
-        hours = "" if self.search.hours is None else f", {self._hours()}"
+        num_ended = max(map(self._num_ended, self.studies))
+        hours = "" if self.search.hours is None else f", {self._hours_text()}"
         objectives = ", ".join(self.search.objectives)
         protocol = f"protocol {self.sweep.protocol}"
 
         return (
-            f"{num_finished} trials by {self.search.sampler}, sampler seed {self.search.seed},"
+            f"{num_ended} trials by {self.search.sampler}, sampler seed {self.search.seed},"
             f" aiming at {objectives} ({protocol}){hours}"
         )
 
     def _failures(self) -> Iterator[str]:
         for cell, study in zip(self.cells, self.studies, strict=True):
             prefix = ""
-            if self.search.then_seeds is not None:
+            if _is_per_arm(self.search):
                 prefix = f"{self.sweep.cell_name(cell)}: "
 
             counts = Counter(item.state for item in study.suggestions())
@@ -462,6 +489,9 @@ class Tuning:
                 )
 
     def _winners(self, finished: Sequence[Sequence[Suggestion]]) -> Sweep:
+        """Return the sweep in which every arm's cell has its best suggestion, with seeds that the
+        search has not used: its own would favour the suggestions that were lucky with them.
+        """
         assert self.search.then_seeds is not None
         first_seed = max(self.studies[0].arm.seeds) + 1 if self.studies else 0
         seeds = tuple(range(first_seed, first_seed + self.search.then_seeds))
@@ -515,19 +545,24 @@ class Tuning:
 
 
 def arm_of(cell: Cell) -> Arm:
-    """The arm of a cell that has one."""
+    """Return the arm of a cell that must have one."""
     assert cell.arm is not None
     return cell.arm
 
 
 def study_name(sweep: Sweep, cell: Cell) -> str:
-    """The sweep's name, that of the cell, and a digest of all that changes what is suggested or
-    what comes of it.
+    """Return the name of a cell's study in Optuna's database: the sweep's name, the cell's where
+    every cell has a study, and a digest of every setting that changes which values are suggested or
+    what their results are.
 
-    A changed space is another study. More trials or another batch size continue the one there is.
+    A changed setting of that kind, e.g. a range of the space, starts a study of its own. More
+    trials or hours, or another batch size, are no part of the name, so they continue the study that
+    exists.
     """
-    arm, search = arm_of(cell), sweep.search
+    arm = arm_of(cell)
+    search = sweep.search
     assert search is not None
+    # A change of this list would give all stored studies another name, and restart them.
     identity = [
         [parameter.identity() for parameter in search.space],
         [rule.text for rule in search.constraints],
@@ -545,14 +580,21 @@ def study_name(sweep: Sweep, cell: Cell) -> str:
 
     text = json.dumps(identity, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    cell_suffix = "" if search.then_seeds is None else f": {sweep.cell_name(cell)}"
+    cell_suffix = f": {sweep.cell_name(cell)}" if _is_per_arm(search) else ""
 
     return f"{sweep.name}{cell_suffix} {digest}"
 
 
+def _is_per_arm(search: Search) -> bool:
+    """Return whether every cell of the sweep has a search of its own, whose winner is then trained
+    with fresh seeds (`per_arm` in a sweep file); else the whole sweep is a single search.
+    """
+    return search.then_seeds is not None
+
+
 def _example_key(arm: Arm) -> str:
-    """Return the key of one of an arm's trials, which stands for the settings that are not tuned;
-    empty if no point of the space gives a trial.
+    """Return the key of one of an arm's trials, always the same one. It changes with any setting of
+    the arm that is not searched. Empty if no point of the space is a valid configuration.
     """
     for drawn in arm.probes(100):
         config = arm.config(drawn)
@@ -568,9 +610,10 @@ def _finished(study: Study) -> list[Suggestion]:
 
 
 def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
-    """The best first, as many as the table has rows; of several objectives those that no other
-    beats, the best of the first ahead.
+    """Return the best suggestions, as many as the table has rows; of several objectives the Pareto
+    front. The best of the first objective comes first.
     """
+    # Costs are minimized, so an objective that is maximized changes its sign.
     signs = []
     for direction in search.objectives.values():
         signs.append(-1 if direction == "maximize" else 1)
@@ -585,7 +628,7 @@ def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
 
     front: list[Suggestion] = []
     front_costs: list[tuple[float, ...]] = []
-    # In this order nothing later can beat what is on the front already.
+    # In the order of costs, no later suggestion can dominate one that is on the front already.
     for item in ordered:
         cost = costs[item.number]
         if not any(_dominates(other_cost, cost) for other_cost in front_costs):
@@ -596,12 +639,16 @@ def chosen(items: Sequence[Suggestion], search: Search) -> list[Suggestion]:
 
 
 def _dominates(costs: Sequence[float], other_costs: Sequence[float]) -> bool:
-    """Return whether no cost is above the other's."""
+    """Return whether no cost is above the other's; so of two equal suggestions the first one
+    dominates.
+    """
     return all(map(operator.le, costs, other_costs))
 
 
 def headers(keys: Sequence[str]) -> list[str]:
-    """The last words of the keys where these differ."""
+    """Return a heading for each dotted key: its last word, or the whole key where several keys have
+    the same last word.
+    """
     last_words = [key.rpartition(".")[2] for key in keys]
     names = []
 
@@ -612,7 +659,7 @@ def headers(keys: Sequence[str]) -> list[str]:
 
 
 def short(value: Any) -> str:
-    """A chosen value in a table."""
+    """Return a parameter's value as a table shows it, a float with four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
 
@@ -620,12 +667,12 @@ def short(value: Any) -> str:
 
 
 def drawn_text(drawn: Mapping[str, Any]) -> str:
-    """The chosen values to the last bit, as they are put into a sweep file."""
+    """Return a suggestion's values without rounding, in the spelling of a sweep file."""
     return ", ".join(f"{key}={scalars.spelled(value)}" for key, value in drawn.items())
 
 
 def space_text(search: Search) -> str:
-    """The space in words."""
+    """Return the parameters and constraints of the search space in words."""
     rules = ""
     if search.constraints:
         rules = f"; only {', '.join(rule.text for rule in search.constraints)}"

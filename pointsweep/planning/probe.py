@@ -1,10 +1,11 @@
-"""One arm built small and looked at once: what it trains, what it gives, where gradients reach,
-whether clouds see each other.
+"""Probe of an arm before a launch: its model is built with few tokens, runs on a few random clouds,
+and shows what it trains, its logits, which tensors have a gradient, and whether the logits of a
+cloud depend on the other clouds of its batch.
 
 The backbone keeps its width and depth, but its frozen weights are slices of one pool of random
-numbers, so that twelve wide blocks cost no time to fill; tokens are few. Every trained tensor is
-drawn from its own name, so that two arms whose code does the same give the same numbers however
-many others each of them has. Letters: B clouds, P points.
+numbers, so that twelve wide blocks cost no time to fill. The noise of every trained tensor depends
+on its name alone, so that two arms with the same computation have the same logits, whatever other
+tensors each of them has. Letters: B clouds, P points.
 """
 
 from __future__ import annotations
@@ -30,46 +31,52 @@ from pointsweep.models.layers import set_noise
 from pointsweep.models.point_model import PointModel, build
 
 CLOUDS, POINTS, CLASSES = 3, 160, 5
-POOL = 1 << 24  # random numbers that frozen weights are cut from
-POOL_SIZE = 0.02  # their standard deviation
+NUM_POOL = 1 << 24  # random numbers of the pool, whose slices are the frozen weights
+POOL_STD = 0.02  # their standard deviation
+# values of configuration fields with which a model is small
 SMALL: dict[str, Any] = {
     "num_tokens": 8, "neighbours": 6, "scale_tokens": (6, 4), "scale_neighbours": (4, 4),
     "bank_groups": 8, "bank_group_size": 8,
 }  # fmt: skip
 # Names of tensors whose gradient is zero by construction: a key's bias adds the same to every logit
-# of a softmax, and what is added to all channels is taken out by each norm. Rounding alone decides
-# whether such a gradient is exactly zero.
+# of a softmax, and a norm subtracts what is added to all channels. Rounding alone decides whether
+# such a gradient is exactly zero.
 WITHOUT_GRADIENT = re.compile(
     r"(k\.bias|k\.1\.shift|method\.mix\.bias|^tokenizer\.stages\..*\.layers\.[03]\.bias)$"
 )
-# of its own movement: what another position in the batch may do to a cloud's logits, by rounding
+# How far another position in the batch may change a cloud's logits by rounding, as a fraction of
+# their change when the cloud itself is replaced.
 POSITION_NOISE = 0.01
-# At the gradients of parts of tensors: what a first look finds without one, another may reach. A
-# ReLU behind what is pooled over a cloud is shut for all clouds of a look, half of the time; looks
-# end as soon as every part is reached.
-LOOKS = 16
+# Most batches on which gradients are examined. A slice of a tensor may have no gradient with one
+# batch and one with another: half of the ReLUs after a maximum over a cloud are inactive for all
+# clouds of a batch. No further batch is needed once every slice has had a gradient.
+MAX_BATCHES = 16
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Result of looking at an arm. Tensors on the CPU."""
+    """Result of probing an arm. Tensors are on the CPU."""
 
     trained: Mapping[str, tuple[int, ...]]  # names and shapes
     starts_at_zero: frozenset[str]  # trained tensors that are all zero at the start
     outputs: Tensor  # logits in evaluation and in training, (2, B, classes)
     gradients: Mapping[str, float]  # norms
-    leak: float  # how far the other clouds' logits move, of what a replaced cloud's own do
-    # parts of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
+    # Dependence of a cloud's logits on the other clouds of its batch: their largest change when the
+    # others are replaced, as a fraction of that when the cloud itself is. 0 without dependence.
+    leak: float
+    # slices of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
     idle: tuple[str, ...] = ()
     # tensors of the frozen backbone that would train though the method does not say so
     thawed: tuple[str, ...] = ()
     # clouds of the batch whose replacement does not move their own logits
     ignored: tuple[int, ...] = ()
-    # trained tensors that no gradient reaches in any look
+    # trained tensors that no gradient reaches with any batch
     unreached: tuple[str, ...] = ()
 
     def differs(self, other: Probe) -> bool:
-        """Return whether the two train, start, give or learn anything that is not the same."""
+        """Return whether the two differ in their trained tensors, which of them start at zero,
+        their logits or their gradients.
+        """
         if self.trained != other.trained or self.starts_at_zero != other.starts_at_zero:
             return True
         if not torch.allclose(self.outputs, other.outputs, rtol=1e-5, atol=1e-6):
@@ -86,27 +93,34 @@ class Probe:
 
 @functools.lru_cache(maxsize=256)
 def probe(config: TrialConfig, full_size: bool = False) -> Probe:
-    """Probe an arm: with few tokens and points, or with `full_size` with as many as its
-    configuration says.
+    """Probe an arm with few tokens and points; with `full_size`, with as many as its configuration
+    has.
     """
-    config = config if full_size else _smaller(config)
-    size = config.dataset.num_points if full_size else POINTS
+    num_points = POINTS
+    if full_size:
+        num_points = config.dataset.num_points
+    else:
+        config = _smaller(config)
+
     model, thawed = _build(config)
-    zero = set()
+    starts_at_zero = set()
 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and _is_all(parameter, 0.0):
-            zero.add(name)
+            starts_at_zero.add(name)
 
+    # A tensor that is zero at the start, as LoRA's B, hides what another one does.
     _draw_trained(model)
-    inputs = _inputs(config, size)
+    inputs = _inputs(config, num_points)
 
     if not any(p.requires_grad for p in model.parameters()):
         return _probe_untrained(model, inputs[0])
 
+    # A method may read training clouds before the first epoch, e.g. into a bank.
     if isinstance(model, PointModel):
-        model.method.prepare(model, [_clouds(6, size, seed=1)])
+        model.method.prepare(model, [_clouds(6, num_points, seed=1)])
 
+    # dropout that is the same for every arm
     set_noise(model, torch.Generator().manual_seed(0))
     model.train()
     logits = model(*inputs)
@@ -120,14 +134,17 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
     unreached = [name for name, norm in gradients.items() if norm == 0.0]
     idle: tuple[str, ...] = ()
     if isinstance(model, PointModel):
-        flat = set(model.backbone.flat_parameters("backbone."))
+        zero_by_construction = set(model.backbone.flat_parameters("backbone."))
         suspects = []
         for name in unreached:
-            if name not in flat and not WITHOUT_GRADIENT.search(name):
-                suspects.append(name)
+            if name in zero_by_construction or WITHOUT_GRADIENT.search(name):
+                continue
 
+            suspects.append(name)
+
+        # One batch may miss a tensor, so the suspects are examined with further batches.
         idle, unreached = _find_unreached(
-            model, trained, unreached=suspects, inputs=inputs, size=size
+            model, trained, unreached=suspects, inputs=inputs, num_points=num_points
         )
 
     model.eval()
@@ -136,7 +153,7 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
 
     return Probe(
         trained=shapes,
-        starts_at_zero=frozenset(zero),
+        starts_at_zero=frozenset(starts_at_zero),
         outputs=torch.stack([evaluated, logits.detach()]),
         gradients=gradients,
         leak=leak,
@@ -152,15 +169,15 @@ def _find_unreached(
     trained: Mapping[str, Tensor],
     unreached: Sequence[str],
     inputs: Sequence[Tensor],
-    size: int,
+    num_points: int,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the parts of trained tensors, along any axis, whose gradient stays exactly zero while
-    that of others does not, and those of `unreached` whose gradient stays zero altogether.
+    """Return the slices of trained tensors, along any axis, whose gradient stays exactly zero while
+    that of others does not, and the tensors of `unreached` whose gradient stays zero altogether.
 
-    A maximum or a ReLU may hide a tensor or a part of one from a few clouds, so what has no
-    gradient is looked at again with other clouds and weights. Parts are not looked for in a head,
-    whose dropout and ReLU hide single units from a batch as small as this, nor in what a method
-    declares (`Method.idle_parts`), nor in biases, whose gradient may be rounding alone.
+    A maximum or a ReLU may hide a tensor or a slice of one from a few clouds, so whatever has no
+    gradient is examined again with other clouds and weights. Slices are not examined in a head,
+    whose dropout and ReLU hide single units from a batch as small as this, nor in tensors that a
+    method declares (`Method.idle_parts`), nor in biases, whose gradient may be rounding alone.
     """
     declared = {f"method.{name}" for name in model.method.idle_parts}  # type: ignore[union-attr]
     examined = []
@@ -171,20 +188,21 @@ def _find_unreached(
 
     # by name and axis: which slices of a tensor had a gradient with any of the batches
     reached_parts: dict[tuple[str, int], Tensor] = {}
-    for attempt in range(LOOKS):
+    for attempt in range(MAX_BATCHES):
+        # The first batch is the one that `probe` has run.
         if attempt > 0:
             _draw_trained(model, attempt)
             model.zero_grad()
             set_noise(model, torch.Generator().manual_seed(attempt))
             points, *others = inputs
             channels = points.shape[2] - 3
-            clouds = _clouds(CLOUDS, size, seed=10 + attempt, channels=channels)
+            clouds = _clouds(CLOUDS, num_points, seed=10 + attempt, channels=channels)
             logits = model(clouds, *others)
             F.cross_entropy(logits, _labels(logits)).backward()
 
         for name in examined:
             gradient = trained[name].grad
-            if gradient is None or gradient.dim() < 2:
+            if gradient is None or gradient.dim() < 2:  # fewer than two axes: a bias
                 continue
 
             for axis, reached in enumerate(_reached_slices(gradient)):
@@ -203,12 +221,12 @@ def _find_unreached(
 
 def _reached_slices(gradient: Tensor) -> list[Tensor]:
     """Return for each axis which slices along it have a gradient that is not zero."""
-    sizes = gradient.abs()
+    magnitudes = gradient.abs()
     reached = []
 
-    for axis in range(sizes.dim()):
-        others = [other for other in range(sizes.dim()) if other != axis]
-        reached.append(sizes.amax(dim=others) > 0)
+    for axis in range(magnitudes.dim()):
+        others = [other for other in range(magnitudes.dim()) if other != axis]
+        reached.append(magnitudes.amax(dim=others) > 0)
 
     return reached
 
@@ -225,6 +243,7 @@ def _idle_slices(
 
 
 def _is_mixed(reached: Tensor) -> bool:
+    """Return whether some slices have a gradient and others do not."""
     return bool(reached.any()) and not bool(reached.all())
 
 
@@ -233,7 +252,7 @@ def _has_gradient(parameter: Tensor) -> bool:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """ "3", "3-5", or "3-5 and 7 more"."""
+    """Return ascending numbers as "3", "3-5", or "3-5 and 7 more"."""
     end = 0
     while end + 1 < len(numbers) and numbers[end + 1] == numbers[end] + 1:
         end += 1
@@ -245,11 +264,11 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 @torch.no_grad()
 def run_once(config: TrialConfig) -> None:
-    """Let one cloud of the full size through what reads points: the tokenizer, or the whole
-    network. Raise what that raises.
+    """Run the tokenizer, or a whole network, on one cloud with the configuration's number of
+    points. Errors of the model, e.g. for too few points, are raised as they are.
 
-    Of a tokenizer its geometry alone, which is what depends on the size; `probe` runs the rest of
-    it.
+    Of a tokenizer only its geometry runs (the choice of centres and neighbours), where it has one
+    that is separate: nothing else depends on the number of points, and `probe` runs the rest.
     """
     if config.backbone is None:
         points = _clouds(1, config.dataset.num_points)
@@ -270,7 +289,7 @@ def run_once(config: TrialConfig) -> None:
 def _read_points(
     tokenizer: TokenizerConfig, backbone: BackboneConfig, compat: str, num_points: int
 ) -> None:
-    """Let one cloud of so many points through a tokenizer. Most arms of a sweep share theirs."""
+    """Run a tokenizer on one cloud. Cached, as most arms of a sweep have the same tokenizer."""
     make_tokenizer = registry.load("tokenizers", tokenizer.name)
     with torch.device("meta"):
         structure = registry.load("backbones", backbone.name)(backbone)
@@ -285,12 +304,14 @@ def _read_points(
 
 
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
+    """Probe a model without trained tensors, which is fitted to labelled clouds instead."""
     bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
     model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
     logits, leak, ignored = _examine_batch(model.eval(), [points])
 
     if isinstance(model, PointModel):
-        ignored = ()  # the votes of neighbours change in steps: another cloud may have the same
+        # A nearest-neighbour vote takes few values, so that another cloud may have the same one.
+        ignored = ()
 
     return Probe(
         trained={},
@@ -306,12 +327,15 @@ def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
 def _examine_batch(
     model: nn.Module, inputs: Sequence[Tensor]
 ) -> tuple[Tensor, float, tuple[int, ...]]:
-    """Return logits, the leak, and the clouds whose own logits do not move when they are replaced.
+    """Return the logits, the leak (see `Probe.leak`), and the numbers of the clouds whose logits do
+    not change when they are themselves replaced.
 
-    The leak is how far the logits of a cloud move with the other clouds, of how far they move when
-    it is itself replaced. Two further batches show it. Of clouds 0, 1, 2 the first has another one
-    in the middle, so 0 and 2 show what comes from behind and from before. The second is a new
-    cloud, 1, 0: cloud 1 has both neighbours replaced, and cloud 0 has another position.
+    Two further batches measure the leak. For a batch of the clouds 0, 1, 2 they are:
+
+    - `middle`, the clouds 0, new, 2: the logits of 0 and of 2 change if they depend on cloud 1,
+      which follows the one and precedes the other;
+    - `outer`, the clouds new, 1, 0: the logits of 1 change if they depend on either neighbour, and
+      those of 0 if they depend on the position in the batch.
     """
     points, *others = inputs
     before = model(points, *others)
@@ -326,6 +350,7 @@ def _examine_batch(
     own = torch.stack([by_outer[0], by_middle[1], by_outer[2]])
     by_others = torch.stack([by_middle[0], by_outer[1], by_middle[2]])
     by_position = float(_movement(other_outer[2:], before[:1]))
+    # A quotient by a change this small would be one of rounding errors.
     ignored = tuple((own <= 1e-12).nonzero().flatten().tolist())
     ratios = []
 
@@ -335,7 +360,7 @@ def _examine_batch(
 
     leak = max(ratios, default=0.0)
 
-    # Rounding differs with a cloud's position, so that little says nothing.
+    # Rounding differs with a cloud's position, so a small change is no dependence.
     if 0 not in ignored and by_position > POSITION_NOISE * float(own[0]):
         leak = max(leak, by_position / float(own[0]))
 
@@ -343,16 +368,17 @@ def _examine_batch(
 
 
 def _movement(logits: Tensor, before: Tensor) -> Tensor:
-    """Logits (B, classes) or (B, parts, P), twice -> the largest difference of each cloud's
-    (B,).
+    """Return the largest change of each cloud's logits (B,), from logits (B, classes) or
+    (B, parts, P).
     """
     return (logits - before).abs().flatten(1).amax(dim=1)
 
 
-def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
-    """Return what the model takes: clouds, and on a data set of parts their categories (B,)."""
+def _inputs(config: TrialConfig, num_points: int) -> list[Tensor]:
+    """Return the model's arguments: clouds, and for part segmentation their categories (B,)."""
     categories = config.dataset.num_categories
-    inputs = [_clouds(CLOUDS, size, channels=config.dataset.feature_channels)]
+    channels = config.dataset.feature_channels
+    inputs = [_clouds(CLOUDS, num_points, channels=channels)]
 
     if categories:
         inputs.append(torch.arange(CLOUDS) % categories)
@@ -361,8 +387,8 @@ def _inputs(config: TrialConfig, size: int) -> list[Tensor]:
 
 
 def _labels(logits: Tensor) -> Tensor:
-    """A class for every cloud of logits (B, classes), or for every point of logits (B, parts,
-    P).
+    """Return a class for every cloud of logits (B, classes), or for every point of logits
+    (B, parts, P).
     """
     num_clouds, _, *point_shape = logits.shape
     labels = torch.arange(num_clouds * math.prod(point_shape)) % CLASSES
@@ -370,24 +396,28 @@ def _labels(logits: Tensor) -> Tensor:
     return labels.view(num_clouds, *point_shape)
 
 
-def _clouds(count: int, size: int, seed: int = 0, channels: int = 0) -> Tensor:
-    """Blobs of two scales (B, P, 3): uneven, so that neighbourhoods, cells and voxels differ; with
-    `channels` of features behind the coordinates.
+def _clouds(count: int, num_points: int, seed: int = 0, channels: int = 0) -> Tensor:
+    """Return random clouds (B, P, 3), followed by `channels` features (B, P, 3 + channels).
+
+    Every third point is nearer to the centre: with an uneven density, neighbourhoods, cells and
+    voxels differ.
     """
     generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(count, size, 3, generator=generator)
+    points = torch.randn(count, num_points, 3, generator=generator)
     points[:, ::3] *= 0.25
     points = points / points.norm(dim=2).amax(dim=1)[:, None, None]
 
     if not channels:
         return points
 
-    features = torch.randn(count, size, channels, generator=generator)
+    features = torch.randn(count, num_points, channels, generator=generator)
     return torch.cat([points, features], dim=2)
 
 
 def _smaller(config: TrialConfig) -> TrialConfig:
-    """Few tokens of small neighbourhoods, from fewer points; everything else as it is."""
+    """Return a configuration with few tokens, small neighbourhoods and fewer points, and otherwise
+    the same.
+    """
     dataset = config.dataset.model_copy(
         update={"num_points": POINTS, "presample": POINTS}
     )
@@ -404,8 +434,8 @@ def _smaller(config: TrialConfig) -> TrialConfig:
 
 
 def _build(config: TrialConfig) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model, and the names of the backbone's own tensors that would train though the method
-    does not say so.
+    """Return the model, and the names of the frozen backbone's tensors that would train although
+    the method does not declare it (`Method.thaws`).
     """
     torch.manual_seed(0)
     if config.backbone is None:
@@ -444,7 +474,8 @@ def frozen_backbone(config: Any) -> Backbone:
             if buffer.is_meta:
                 module.register_buffer(name, _values(buffer, f"{kind}.{name}"))
 
-    # The names above are those of classes, so all blocks would have the same weights.
+    # Values depend on a name that has the module's class, so that all blocks have the same ones up
+    # to here; a name with the block's number makes them differ.
     for number, block in enumerate(backbone.blocks):
         for name, parameter in block.named_parameters():
             parameter.data = _values(parameter, f"{number}.{name}")
@@ -453,8 +484,8 @@ def frozen_backbone(config: Any) -> Backbone:
 
 
 def _values(tensor: Tensor, name: str) -> Tensor:
-    """Numbers of standard deviation 0.02, about 1 for a norm's scale and else about 0; always the
-    same for a name.
+    """Return values of a tensor's shape with standard deviation `POOL_STD`, and mean 1 for a norm's
+    scale, 0 otherwise. They depend on the name and the shape alone.
     """
     if tensor.dtype == torch.long:
         return torch.zeros(tensor.shape, dtype=torch.long)
@@ -468,17 +499,17 @@ def _values(tensor: Tensor, name: str) -> Tensor:
     if tensor.dim() > 1:
         return values
 
-    # A tensor of its own, for statistics change; they and a norm's scale lie about 1.
+    # The sum is a copy and not a slice of the pool: running statistics change in place.
     mean = 1.0 if name.endswith(("weight", "gamma", "running_var")) else 0.0
     return values + mean
 
 
 def _large_values(tensor: Tensor, name: str) -> Tensor:
-    """Values of a tensor that the pool does not hold: its rows are pieces of the pool that overlap,
-    so it takes no memory.
+    """Return values for a tensor with too many elements for the pool, as a view without memory of
+    its own: its rows are slices of the pool that overlap.
     """
     rows, width = tensor.shape[0], tensor[0].numel()
-    step = (POOL - width - 1) // max(rows, 1)  # from one row to the next
+    step = (NUM_POOL - width - 1) // max(rows, 1)  # from one row to the next
 
     if tensor.dim() < 2 or step < 1:
         raise ValueError(
@@ -486,7 +517,7 @@ def _large_values(tensor: Tensor, name: str) -> Tensor:
             " launch"
         )
 
-    start = zlib.crc32(name.encode()) % (POOL - width - step * (rows - 1))
+    start = zlib.crc32(name.encode()) % (NUM_POOL - width - step * (rows - 1))
     values = _pool().as_strided((rows, width), (step, 1), start)
     if tensor.dim() == 2:
         return values
@@ -496,38 +527,41 @@ def _large_values(tensor: Tensor, name: str) -> Tensor:
 
 @functools.cache
 def _pool() -> Tensor:
-    return torch.randn(POOL, generator=torch.Generator().manual_seed(0)).mul_(POOL_SIZE)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(NUM_POOL, generator=generator).mul_(POOL_STD)
 
 
 @torch.no_grad()
 def _draw_trained(model: nn.Module, attempt: int = 0) -> None:
-    """Move every trained tensor by noise that depends on its name alone, at least 0.05, so that
-    nothing is hidden by a zero.
+    """Set every trained tensor to noise of standard deviation 0.05 (0.1 for a vector), about 1 for
+    a tensor of ones and about 0 otherwise, so that no zero hides what another tensor does. The
+    noise depends on the tensor's name and `attempt` alone.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            size = 0.05 if parameter.dim() > 1 else 0.1
+            std = 0.05 if parameter.dim() > 1 else 0.1
             mean = 1.0 if _is_all(parameter, 1.0) else 0.0
             noise = _noise(parameter.shape, zlib.crc32(f"{attempt} {name}".encode()))
-            # A new tensor: a thawed one may still be a slice of the pool.
-            parameter.data = (noise * (size / POOL_SIZE)).add_(mean)
+            # A new tensor, as that of a thawed backbone is a slice of the pool.
+            parameter.data = (noise * (std / POOL_STD)).add_(mean)
 
 
 def _noise(shape: torch.Size, number: int) -> Tensor:
-    """Normal numbers of the pool's size that depend on a number alone: a slice of the pool where it
-    has as many.
+    """Return normal noise of standard deviation `POOL_STD` that depends on `number` and the shape
+    alone: a slice of the pool, or new numbers for a shape that is too large for one.
     """
     pool, count = _pool(), shape.numel()
     if count >= len(pool) // 2:
         generator = torch.Generator().manual_seed(number)
-        return torch.randn(shape, generator=generator).mul_(POOL_SIZE)
+        return torch.randn(shape, generator=generator).mul_(POOL_STD)
 
     start = number % (len(pool) - count)
     return pool[start : start + count].view(shape)
 
 
 def _is_all(tensor: Tensor, value: float) -> bool:
-    """Return whether every element has this value; the first one settles it for most tensors."""
+    """Return whether every element has this value."""
+    # The first element decides for most tensors, at no cost.
     if tensor.numel() and tensor.flatten()[0] != value:
         return False
 

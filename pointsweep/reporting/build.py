@@ -1,6 +1,7 @@
 """Construction of tables from records.
 
-A table is a function of a layout and records, whatever their order and wherever they were read.
+A table depends on a layout (rows, columns and the keys of each cell's trials) and on the records of
+these trials alone, not on their order or on the store that they were read from.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ __all__ = ["build", "curves", "read", "render", "value", "write_all"]
 
 log = logging.getLogger("pointsweep.tables")
 
-Arms = dict[str, dict[int, float]]  # values by seed, by name
-# of a record's data set: equal where the test clouds are
+Arms = dict[str, dict[int, float]]  # name of a row or column -> values by seed
+# facts of a record's data set that are all equal where the test clouds are the same
 TEST_FACTS = ("name", "digest", "num_test", "test_groups")
 
 
@@ -76,15 +77,18 @@ def build(
     failures: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Table:
-    """The table as far as it is filled. `parameters` counts arms that have no record yet, by key.
+    """Return the table, in which cells without finished trials are empty. `parameters` are the
+    parameter counts of trials that have no record yet, by key.
 
     Raises ValueError if a record lacks the layout's protocol or metric.
     """
+    # With adaptive seeds, the records decide how many seeds every cell of the layout has.
     layout, compared = adaptive.settle(layout, records)
     present = _records_of_table(layout, records)
     tree_of = {key: tree(record) for key, record in present.items()}
     num_trials = Counter(tree_of.values())
-    # Of equally frequent trees, one that does not depend on the order of the records comes first.
+    # The most frequent version of the code first; equally frequent ones by their digests, so that
+    # the order of the records does not matter.
     trees = sorted(num_trials, key=lambda name: (-num_trials[name], name))
     other_trees = {key: name for key, name in tree_of.items() if name != trees[0]}
 
@@ -152,13 +156,16 @@ def _records_of_table(
 
 
 def _row_names(layout: Layout) -> list[str]:
+    """Return each row's labels as one name."""
     return [" / ".join(row) for row in layout.rows]
 
 
 def _model_tests(
     layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]
 ) -> tuple[tuple[ModelTest, ...], ...]:
-    """Return the tests of single models of each column, the rows in the order of their means."""
+    """Return for each column the tests between single trained models on the same test objects, the
+    rows in the order of their means; none for a metric that is no mean over objects.
+    """
     names = _row_names(layout)
     tests = []
 
@@ -182,11 +189,11 @@ def _model_tests(
 def comparisons(
     layout: Layout, cells: Sequence[TableCell], records: Mapping[str, Record]
 ) -> tuple[Family, ...]:
-    """All pairs of the rows of each column, then all pairs of the columns that were tested on the
-    same data.
+    """Return the comparisons of all pairs of rows in each column, then those of all pairs of the
+    columns that were tested on the same data.
 
-    None where seeds are adaptive: their number was chosen by the values, which these tests do not
-    know.
+    Empty with adaptive seeds: their number depends on the values, which these tests do not account
+    for.
     """
     if layout.adaptive:
         return ()
@@ -207,7 +214,7 @@ def comparisons(
             collapsed.add(outlier.arm)
 
     arms += _columns(layout, cells, records, collapsed)
-    # The tests of all families hold at once; one without a pair tests nothing.
+    # The error rate holds for all families together. A family of one row has no pair to test.
     num_families = max(sum(len(rows) > 1 for _, rows in arms), 1)
     families = []
 
@@ -223,10 +230,11 @@ def _columns(
     records: Mapping[str, Record],
     collapsed: Collection[str],
 ) -> Iterator[tuple[str, Arms]]:
-    """Columns tested on the same clouds, each with its mean over the rows that all of them have, by
-    seed.
+    """Yield, for each group of columns that were tested on the same clouds, a title and the
+    columns' means by seed over the rows that all of them have.
 
-    A row that is set aside in one of them is not in the mean.
+    A row in `collapsed` is in no mean: in some column it has a seed far from its others, for which
+    it is excluded from the comparisons there.
     """
     values = {(cell.row, cell.column): dict(cell.values) for cell in cells}
     names = _row_names(layout)
@@ -252,7 +260,7 @@ def _columns(
 
 
 def _mean_by_seed(rows: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Return the mean over rows for each seed that all of them have."""
+    """Return, for each seed that all rows have, the mean of their values."""
     first, *others = rows
     common_seeds = set(first).intersection(*others)
     means = {}
@@ -284,8 +292,8 @@ def _columns_by_data(
 
 
 def _without_checksum(records: Mapping[str, Record]) -> list[str]:
-    """A note if records are so old that they carry no checksum: that nobody has edited them is not
-    known.
+    """Return a note if any records are from a version that wrote no checksum, so that an edited one
+    would not be noticed.
     """
     number = sum(record.schema < FIRST_WITH_CHECKSUM for record in records.values())
     if not number:
@@ -298,10 +306,10 @@ def _without_checksum(records: Mapping[str, Record]) -> list[str]:
 
 
 def _mixed_data(records: Mapping[str, Record]) -> list[str]:
-    """A note for each data set whose files were others for some of the trials: one configuration,
-    different content.
+    """Return a note for each data set whose files changed between trials: its configuration is the
+    same, its digest is not.
     """
-    # By identity first: records that were read together share their parts.
+    # Records that were read together share these objects, so that each is compared a single time.
     distinct = {}
     for record in records.values():
         distinct[id(record.config.get("dataset")), id(record.dataset)] = record
@@ -327,7 +335,7 @@ def _mixed_data(records: Mapping[str, Record]) -> list[str]:
 
 
 def tree(record: Record) -> str:
-    """The digest of the code that made a record."""
+    """Return the digest of the source tree that made a record."""
     return record.origin.get("tree", "unknown")
 
 
@@ -339,7 +347,9 @@ def _cell(
     parameters: Mapping[str, Mapping[str, int]],
     other_trees: Mapping[str, str],
 ) -> TableCell:
-    """One cell; `other_trees` names the code of the trials that were not made by the common one."""
+    """Return one cell. `other_trees` has the source tree, by key, of the trials that another
+    version of the code made than most of the table's.
+    """
     by_seed = records_by_seed(cell.keys, records)
     trials = list(by_seed.values())
     values = [value(record, layout.protocol, layout.metric) for record in trials]
@@ -357,6 +367,7 @@ def _cell(
         if key in other_trees:
             marks.add(f"made by other code: tree {other_trees[key]}")
 
+        # A cell without records has the parameter counts of the plan.
         if not trials and key in parameters:
             counts.append(parameters[key])
 
@@ -386,7 +397,7 @@ def _cell(
 
 
 def _marks(trials: Sequence[Record]) -> set[str]:
-    """Return the marks that any of the trials has."""
+    """Return the marks (texts of footnotes about how a trial was made) of all the trials."""
     marks: set[str] = set()
     for record in trials:
         marks.update(record.marks)
@@ -397,11 +408,14 @@ def _marks(trials: Sequence[Record]) -> set[str]:
 def _interval(
     stats: Summary | None, trials: Sequence[Record], layout: Layout
 ) -> tuple[float | None, float | None, str]:
-    """The t-interval over seeds; of one seed, Wilson's over the test objects."""
+    """Return the interval's ends and what it is over: a t-interval over "seeds"; for one seed
+    Wilson's interval over the test "objects"; (None, None, "") where neither applies.
+    """
     if stats is None:
         return None, None, ""
     if stats.low is not None:
         return stats.low, stats.high, "seeds"
+    # Wilson's interval is one of a share of objects.
     if layout.metric != PER_OBJECT:
         return None, None, ""
     if not trials[0].dataset.get("num_test") or one_episode(trials[0]):
@@ -413,13 +427,14 @@ def _interval(
 
 
 def independent_clouds(record: Record, protocol: str) -> float:
-    """Return how many independent clouds carry as much as the test clouds: their number, or fewer
-    where objects have several.
+    """Return the effective number of independent test clouds: that of all, or fewer where several
+    clouds show the same object.
     """
     groups = groups_of(record)
     if groups is None:
         return float(record.dataset["num_test"])
 
+    # Without predictions, how much clouds of one object agree is unknown: count the objects.
     correct = correctness(record, protocol)
     if correct is None:
         return float(groups.max() + 1)
@@ -428,17 +443,18 @@ def independent_clouds(record: Record, protocol: str) -> float:
 
 
 def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
-    """Return why finished trials are no attempt at the published value: other data, split, protocol
-    or weights; empty if they are.
+    """Return why finished trials cannot be compared with the published value (other data, split,
+    protocol, weights or fewer epochs); empty if they can.
     """
     if cell.published is None or cell.published.value is None or not trials:
         return ""
     if metric != PER_OBJECT:
         return f"the table shows {metric}"
 
-    foreign = _marks(trials) - {"official program", COPIES_UNKNOWN}
-    if foreign:
-        return ", ".join(sorted(foreign))
+    # These two marks say nothing against a comparison; any other one does.
+    disqualifying = _marks(trials) - {"official program", COPIES_UNKNOWN}
+    if disqualifying:
+        return ", ".join(sorted(disqualifying))
 
     mismatches = set()
     shortfalls = set()
@@ -446,7 +462,7 @@ def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
         mismatches.add(mismatch(cell.published, record.config.get("dataset", {})))
         shortfalls.add(fewer_epochs(cell.published, record))
 
-    # An empty reason is none. Of several the first in the alphabet stands for all.
+    # An empty text is no reason. One reason suffices: the first in the alphabet.
     for reasons in (mismatches - {""}, shortfalls - {""}):
         if reasons:
             return min(reasons)
@@ -465,8 +481,8 @@ def _unjudged(cell: CellLayout, trials: Sequence[Record], metric: str) -> str:
 
 
 def fewer_epochs(published: Published, record: Record) -> str:
-    """Return that a trial trained for fewer epochs than the paper's; empty if it did not, or has
-    nothing to train.
+    """Return a reason if a trial trained for fewer epochs than the paper's; empty if it did not, or
+    has nothing to train.
     """
     epochs = record.config.get("train", {}).get("epochs")
     published_epochs = paper_epochs(published)
@@ -491,7 +507,9 @@ def _verdict(
 
 
 def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
-    """Return, of a factorial, a note for each column: what every component contributes."""
+    """Return, for a factorial sweep, a note for each column with what every component (factor)
+    contributes to the metric.
+    """
     notes = []
     for column, title in enumerate(layout.columns):
         arms = []
@@ -523,14 +541,16 @@ def _shares_of(arms: Sequence[tuple[Mapping[str, bool], Mapping[int, float]]]) -
     return ", ".join(listed)
 
 
+# metrics by which a protocol chooses a trial's epoch on the test set
 CHOSEN_BY = tuple(f"test/{name}" for name in DECIDING)
 
 
 def optimism(records: Sequence[Record], metric: str) -> float | None:
-    """Return how much choosing the epoch on the test set adds over the last epoch, in the mean.
+    """Return how much higher the metric is at the epoch that is best on the test set than at the
+    last epoch, as a mean over records.
 
-    None if the records do not tell, and for any metric but those by which epochs are chosen
-    (design.md, section 7): of another one the chosen epoch may well be the worse.
+    None if a record lacks either, and for any metric by which no epoch is chosen (design.md,
+    section 7): of such a one the chosen epoch may well have the lower value.
     """
     if metric not in CHOSEN_BY:
         return None
@@ -551,11 +571,11 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
 def read(
     store: Store, name: str, allow_plugins: bool = False
 ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """Layout, records and failures of a sweep from the store. Raises ValueError naming the sweeps
-    there are.
+    """Return the layout, records and failures (see `filled`) of a sweep by its name. Raises
+    ValueError naming the sweeps that the store has.
 
-    A metric of a plug-in is computed by the code that the store has kept, if the user allows it;
-    else PluginError is raised.
+    If the table's metric is one of a plug-in that is not installed, the copy of the plug-in in the
+    store computes it where `allow_plugins` permits running that; otherwise PluginError is raised.
     """
     layout = read_layout(store, name)
     metric = layout.metric.rpartition("/")[2]
@@ -569,7 +589,13 @@ def read(
 def filled(
     store: Store, layout: Layout
 ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """A layout, and the records and failures that the store has of its trials."""
+    """Return the layout as it is given, the records of its trials, and the reasons by key why
+    trials have none: what they failed with, or how their record is damaged. A trial that has not
+    ended is in neither.
+
+    The three are the arguments of `build`. Records have the layout's metric, also if that is
+    computed from predictions.
+    """
     keys = trial_keys(layout)
     records, damaged = sound_records(store, layout.name, keys)
     failures: dict[str, str] = {}
@@ -587,8 +613,8 @@ def filled(
 
 
 def read_layout(store: Store, name: str) -> Layout:
-    """The layout of a sweep in the store. Raises ValueError naming the sweeps there are, or the
-    file that is damaged.
+    """Return the layout of a sweep in the store. Raises ValueError naming the sweeps that the store
+    has, StoreError naming the file if that is damaged.
     """
     file = f"sweeps/{name}/plan.json"
     try:
@@ -603,8 +629,8 @@ def read_layout(store: Store, name: str) -> Layout:
 
 
 def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None:
-    """Write the table in every format, and the report; what its cells cost beside it, as no two
-    runs take the same time.
+    """Write the table in every format, the report and the cells' costs. These have a file of their
+    own, as no two runs take the same time and the table of equal records shall be equal.
     """
     folder = f"sweeps/{table.name}"
     for name, data in every_format(table).items():
@@ -619,8 +645,8 @@ def write_all(store: Store, table: Table, records: Mapping[str, Record]) -> None
 
 
 def files_of(store: Store, name: str) -> dict[str, bytes]:
-    """Return the files of a sweep that others want to see: its table in every format, report, file
-    and layout.
+    """Return the files of a sweep to upload, by name: its table in every format, the report, the
+    sweep file and the layout.
     """
     names = {"report.html", "sweep.yaml"}
     for table_format in map(load, FORMATS):
@@ -637,7 +663,7 @@ def files_of(store: Store, name: str) -> dict[str, bytes]:
 
 
 def every_format(table: Table) -> dict[str, bytes]:
-    """Return the table's files by name: table.txt, table.md and so on."""
+    """Return the content of the table's files by name: table.txt, table.md and so on."""
     files = {}
     for name in FORMATS:
         table_format = load(name)

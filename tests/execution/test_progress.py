@@ -77,7 +77,7 @@ def test_a_log_hears_of_running_trials_when_nothing_else_happens():
         progress(Event("epoch", "k0", 2, 4, {"test/accuracy": 0.25}))
         display.heartbeat()
         assert stream.getvalue() == ""
-        display.spoken -= 60
+        display.last_line_at -= 60
         display.heartbeat()
         display.heartbeat()
     line = stream.getvalue()
@@ -94,13 +94,13 @@ def test_a_log_says_what_a_command_is_busy_with_before_any_trial():
     display.phase("planning tiny")
     display.heartbeat()
     assert stream.getvalue() == ""
-    display.spoken -= 7
+    display.last_line_at -= 7
     display.phase_begun -= 6
     display.heartbeat()
     display.heartbeat()
     with progress:
         progress(phase("starting Ray"))
-        display.spoken -= 7
+        display.last_line_at -= 7
         display.phase_begun -= 6
         display.heartbeat()
     assert stream.getvalue().splitlines() == ["planning tiny  (0 s so far)", "[0/2] starting Ray  (0 s so far)"]
@@ -114,8 +114,8 @@ def test_what_goes_on_for_long_is_said_again_ever_more_rarely():
         pauses = []
         for _ in range(6):
             while not (said := len(stream.getvalue().splitlines())) > len(pauses):
-                display.spoken -= 1
-                display.phase_begun = display.spoken  # said when it began
+                display.last_line_at -= 1
+                display.phase_begun = display.last_line_at  # said when it began
                 display.heartbeat()
             pauses.append(said)
             assert display.pause_s <= 300
@@ -130,7 +130,7 @@ def test_the_clock_speaks_by_itself(monkeypatch):
     display, _ = begin(stream)
     with display:
         display.phase("starting Ray")
-        display.spoken -= 60
+        display.last_line_at -= 60
         deadline = time.monotonic() + 60
         while "starting Ray" not in stream.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -1,8 +1,8 @@
-"""One cloud a file: text, npy, npz, PLY, PCD, LAS, and meshes (OFF, OBJ, STL, PLY) sampled on their
-surface.
+"""Readers of files that hold one cloud each: text, npy, npz, PLY, PCD, LAS, and meshes (OFF, OBJ,
+STL, PLY), which are sampled on their surface.
 
-Formats are read by the libraries that are kept for them: trimesh, plyfile, pypcd4, laspy. They come
-with `pip install "pointsweep[files]"`; text, npy and npz need none of them.
+Other formats than text, npy and npz are read by maintained libraries: trimesh, plyfile, pypcd4,
+laspy. They come with `pip install "pointsweep[files]"`.
 
 Letters: P points.
 """
@@ -23,10 +23,11 @@ from pointsweep.data.readers.features import from_columns, from_fields, joined
 from pointsweep.data.readers.text import SHOWN, number_rows, read_text
 from pointsweep.errors import MissingDataError
 
-# of a text file: x, y, z, and what else it gives of a point
+# numbers of columns that a text file may have: x, y, z, and up to nine features
 COLUMNS = tuple(range(3, 13))
-# of a face in a PLY file
+# names of the property of a PLY face that lists its corners
 VERTEX_INDICES = ("vertex_indices", "vertex_index")
+# usual names of the array of points in an npz or HDF5 file, in lower case
 POINT_KEYS = (
     "points",
     "point",
@@ -44,8 +45,9 @@ POINT_KEYS = (
     "pointcloud",
     "pointclouds",
 )
-MESH_SEED = 0  # the same mesh gives the same points, wherever it lies
-# What a damaged file may raise in the libraries that read it.
+# fixed, so that the same mesh gives the same points in every data set and run
+MESH_SEED = 0
+# Exceptions that a damaged file may raise in the libraries that read it.
 DAMAGED = (
     ValueError,
     LookupError,
@@ -63,15 +65,15 @@ def read_cloud(
     points_key: str | None = None,
     features: tuple[str, ...] = (),
 ) -> np.ndarray:
-    """Return the points (P, 3) of a file in the type in which they are stored; of a mesh
-    `mesh_points` of its surface. With `features` these stand behind the coordinates (P, 3 + F).
+    """Return the points (P, 3) of a file with the dtype that it stores; for a mesh `mesh_points`
+    samples of its surface. Columns of `features` follow the coordinates (P, 3 + F).
 
     Raises MissingDataError without the library that reads the format, ValueError naming the file
     and what is wrong with it.
     """
     suffix = path.suffix.lower()
     if suffix in READERS:
-        # these place the features behind the coordinates themselves
+        # These readers append the requested features themselves; the others return all columns.
         points = READERS[suffix](path, mesh_points, features)
         return checked_cloud(points, str(path))
 
@@ -85,11 +87,11 @@ def checked_cloud(
     number: int | None = None,
     features: tuple[str, ...] | None = None,
 ) -> np.ndarray:
-    """Return a cloud (P, 3) as it is. Raises ValueError for what a model could not learn from, and
-    for a file without points.
+    """Return a cloud (P, C) that is valid, with the columns of `features` after x, y, z, or with
+    all its columns if `features` is None. Raises ValueError for a cloud that a model cannot learn
+    from, and for a file without points.
 
-    `number`: which cloud of a file it is, where there are several. `features`: what the columns
-    behind x, y, z are, of which the others are left out; None: all columns are kept.
+    `number` is the index of the cloud in a file with several.
     """
     name = "the cloud" if number is None else f"cloud {number}"
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
@@ -102,15 +104,17 @@ def checked_cloud(
             f"{source}: {name} has {len(points)} points, at least {MIN_POINTS} are needed"
         )
 
+    # `faults` checks batches and counts clouds from 0; a file of one cloud does not number it.
     for message in faults(points[None, :, :3], number or 0):
         raise ValueError(f"{source}: {message.replace('cloud 0 ', f'{name} ', 1)}")
 
     if features is not None:
         points = from_columns(points, features, source)
 
-    absent = np.argwhere(~np.isfinite(points))
-    if len(absent):
-        point, channel = absent[0]
+    # `faults` has checked the coordinates, so this is about features.
+    not_finite = np.argwhere(~np.isfinite(points))
+    if len(not_finite):
+        point, channel = not_finite[0]
         raise ValueError(
             f"{source}: {name} has a feature that is not finite: {points[point, channel]} at point"
             f" {point}"
@@ -120,7 +124,9 @@ def checked_cloud(
 
 
 def columns_of(path: Path, points_key: str | None) -> np.ndarray:
-    """Return all columns (P, C) of a text, npy or npz file as stored. Raises ValueError."""
+    """Return all columns (P, C) of a text, npy or npz file as stored. Raises ValueError for a file
+    that is not readable as its format.
+    """
     if path.suffix.lower() in ROWS:
         return _read_rows(path)
 
@@ -154,19 +160,25 @@ def _without_count(text: str, path: Path) -> str:
 
 
 def _read_numpy(path: Path, points_key: str | None) -> np.ndarray:
+    """Return the array of a .npy file, or the array of points of a .npz file as `array_key` selects
+    it. Raises ValueError naming the file.
+    """
     try:
-        content = np.load(path, allow_pickle=False)
+        content = np.load(path, allow_pickle=False)  # a pickle could run any code
         if isinstance(content, np.ndarray):
             return content
 
+        # else an NpzFile, which reads an array when it is indexed
         with content:
             keys = dict.fromkeys(content.files)
             key = array_key(path, keys, points_key, POINT_KEYS, field="points_key")
             array: np.ndarray = content[key]
             return array
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        # `array_key` names the file itself, and the file is readable where it raises.
         if str(error).startswith(str(path)):
             raise
+
         raise ValueError(
             f"{path}: not a readable {path.suffix} file of numbers: {error}"
         ) from error
@@ -179,10 +191,11 @@ def array_key(
     usual: tuple[str, ...],
     field: str,
 ) -> str:
-    """Return the key of a file that holds something: the one that is asked for, else the one that
-    has a usual name.
+    """Return the key of a file under which an array is stored: the requested one, else the only one
+    with a usual name.
 
-    Raises ValueError naming the file's keys and the field of the configuration that names one.
+    `field` is the field of the dataset's configuration by which a user requests a key. Raises
+    ValueError naming it and the file's keys if no key, or more than one, qualifies.
     """
     present = ", ".join(sorted(keys)) or "none"
     if requested is not None:
@@ -193,6 +206,7 @@ def array_key(
 
         return requested
 
+    # A file's only array is that of the points, whatever its name; it is not one of labels.
     if len(keys) == 1 and field == "points_key":
         return next(iter(keys))
 
@@ -236,7 +250,7 @@ def _read_pcd(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
             f"{path}: announces {announced} points and holds {len(points)}: cut off?"
         )
 
-    # That is how the format marks the pixels of a depth camera that saw nothing.
+    # In a PCD file, NaN coordinates mark the pixels of a depth camera without a measurement.
     is_absent = np.isnan(coordinates).all(axis=1)
     return points[~is_absent]
 
@@ -266,7 +280,7 @@ def _read_ply(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
 
         return joined(vertices, columns)
 
-    # a polygon is a fan of triangles around its first corner
+    # Triangulate each polygon as a fan around its first corner.
     triangles = []
     for polygon in polygons:
         corners = [int(corner) for corner in polygon]
@@ -299,13 +313,16 @@ def _read_las(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.nda
 def _read_mesh(path: Path, mesh_points: int, features: tuple[str, ...]) -> np.ndarray:
     library = _library("trimesh", path)
     suffix = path.suffix.lower()
-    more = {"skip_materials": True} if suffix == ".obj" else {}
+    # Materials of an OBJ file are files of their own, which a data set may lack.
+    options = {"skip_materials": True} if suffix == ".obj" else {}
 
     try:
+        # trimesh may accept an OFF file that is cut off
         if suffix == ".off":
             _check_off(path)
 
-        mesh = library.load_mesh(path, process=False, **more)
+        # without `process`, which would merge vertices
+        mesh = library.load_mesh(path, process=False, **options)
         vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     except DAMAGED as error:
         raise _damaged(path, f"{suffix[1:].upper()} mesh", error) from error
@@ -335,7 +352,7 @@ def _check_off(path: Path) -> None:
         )
 
     announced = int(header[0]) + int(header[1])
-    # the numbers stand behind the word OFF or in a line of their own
+    # The counts follow the word OFF in its line (as ModelNet's files have it) or in the next one.
     num_header_lines = 2 if lines[0].strip().upper() == "OFF" else 1
     num_rows = len(lines) - num_header_lines
 
@@ -353,8 +370,8 @@ def _sampled(
     count: int,
     features: tuple[str, ...],
 ) -> np.ndarray:
-    """Return points (count, 3) drawn uniformly from a surface; the same ones whenever it is read.
-    Their normals are those of the triangles.
+    """Return points (count, 3) drawn uniformly from a surface, the same ones at every reading.
+    Where `features` asks for normals, those of the triangles follow (count, 6).
     """
     missing = [name for name in features if name != "normal"]
     if missing:
@@ -385,6 +402,7 @@ def _sampled(
 
 
 def _library(name: str, path: Path) -> Any:
+    """Import a library. Raises MissingDataError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -394,6 +412,7 @@ def _library(name: str, path: Path) -> Any:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:
+    """Return the error for a file that its library cannot read, with the library's first line."""
     text = str(error).split("\n")[0] or repr(error)
     return ValueError(f"{path}: not a readable {kind} file: {text}")
 

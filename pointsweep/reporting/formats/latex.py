@@ -1,9 +1,10 @@
 r"""LaTeX as papers print tables: booktabs rules, numbers aligned by siunitx, notes by
 threeparttable, the caption above.
 
-A cell's mean and its smaller ± stand in two columns of the tabular, so that a bold or underlined
-mean, which siunitx does not parse, is aligned with the others: all means have one decimal, and
-stand at the right edge of their column.
+A column of the table has sub-columns: means, trainable parameters, the paper's values. The
+sub-column of means takes two columns of the tabular, one for the mean and one for its ± in smaller
+print, so that a bold or underlined mean, which siunitx does not parse, is aligned with the others:
+all means have one decimal, and stand at the right edge of their column.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from pointsweep.utils.numbers import percent
 
 PACKAGES = ("booktabs", "siunitx", "threeparttable")
 MARKUP = {"best": r"{{\textbf{{{}}}}}", "second": r"{{\underline{{{}}}}}"}
-# Characters of a line -> how the table is set so that it fits a page of one column; more do not
-# fit.
+# (most characters of a line, the commands with which lines up to that length fit a page of one
+# column); longer lines do not fit.
 SIZES = (
     (64, ""),
     (72, r"\small\setlength{\tabcolsep}{4pt}"),
@@ -71,23 +72,25 @@ def sentence(value: str) -> str:
 
 @dataclass(frozen=True)
 class SubColumn:
-    """A sub-column of the table: its heading, the columns of the tabular that it takes, and its
-    cells.
+    """A sub-column of the table: its heading, its cells, and how many columns of the tabular it
+    takes.
     """
 
-    heading: tuple[str, str]  # in two lines: what, and its unit
-    types: str
-    cells: tuple[str, ...]  # with an & between the columns that it takes
-    width: int = 1
-    characters: int = 0  # of its widest line
+    heading: tuple[str, str]  # in two lines: the quantity, and its unit
+    column_types: str  # as in the argument of \begin{tabular}
+    # LaTeX, one a row, with an & between the columns of the tabular
+    cells: tuple[str, ...]
+    num_columns: int = 1  # of the tabular
+    characters: int = 0  # about how many its widest line has in print
 
     def titles(self) -> tuple[str, str]:
-        """Return the heading's lines as they stand in the tabular."""
+        """Return the heading's lines as cells of the tabular."""
         first, second = map(escaped, self.heading)
-        if self.width == 1:
+        if self.num_columns == 1:
+            # siunitx prints what stands in braces as text
             return f"{{{first}}}", f"{{{second}}}"
 
-        opening = f"\\multicolumn{{{self.width}}}{{c}}"
+        opening = f"\\multicolumn{{{self.num_columns}}}{{c}}"
         return f"{opening}{{{first}}}", f"{opening}{{{second}}}"
 
 
@@ -117,7 +120,7 @@ def latex(table: Table, options: TableOptions) -> str:
         lines += [r"\begin{threeparttable}", *tabular, *_table_notes(table, options)]
         lines += [r"\end{threeparttable}", r"\end{table}"]
     else:
-        # What a reader of the file must know does not get lost.
+        # Without notes in print, comments still give them to a reader of the file.
         lines += [*tabular, r"\end{table}"]
         for note in notes:
             comment = " ".join(one_line(note).split())
@@ -127,7 +130,7 @@ def latex(table: Table, options: TableOptions) -> str:
 
 
 def _size(characters: int) -> str | None:
-    """Return how a table of so many characters a line is set; None if no size fits a page."""
+    """Return the commands with which so many characters a line fit a page; None if none do."""
     for most, size in SIZES:
         if characters <= most:
             return size
@@ -136,6 +139,7 @@ def _size(characters: int) -> str | None:
 
 
 def _notes(table: Table, options: TableOptions) -> list[str]:
+    """Return all notes as plain text, first the one that explains bold and underlined means."""
     marks = legend(table, options.mark, "Bold", "underlined")
     return [note for note in (marks, *footnotes(table)) if note]
 
@@ -169,6 +173,9 @@ def _label(table: Table, options: TableOptions) -> str:
 
 
 def _table_notes(table: Table, options: TableOptions) -> list[str]:
+    """Return the lines of the tablenotes environment: an item for each footnote symbol, and below
+    the notes without a symbol.
+    """
     symbol_of = symbols(table)
     lines = [r"\begin{tablenotes}[flushleft]", r"\footnotesize"]
     for mark, symbol in symbol_of.items():
@@ -185,29 +192,36 @@ def _table_notes(table: Table, options: TableOptions) -> list[str]:
 
 
 def _tabular(table: Table, columns: Sequence[Sequence[SubColumn]]) -> list[str]:
+    """Return the lines of the tabular: the columns' titles, each above a rule over its sub-columns,
+    two lines of headings, and the rows.
+    """
     num_labels = len(table.row_headers)
-    types = "l" * num_labels
-    tops = [""] * num_labels
-    first_heads = [""] * num_labels
-    second_heads = list(map(escaped, table.row_headers))
+    column_types = "l" * num_labels
+    titles = [""] * num_labels
     rules = ""
-    first = num_labels + 1
+    # The headings of the labels stand in the lower of the two lines.
+    upper_headings = [""] * num_labels
+    lower_headings = list(map(escaped, table.row_headers))
+    # of the tabular, counted from 1: where the sub-columns of the next title begin
+    first_column = num_labels + 1
 
-    for title, subs in zip(table.columns, columns, strict=True):
-        width = sum(sub.width for sub in subs)
-        tops.append(f"\\multicolumn{{{width}}}{{c}}{{{escaped(title)}}}")
-        rules += f"\\cmidrule(lr){{{first}-{first + width - 1}}}"
-        first += width
+    for title, sub_columns in zip(table.columns, columns, strict=True):
+        num_columns = sum(sub.num_columns for sub in sub_columns)
+        titles.append(f"\\multicolumn{{{num_columns}}}{{c}}{{{escaped(title)}}}")
+        last_column = first_column + num_columns - 1
+        rules += f"\\cmidrule(lr){{{first_column}-{last_column}}}"
+        first_column = last_column + 1
 
-        for sub in subs:
-            first_line, second_line = sub.titles()
-            first_heads.append(first_line)
-            second_heads.append(second_line)
-            types += sub.types
+        for sub in sub_columns:
+            upper, lower = sub.titles()
+            upper_headings.append(upper)
+            lower_headings.append(lower)
+            column_types += sub.column_types
 
-    lines = [f"\\begin{{tabular}}{{{types}}}", r"\toprule", _line(tops), rules]
-    lines += [_line(first_heads), _line(second_heads), r"\midrule"]
+    lines = [f"\\begin{{tabular}}{{{column_types}}}", r"\toprule", _line(titles), rules]
+    lines += [_line(upper_headings), _line(lower_headings), r"\midrule"]
     for row, labels in enumerate(table.rows):
+        # Rows with several labels are grouped by the first; a space separates the groups.
         if row and num_labels > 1 and labels[0] != table.rows[row - 1][0]:
             lines.append(r"\addlinespace")
 
@@ -226,7 +240,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _sub_columns(table: Table, column: int, options: TableOptions) -> list[SubColumn]:
-    """Return what one column of the table shows; what all its cells lack is left out."""
+    """Return the sub-columns of one column of the table, without those that are empty in every row.
+    At least one is left, so that the column's title has something to stand above.
+    """
     cells = [table.cell(row, column) for row in range(len(table.rows))]
     values = []
     millions = []
@@ -268,43 +284,50 @@ def _params(cells: Sequence[TableCell]) -> SubColumn:
 def _means(
     table: Table, cells: Sequence[TableCell], ranks: Ranks, options: TableOptions
 ) -> SubColumn:
-    """Return the means, and behind each what belongs to it: its ±, missing seeds, footnotes."""
+    """Return the sub-column of means; where any mean has a ±, missing seeds or footnote symbols, a
+    second column of the tabular holds these.
+    """
     symbol_of = symbols(table) if options.notes else {}
     means: list[str] = []
-    behind: list[str] = []
+    suffixes: list[str] = []
     numbers: list[str] = []
     widest = len(measure(table))
 
     for cell in cells:
         if cell.mean is None:
             means.append(f"{{{escaped(instead_of_a_mean(cell))}}}")
-            behind.append("")
+            suffixes.append("")
             continue
 
         number = percent(cell.mean)
         markup = MARKUP.get(ranks.get((cell.row, cell.column), ""), "{}")
-        text, characters = _behind_mean(cell, symbol_of)
+        suffix, characters = _suffix(cell, symbol_of)
 
         means.append(markup.format(number))
-        behind.append(text)
+        suffixes.append(suffix)
         numbers.append(number)
         widest = max(widest, len(number) + characters)
 
     heading = (measure(table), "(%)")
-    types = _number_type(numbers)
-    if not any(behind):
-        return SubColumn(heading, types, tuple(means), characters=widest)
+    column_types = _number_type(numbers)
+    if not any(suffixes):
+        return SubColumn(heading, column_types, tuple(means), characters=widest)
 
-    lines = []
-    for mean, text in zip(means, behind, strict=True):
-        lines.append(f"{mean} & {text}".rstrip())
+    pairs = []
+    for mean, suffix in zip(means, suffixes, strict=True):
+        pairs.append(f"{mean} & {suffix}".rstrip())
 
-    types += r"@{\,}>{\scriptsize}l"
-    return SubColumn(heading, types, tuple(lines), width=2, characters=widest)
+    # a thin space between the two, and the second in small print
+    column_types += r"@{\,}>{\scriptsize}l"
+    return SubColumn(
+        heading, column_types, tuple(pairs), num_columns=2, characters=widest
+    )
 
 
-def _behind_mean(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, int]:
-    """Return what stands behind a mean, and about how many characters wide it is printed."""
+def _suffix(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, int]:
+    """Return a mean's ±, number of seeds where some are missing, and footnote symbols, and about
+    how many characters wide they are in small print.
+    """
     parts = []
     characters = 0
 
@@ -331,31 +354,33 @@ def _behind_mean(cell: TableCell, symbol_of: Mapping[str, str]) -> tuple[str, in
 def _numbers(heading: tuple[str, str], values: Sequence[str]) -> SubColumn:
     """Return a sub-column of numbers, some of which may be missing."""
     characters = max(map(len, [*heading, *values]))
-    types = _number_type([value for value in values if value])
-    return SubColumn(heading, types, tuple(values), characters=characters)
+    column_types = _number_type([value for value in values if value])
+    return SubColumn(heading, column_types, tuple(values), characters=characters)
 
 
 def _number_type(numbers: Sequence[str]) -> str:
-    """Return siunitx' column type for numbers: with room for the most digits before and behind the
-    decimal point.
+    """Return siunitx' column type for numbers, with room for the most digits on either side of the
+    decimal point, or a plain right-aligned column if there are none.
     """
     if not numbers:
         return "r"
 
-    before = behind = 0
+    num_digits = num_decimals = 0
     for number in numbers:
-        integer, _, decimals = number.partition(".")
-        before = max(before, len(integer))
-        behind = max(behind, len(decimals))
+        digits, _, decimals = number.partition(".")
+        num_digits = max(num_digits, len(digits))
+        num_decimals = max(num_decimals, len(decimals))
 
-    if behind:
-        return f"S[table-format={before}.{behind}]"
+    if num_decimals:
+        return f"S[table-format={num_digits}.{num_decimals}]"
 
-    return f"S[table-format={before}]"
+    return f"S[table-format={num_digits}]"
 
 
 def _characters(table: Table, columns: Sequence[Sequence[SubColumn]]) -> int:
-    """Return about how many characters a line of the table has."""
+    """Return about how many characters a line of the table has in print, with two between
+    columns.
+    """
     total = 0
     for labels in zip(table.row_headers, *table.rows, strict=True):
         total += max(map(len, labels)) + 2
