@@ -285,6 +285,7 @@ NUMBERS = {
     "pareto_peft": 0,
     "tuned_methods": 0,
     "peft_modelnet40": 0,
+    "pointnet_modelnet40": 3,
     "untuned_methods": 12,
     "m_views": 60,
     "prompt_length": 72,
