@@ -19,7 +19,7 @@ from pointsweep.reporting.formats.registry import FORMATS, load, render, render_
 from pointsweep.reporting.html.evidence import curves, gather
 from pointsweep.reporting.html.numbers import costs
 from pointsweep.reporting.html.page import page
-from pointsweep.reporting.table import Table, TableCell
+from pointsweep.reporting.table import Table, TableCell, cells_by_column
 from pointsweep.results import metrics
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.events import read_failure
@@ -169,13 +169,13 @@ def _model_tests(
     names = _row_names(layout)
     tests = []
 
+    of_columns = cells_by_column(cells)
     for column in range(len(layout.columns)):
         values: dict[int, dict[int, float]] = {}
         trials: dict[str, dict[int, Record]] = {}
-        for cell in cells:
-            if cell.column == column:
-                values[cell.row] = dict(cell.values)
-                trials[names[cell.row]] = records_by_seed(cell.keys, records)
+        for cell in of_columns.get(column, ()):
+            values[cell.row] = dict(cell.values)
+            trials[names[cell.row]] = records_by_seed(cell.keys, records)
 
         ordered = []
         if layout.metric == PER_OBJECT:
@@ -203,10 +203,11 @@ def comparisons(
     arms: list[tuple[str, Arms]] = []
     collapsed: set[str] = set()
 
+    of_columns = cells_by_column(cells)
     for column, title in enumerate(layout.columns):
         rows = {}
-        for cell in cells:
-            if cell.column == column and cell.values:
+        for cell in of_columns.get(column, ()):
+            if cell.values:
                 rows[names[cell.row]] = dict(cell.values)
 
         arms.append((title, rows))
@@ -510,13 +511,16 @@ def _shares(layout: Layout, cells: Sequence[TableCell]) -> list[str]:
     """Return, for a factorial sweep, a note for each column with what every component (factor)
     contributes to the metric.
     """
-    notes = []
+    notes: list[str] = []
+    if not layout.factors:  # of other sweeps
+        return notes
+
+    of_columns = cells_by_column(cells)
     for column, title in enumerate(layout.columns):
         arms = []
-        for cell in cells:
-            # Layouts of other sweeps have no factors at all.
-            factors = layout.factors[cell.row] if layout.factors else None
-            if cell.column == column and factors:
+        for cell in of_columns.get(column, ()):
+            factors = layout.factors[cell.row]
+            if factors:
                 arms.append((factors, dict(cell.values)))
 
         if any(values for _, values in arms):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pointsweep.results.records import Published
@@ -55,6 +56,17 @@ class TableCell:
         return "complete" if self.n == self.expected else "incomplete"
 
 
+def cells_by_column(cells: Iterable[TableCell]) -> dict[int, list[TableCell]]:
+    """Return the cells of each column that has any, in their order. One pass: a table may have a
+    thousand columns and a hundred thousand cells.
+    """
+    columns: dict[int, list[TableCell]] = {}
+    for cell in cells:
+        columns.setdefault(cell.column, []).append(cell)
+
+    return columns
+
+
 @dataclass(frozen=True)
 class Table:
     """Table to be printed."""
@@ -84,7 +96,11 @@ class Table:
 
     def cells_of_column(self, column: int) -> list[TableCell]:
         """Return the cells of a column, in the order of the rows."""
-        return [cell for cell in self.cells if cell.column == column]
+        return list(self._cells_by_column.get(column, ()))
+
+    @cached_property
+    def _cells_by_column(self) -> dict[int, list[TableCell]]:
+        return cells_by_column(self.cells)
 
     def cells_by_position(self) -> dict[tuple[int, int], TableCell]:
         """Return the cells by row and column."""

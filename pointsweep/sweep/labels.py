@@ -9,6 +9,7 @@ in some arms and stays in others.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,9 @@ class LabelAudit:
     """Audit that looks at every cell while a file is read; `conclude` reports to the reader."""
 
     def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+        # The reader owns its audit. A reference back would keep a large sweep's cells in memory
+        # until Python looks for garbage.
+        self.reader = weakref.proxy(reader)
         self.remarks: list[str] = []  # said at the plan and at the launch
         # settings that a part of the cells has, or none: said at the plan
         self.dropped: list[str] = []
