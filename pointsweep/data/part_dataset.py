@@ -6,7 +6,7 @@ Letters: B clouds, P points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,30 @@ class PartSplit(Split):
             parts.append(shape_parts[chosen])
 
         return np.stack(points), np.stack(parts)
+
+
+def arrays_of_shapes(
+    split: str,
+    shapes: Iterable[tuple[np.ndarray, np.ndarray]],
+    labels: Sequence[int] | np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Join shapes, each points (P, 3) and parts (P,), to the arrays that a split is kept as:
+    {split}_points (total, 3), _parts (total,), _starts (n + 1,) and _labels (n,), the categories.
+    """
+    points = []
+    parts = []
+    starts = [0]
+    for shape_points, shape_parts in shapes:
+        points.append(shape_points)
+        parts.append(shape_parts)
+        starts.append(starts[-1] + len(shape_parts))
+
+    return {
+        f"{split}_points": np.concatenate(points),
+        f"{split}_parts": np.concatenate(parts),
+        f"{split}_starts": np.array(starts),
+        f"{split}_labels": np.array(labels, dtype=np.int64),
+    }
 
 
 class PartDataset(Dataset):

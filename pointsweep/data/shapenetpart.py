@@ -23,7 +23,7 @@ import numpy as np
 
 from pointsweep.config.datasets import ShapeNetPartConfig
 from pointsweep.data.dataset import Copy, data_folder, folders_with
-from pointsweep.data.part_dataset import PartDataset
+from pointsweep.data.part_dataset import PartDataset, arrays_of_shapes
 from pointsweep.data.readers.clouds import check_clouds, unit_sphere
 from pointsweep.data.readers.hdf5 import read_h5
 from pointsweep.data.readers.text import files_of_list, lines_of, number_rows, read_text
@@ -157,20 +157,11 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
     for split, entries in split_lists(folder, categories).items():
         labels = [categories[entry.partition("/")[0]] for entry in entries]
-        points = []
-        parts = []
-        sizes = []
-
+        shapes = []
         for entry, label in zip(entries, labels, strict=True):
-            shape_points, shape_parts = read_shape(folder / f"{entry}.txt", label)
-            points.append(shape_points)
-            parts.append(shape_parts)
-            sizes.append(len(shape_parts))
+            shapes.append(read_shape(folder / f"{entry}.txt", label))
 
-        arrays[f"{split}_points"] = np.concatenate(points)
-        arrays[f"{split}_parts"] = np.concatenate(parts)
-        arrays[f"{split}_starts"] = np.cumsum([0, *sizes])
-        arrays[f"{split}_labels"] = np.array(labels, dtype=np.int64)
+        arrays |= arrays_of_shapes(split, shapes, labels)
 
     return arrays
 

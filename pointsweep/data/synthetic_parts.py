@@ -13,7 +13,7 @@ import numpy as np
 
 from pointsweep.config.datasets import SyntheticPartsConfig
 from pointsweep.data.dataset import text_digest
-from pointsweep.data.part_dataset import PartDataset
+from pointsweep.data.part_dataset import PartDataset, arrays_of_shapes
 from pointsweep.data.synthetic import box, handle, legs, revolved, turn
 from pointsweep.utils.array_cache import cached_arrays
 
@@ -46,21 +46,12 @@ def make_arrays(config: SyntheticPartsConfig) -> dict[str, np.ndarray]:
 
     for number, (split, count) in enumerate(per_category.items()):
         labels = np.arange(count * len(SHAPES)) % len(SHAPES)
-        points = []
-        parts = []
-        sizes = []
-
+        shapes = []
         for i, label in enumerate(labels):
             random = np.random.default_rng([config.data_seed, number, i])
-            shape_points, shape_parts = make_shape(int(label), config, random)
-            points.append(shape_points)
-            parts.append(shape_parts)
-            sizes.append(len(shape_parts))
+            shapes.append(make_shape(int(label), config, random))
 
-        arrays[f"{split}_points"] = np.concatenate(points)
-        arrays[f"{split}_parts"] = np.concatenate(parts)
-        arrays[f"{split}_starts"] = np.cumsum([0, *sizes])
-        arrays[f"{split}_labels"] = labels.astype(np.int64)
+        arrays |= arrays_of_shapes(split, shapes, labels)
 
     return arrays
 

@@ -18,7 +18,7 @@ from pointsweep.ops.vmap import uniform
 
 
 class Dropout(nn.Module):
-    """Dropout whose masks come from a generator that `seed_noise` sets before every step.
+    """Dropout whose masks come from a generator that `set_noise` sets before every step.
 
     A step's masks then depend on the trial's seed and the step alone: a resumed trial and a trial
     of a pack draw the same ones.

@@ -88,7 +88,7 @@ class LabelAudit:
     def __init__(self, reader: Reader) -> None:
         # The reader owns its audit. A reference back would keep a large sweep's cells in memory
         # until Python looks for garbage.
-        self.reader = weakref.proxy(reader)
+        self.reader: Reader = weakref.proxy(reader)
         self.remarks: list[str] = []  # said at the plan and at the launch
         # settings that a part of the cells has, or none: said at the plan
         self.dropped: list[str] = []

@@ -104,8 +104,10 @@ def run(work: Callable[[], int], last_words: str, rescue: Callable[[], None]) ->
         for number, handler in before.items():
             # Python sets its own handlers back to the default when it ends, and a second signal
             # would then change the exit code; one that is ignored stays so.
-            ended = signal.SIG_IGN if _received is not None else handler
-            signal.signal(number, ended)
+            if _received is not None:
+                handler = signal.SIG_IGN
+
+            signal.signal(number, handler)
 
 
 @contextmanager
