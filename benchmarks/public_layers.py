@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from benchmarks.sweep import plain_farthest_points
 from pointsweep.models import tokenizers
 from pointsweep.models.methods import any2point
-from pointsweep.models.methods.any2point import Any2Point, Cells, Neighbourhoods
+from pointsweep.models.methods.any2point import Any2Point, Neighbourhoods
+from pointsweep.ops.cells import Cells
 from pointsweep.training import prefetch as ahead
 
 
@@ -31,15 +32,28 @@ def looped_after_block(
     views = [_one_view(self, index, view, t, context) for view in range(self.num_views)]
     together = torch.stack(views, dim=1)  # (B, M, N, C)
 
-    return torch.cat(
-        [
-            classes,
-            t
-            + self.config.coef_pro
-            * self._ensemble(self.voxel_norms[index], together, t, context),
-        ],
-        dim=1,
-    )
+    ensemble = _ensemble(self.voxel_norms[index], together, t, context)
+    return torch.cat([classes, t + self.config.coef_pro * ensemble], dim=1)
+
+
+def _ensemble(
+    voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods
+) -> Tensor:
+    """views (B, M, N, C), t (B, N, C) -> (B, N, C)."""
+    t = t.unsqueeze(1)
+    pooled = context.voxels.max(t) + _mean(t, context.voxels)
+    guide = nn.functional.gelu(voxel_norm(pooled, context.voxels))  # (B, 1, N, C)
+    weights = (nn.functional.cosine_similarity(views, guide, dim=3) + 1) / 2
+    weights = weights / weights.sum(dim=1, keepdim=True)  # (B, M, N)
+
+    return (weights.unsqueeze(3) * views).sum(dim=1)
+
+
+def _mean(values: Tensor, cells: Cells) -> Tensor:
+    """Mean over the cell of every token, by sums at its first one: (B, M, N, C) -> the same."""
+    index = cells.first.unsqueeze(-1).expand_as(values)
+    shares = values * cells.share.unsqueeze(-1)
+    return torch.zeros_like(values).scatter_add(2, index, shares).gather(2, index)
 
 
 def _one_view(
@@ -72,18 +86,15 @@ def _one_view(
     )
 
     cells = Cells(
-        context.cells.first[:, part], context.cells.share[:, part], context.cells.count
+        context.cells.first[:, part],
+        context.cells.share[:, part],
+        context.cells.average[:, part],
+        context.cells.count,
     )
-    pooled = cells.mean(y.unsqueeze(1))  # (B, 1, N, C)
+    pooled = _mean(y.unsqueeze(1), cells)  # (B, 1, N, C)
     norm = method.cell_norms[index]
     # Running statistics of all views lie in one tensor: a single view's are computed and dropped.
-    own = SimpleNamespace(
-        momentum=0.1,
-        running_mean=torch.zeros_like(norm.bias[rows]),
-        running_var=torch.zeros_like(norm.bias[rows]),
-    )
-
-    mean, var = any2point.CellNorm._statistics(own, pooled.to(norm.bias.dtype), cells)  # type: ignore[arg-type]
+    mean, var = any2point.cell_statistics(pooled.to(norm.bias.dtype), cells)
     scale = norm.weight[rows] * torch.rsqrt(var + norm.eps)
 
     return nn.functional.gelu(

@@ -58,6 +58,8 @@ class Any2PointConfig(MethodConfig):
     of the others.
     """
 
+    # 2: means over cells as products, a gradient of its own for the views; other last digits
+    code_revision: ClassVar[int] = 2
     modalities: ClassVar[tuple[str, ...]] = ("1d", "2d")
     compats: ClassVar[tuple[str, ...]] = ("fixed", "official")
 

@@ -32,7 +32,7 @@ from pointsweep.ops.point_ops import (
     pos_e,
     with_height,
 )
-from pointsweep.ops.vmap import current
+from pointsweep.ops.vmap import is_eager_on_cpu
 
 
 class PointPNLight(nn.Module):
@@ -160,11 +160,7 @@ class Stage(nn.Sequential):
 
     def works_by_rows(self, features: Tensor) -> bool:
         """Return whether `rows` can stand for the plain layers."""
-        if features.device.type != "cpu":
-            return False
-        if features.dtype not in (torch.float32, torch.float64):
-            return False
-        if self.compiled or current() is not None or torch.is_autocast_enabled("cpu"):
+        if self.compiled or not is_eager_on_cpu(features):
             return False
 
         norms: list[nn.BatchNorm2d] = []

@@ -64,6 +64,16 @@ def current() -> Joint | None:
     return getattr(_here, "joint", None)
 
 
+def is_eager_on_cpu(tensor: Tensor) -> bool:
+    """Return whether operators that write in place, which have gradients of their own, may work on
+    it: single or double precision on a CPU, not under autocast, of one trial alone.
+    """
+    if tensor.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+
+    return tensor.dtype in (torch.float32, torch.float64) and current() is None
+
+
 class _Outside(torch.autograd.Function):
     """`work` on the tensors of all members, (K, ...) each, as vmap holds them; torch differentiates
     what it does.

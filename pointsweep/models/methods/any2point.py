@@ -25,53 +25,12 @@ from pointsweep.models.backbones.base import Backbone, Plane
 from pointsweep.models.batch_cache import cached
 from pointsweep.models.layers import Bottleneck, DropPath, init_matrix
 from pointsweep.models.methods.base import Method
+from pointsweep.ops import view_ensemble
+from pointsweep.ops.cells import Cells, cells_of
 from pointsweep.ops.point_ops import line_cells, plane_cells, voxel_ids
-from pointsweep.ops.vmap import folded
+from pointsweep.ops.vmap import folded, is_eager_on_cpu
 
 FAR = -1e5  # added to the attention logit of two tokens that share no cell
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Cells of a grid: which tokens share one. `first` is the index of the first token of a token's
-    cell, `share` 1 / the cell's size.
-    """
-
-    first: Tensor  # (B, M, N)
-    share: Tensor  # (B, M, N)
-    count: Tensor  # () cells of a view over the whole batch, empty ones included where they count
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean over the cell of every token: (B, M, N, C) -> (B, M, N, C)."""
-        index = self.first.unsqueeze(-1).expand_as(values)
-        zeros = torch.zeros_like(values)
-        shares = values * self.share.unsqueeze(-1).to(values.dtype)
-        sums = zeros.scatter_add(2, index, shares)
-
-        return sums.gather(2, index)
-
-    def max(self, values: Tensor) -> Tensor:
-        """Maximum over the cell of every token: (B, M, N, C) -> (B, M, N, C)."""
-        index = self.first.unsqueeze(-1).expand_as(values)
-        tops = torch.zeros_like(values).scatter_reduce(
-            2, index, values, "amax", include_self=False
-        )
-
-        return tops.gather(2, index)
-
-
-def cells_of(ids: Tensor, count: int | None) -> Cells:
-    """ids (B, M, N) -> Cells; `count` cells a sample and view, or None for the occupied ones
-    alone.
-    """
-    same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
-    share = 1.0 / same.sum(dim=3)
-    first = same.int().argmax(dim=3)
-
-    if count is None:
-        return Cells(first, share, share.sum(dim=(0, 2)).amax())
-
-    return Cells(first, share, share.new_full((), count * len(ids)))
 
 
 class CellNorm(nn.BatchNorm1d):
@@ -84,37 +43,55 @@ class CellNorm(nn.BatchNorm1d):
 
     def __init__(self, num_views: int, dim: int) -> None:
         super().__init__(num_views * dim)
-        self.grid = (num_views, 1, dim)
+        self.grid = (num_views, dim)
 
     def forward(self, values: Tensor, cells: Cells) -> Tensor:  # type: ignore[override]
         if self.training:
             assert self.running_mean is not None
             # wider than bf16
-            mean, var = self._statistics(values.to(self.running_mean.dtype), cells)
+            mean, var = cell_statistics(values.to(self.running_mean.dtype), cells)
+            self.record(mean, var, cells.count)
         else:
-            mean, var = self.running_mean, self.running_var  # type: ignore[assignment]
+            mean, var = self.running()
 
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        shift = self.bias - mean * scale
-        return values * scale.reshape(self.grid) + shift.reshape(self.grid)
+        scale = self.by_view(self.weight) * torch.rsqrt(var + self.eps)
+        shift = self.by_view(self.bias) - mean * scale
+        return values * scale.unsqueeze(1) + shift.unsqueeze(1)
 
-    def _statistics(self, values: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        share = cells.share.unsqueeze(-1)  # (B, M, N, 1)
-        mean = (values * share).sum(dim=(0, 2)) / cells.count  # (M, C)
-        spread = ((values - mean.unsqueeze(1)).square() * share).sum(dim=(0, 2))
-        empty = cells.count - cells.share.sum(dim=(0, 2)).unsqueeze(1)  # (M, 1)
-        var = (spread + empty * mean.square()) / cells.count
+    def by_view(self, parameter: Tensor) -> Tensor:
+        """(M C,) -> (M, C)."""
+        return parameter.view(self.grid)
 
-        with torch.no_grad():
-            unbiased = var * cells.count / (cells.count - 1).clamp(min=1)
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            # lerp_ has no batching rule
-            lerp = partial(Tensor.lerp_, weight=self.momentum or 0.1)
-            folded(lerp, self.running_mean, mean.flatten())
-            folded(lerp, self.running_var, unbiased.flatten())
+    def running(self) -> tuple[Tensor, Tensor]:
+        """Return the running mean and variance (M, C)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return self.by_view(self.running_mean), self.by_view(self.running_var)
 
-        return mean.flatten(), var.flatten()
+    @torch.no_grad()
+    def record(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Move the running statistics towards a batch's (M, C) of so many cells, with Bessel's
+        correction.
+        """
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        unbiased = var * count / (count - 1).clamp(min=1)
+        # lerp_ has no batching rule
+        lerp = partial(Tensor.lerp_, weight=self.momentum or 0.1)
+        folded(lerp, self.running_mean, mean.flatten())
+        folded(lerp, self.running_var, unbiased.flatten())
+
+
+def cell_statistics(values: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Mean and variance (M, C) over the cells of each view, without Bessel's correction, of values
+    (B, M, N, C) that are a cell's at each of its tokens.
+    """
+    share = cells.share.unsqueeze(-1)  # (B, M, N, 1)
+    mean = (values * share).sum(dim=(0, 2)) / cells.count  # (M, C)
+    spread = ((values - mean.unsqueeze(1)).square() * share).sum(dim=(0, 2))
+    empty = cells.count - cells.share.sum(dim=(0, 2)).unsqueeze(1)  # (M, 1)
+
+    return mean, (spread + empty * mean.square()) / cells.count
 
 
 class LocalAttention(nn.Module):
@@ -140,19 +117,31 @@ class LocalAttention(nn.Module):
             init_matrix(self.out_weight[view], config.adapter_init)
 
     def forward(self, tokens: Tensor, far: Tensor) -> Tensor:
-        """tokens (B, N, C), far (B, M, 1, N, N) additive -> (B, M, N, C)."""
-        grid = (self.num_views, 1, -1)
-        x = F.layer_norm(tokens, (self.dim,)).unsqueeze(1)  # (B, 1, N, C)
-        x = x * self.norm_weight.view(grid) + self.norm_bias.view(grid)  # (B, M, N, C)
-        qkv = x @ self.qkv_weight + self.qkv_bias.view(grid)  # (B, M, N, 3 * middle)
+        """tokens (B, N, C), far (B, M, 1, N, N) additive -> what the heads mixed (B, M, N, E), in
+        front of the last layer, `last`. E is `middle` and a one, which is multiplied by the bias.
+        """
+        # The norm's weight and bias are a view's, so they are worked into its first layer: tokens
+        # are normalised and multiplied once for all views.
+        weight = self.norm_weight.view(self.num_views, -1, 1) * self.qkv_weight
+        bias = self.norm_bias.view(self.num_views, 1, -1) @ self.qkv_weight
+        bias = bias.flatten() + self.qkv_bias
+        x = F.layer_norm(tokens, (self.dim,))
+        qkv = x @ weight.transpose(0, 1).flatten(1) + bias  # (B, N, M * 3 * middle)
         # (B, M, H, N, middle / H) each
-        q, k, v = qkv.unflatten(3, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = qkv.unflatten(2, (self.num_views, 3, self.num_heads, -1)).permute(
+            3, 0, 2, 4, 1, 5
+        )
         # The program scales by the full middle width, not by that of a head.
         scale = self.out_weight.shape[1] ** -0.5
-        weights = (q @ k.transpose(-2, -1) * scale + far).softmax(dim=-1)
+        weights = ((q * scale) @ k.transpose(-2, -1) + far).softmax(dim=-1)
         mixed = (weights @ v).transpose(2, 3).flatten(3)  # (B, M, N, middle)
 
-        return mixed @ self.out_weight + self.out_bias.view(grid)
+        return F.pad(mixed, (0, 1), value=1.0)
+
+    def last(self) -> Tensor:
+        """The last layer's weight and bias (M, E, C)."""
+        bias = self.out_bias.view(self.num_views, 1, -1)
+        return torch.cat([self.out_weight, bias], dim=1)
 
 
 @dataclass(frozen=True)
@@ -291,36 +280,101 @@ class Any2Point(Method):
         compiled once (compilation.py).
         """
         classes, t = tokens[:, : self.prefix], tokens[:, self.prefix :]  # (B, N, C)
-        y = t.unsqueeze(1)  # (B, 1, N, C)
-
         if self.config.local_aggregation:
-            y = y + drop_path(self.attention(t, context.far))  # (B, M, N, C)
+            mixed = drop_path(self.attention(t, context.far))  # (B, M, N, E)
+            last = self.attention.last()  # (M, E, C)
+        else:  # no channels
+            mixed = t.new_empty(len(t), self.num_views, t.shape[1], 0)
+            last = t.new_empty(self.num_views, 0, t.shape[2])
 
-        y = y.expand(-1, self.num_views, -1, -1)
-        pooled = context.cells.mean(y)
-        if self.config.cell_pooling == "mean_max":
-            pooled = pooled + context.cells.max(y)
+        guide = None
+        if self.config.ensemble == "adaptive":
+            guide = self._guide(voxel_norm, t, context.voxels)
 
-        views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
-        ensemble = self._ensemble(voxel_norm, views, t, context)  # (B, N, C)
+        if guide is not None and self._works_in_place(t, cell_norm):
+            ensemble = in_place(t, mixed, last, guide, cell_norm, context.cells)
+        else:
+            pooled = self._pooled(t, mixed, last, context.cells)
+            views = F.gelu(cell_norm(pooled, context.cells))  # (B, M, N, C)
+            ensemble = self._ensemble(views, guide)  # (B, N, C)
+
         return torch.cat([classes, t + self.config.coef_pro * ensemble], dim=1)
 
-    def _ensemble(
-        self, voxel_norm: Any, views: Tensor, t: Tensor, context: Neighbourhoods
-    ) -> Tensor:
-        """views (B, M, N, C) -> (B, N, C)."""
-        if self.config.ensemble == "mean":
-            return views.mean(dim=1)
+    def _works_in_place(self, t: Tensor, cell_norm: CellNorm) -> bool:
+        """Return whether `in_place` can stand for the plain layers."""
+        if self.config.cell_pooling != "mean" or self.compiled_aggregate is not None:
+            return False
+        if cell_norm._forward_hooks or not is_eager_on_cpu(t):
+            return False
+
+        return cell_norm.training or not torch.is_grad_enabled()
+
+    def _guide(self, voxel_norm: Any, t: Tensor, voxels: Cells) -> Tensor:
+        """What weighs the views (B, 1, N, C): the tokens of each voxel."""
+        t = t.unsqueeze(1)
+        guide: Tensor = F.gelu(voxel_norm(voxels.max(t) + voxels.mean(t), voxels))
+        return guide
+
+    def _pooled(self, t: Tensor, mixed: Tensor, last: Tensor, cells: Cells) -> Tensor:
+        """Aggregate the tokens of each cell, t + what the attention adds to them: (B, M, N, C).
+
+        A mean of sums is the sum of means, and a layer's mean that of its input: E channels are
+        averaged in place of C.
+        """
+        t = t.unsqueeze(1)
+        pooled = cells.mean(t) + cells.mean(mixed) @ last
+        if self.config.cell_pooling == "mean_max":
+            pooled = pooled + cells.max(t + mixed @ last)
+
+        return pooled
+
+    def _ensemble(self, views: Tensor, guide: Tensor | None) -> Tensor:
+        """views (B, M, N, C), guide (B, 1, N, C) -> (B, N, C)."""
+        if guide is not None:
+            weights = (cosine(views, guide) + 1) / 2  # (B, M, N)
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            return (weights.unsqueeze(3) * views).sum(dim=1)
+
         if self.config.ensemble == "maxmean":
             return views.amax(dim=1) + views.mean(dim=1)
 
-        t = t.unsqueeze(1)
-        pooled = context.voxels.max(t) + context.voxels.mean(t)
-        guide = F.gelu(voxel_norm(pooled, context.voxels))  # (B, 1, N, C)
-        weights = (F.cosine_similarity(views, guide, dim=3) + 1) / 2  # (B, M, N)
-        weights = weights / weights.sum(dim=1, keepdim=True)
+        return views.mean(dim=1)
 
-        return (weights.unsqueeze(3) * views).sum(dim=1)
+
+def in_place(
+    t: Tensor,
+    mixed: Tensor,
+    last: Tensor,
+    guide: Tensor,
+    cell_norm: CellNorm,
+    cells: Cells,
+) -> Tensor:
+    """The adaptive ensemble (B, N, C) of means over cells, by `view_ensemble`."""
+    norm = view_ensemble.Norm(
+        cell_norm.by_view(cell_norm.weight),
+        cell_norm.by_view(cell_norm.bias),
+        cell_norm.eps,
+    )
+    inputs = (t, cells.mean(mixed), last, guide.squeeze(1), norm, cells)
+    if not cell_norm.training:
+        return view_ensemble.evaluation(*inputs, *cell_norm.running())
+
+    ensemble, mean, variance = view_ensemble.training(*inputs)
+    cell_norm.record(mean, variance, cells.count)
+    return ensemble
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of the angle between vectors (..., C) that are broadcast -> (...). Lengths are below
+    the product, as in `F.cosine_similarity`, but not divided into every value.
+    """
+    products = (first * second).sum(dim=-1)
+    lengths = [
+        torch.linalg.vector_norm(side, dim=-1).clamp_min(1e-8)
+        for side in (first, second)
+    ]
+
+    return products / (lengths[0] * lengths[1])
 
 
 def source_cells(

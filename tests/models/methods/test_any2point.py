@@ -11,8 +11,9 @@ from pointsweep.config.backbones import TinyConfig
 from pointsweep.config.methods import Any2PointConfig
 from pointsweep.config.validation import component_problems, trial_from_dict
 from pointsweep.models.backbones.tiny import Tiny
-from pointsweep.models.methods.any2point import Any2Point, CellNorm, cells_of, source_cells
+from pointsweep.models.methods.any2point import Any2Point, CellNorm, source_cells
 from pointsweep.models.point_model import build, count_parameters
+from pointsweep.ops.cells import cells_of
 from pointsweep.ops.point_ops import voxel_ids
 
 SCAN = {"dataset": "scanobjectnn", "tokenizer": "point_pn_light"}
@@ -133,6 +134,40 @@ def test_the_guided_adapter_equals_a_slow_reference(modality, fields):
     found = method.after_block(1, tokens, context)
     for b in range(2):
         torch.testing.assert_close(found[b], reference(method, 1, tokens[b], centers[b], ids[b]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"bn_nonempty_only": True}, {"local_space": "3d"}, {"local_aggregation": False}])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_views_in_place_equal_the_plain_layers(training, fields, monkeypatch):
+    """One operator with its own gradient against torch's: outputs, every gradient and running statistics, in single precision."""
+
+    def run(in_place: bool) -> dict[str, torch.Tensor]:
+        method, _ = make(**fields)
+        method.train(training)
+        works = method._works_in_place
+        monkeypatch.setattr(method, "_works_in_place", lambda *given: works(*given) and in_place)
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randn(3, 7, 48, generator=generator).requires_grad_(training)
+        centers, places = torch.randn(3, 6, 3, generator=generator) * 0.3, torch.rand(3, 2, 6, generator=generator) * 8
+        with torch.set_grad_enabled(training):
+            _, context = method.begin(0, tokens, centers, places, None)
+            assert works(tokens, method.cell_norms[1])
+            found = method.after_block(1, tokens, context)
+        values = {"output": found.detach()} | {name: buffer for name, buffer in method.named_buffers() if "num_batches" not in name}
+        if training:
+            found.square().sum().backward()
+            values |= {name: parameter.grad for name, parameter in method.named_parameters() if parameter.grad is not None}
+            values["tokens"] = tokens.grad
+        return values
+
+    own, plain = run(in_place=True), run(in_place=False)
+    assert own.keys() == plain.keys()
+    buffers = {"output", *(name for name, _ in make(**fields)[0].named_buffers())}
+    largest = max((value.abs().max().item() for name, value in plain.items() if name not in buffers), default=0.0)
+    for name, value in plain.items():
+        # A gradient may be a difference of what cancels, so it is measured by the largest of all.
+        length = value.abs().max().item() if name in buffers else largest
+        torch.testing.assert_close(own[name], value, atol=2e-6 * length, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_the_bottleneck_is_added_to_the_feed_forward_branch():
