@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsweep.ops.linear import linear
 from pointsweep.ops.point_ops import gather
 from pointsweep.ops.vmap import uniform
 
@@ -77,6 +78,20 @@ def drawn(std: float, *shape: int) -> Tensor:
         return values
 
     return values.normal_().mul_(std)
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, its products by `ops.linear`."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Linear:
+        """Return a layer with the tensors of another."""
+        made = cls(layer.in_features, layer.out_features, bias=False, device="meta")
+        made.weight, made.bias = layer.weight, layer.bias
+        return made
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class QuickGELU(nn.Module):

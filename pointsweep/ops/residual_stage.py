@@ -33,6 +33,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pointsweep.ops.linear import product, turned_product
+
 SLICE_BYTES = 1 << 20  # of a slice's rows (., D): about the second cache
 PARAMETERS = 8  # of a block, in the order of `Block`
 FEW_NEIGHBOURS = 16  # of which the largest is found in a pass for each
@@ -631,37 +633,6 @@ def _blocks(
         blocks.append(Block(of_block, *parameters[start : start + PARAMETERS]))
 
     return blocks
-
-
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows (n, C) times weight (C, D), plus a bias (D,)."""
-    if _by_onednn(rows):
-        return torch.ops.mkldnn._linear_pointwise(
-            rows, weight.t(), bias, "none", [], ""
-        )
-
-    return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-
-
-def turned_product(first: Tensor, second: Tensor) -> Tensor:
-    """first (n, C), turned, times second (n, D): (C, D)."""
-    return product(first.t(), second)
-
-
-def _by_onednn(rows: Tensor) -> bool:
-    """Return whether oneDNN multiplies: with AVX-512 on AMD's processors it takes half the time of
-    MKL, which torch takes for single precision. Decided by processor and build alone, as digits
-    differ.
-    """
-    return rows.dtype == torch.float32 and _ONEDNN
-
-
-# The operator is an internal one of torch: a build without it multiplies as others do.
-_ONEDNN = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 
 
 def _stable_order(keys: Tensor, limit: int) -> Tensor:

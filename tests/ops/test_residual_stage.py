@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pointsweep.config.tokenizers import PointPNLightConfig
 from pointsweep.models.layers import Residual
 from pointsweep.models.tokenizers import PointPNLight, Stage
-from pointsweep.ops import residual_stage
+from pointsweep.ops import linear, residual_stage
 from pointsweep.ops.point_ops import gather
 from pointsweep.training.data_parallel import synchronise
 
@@ -90,7 +90,7 @@ def test_single_precision_is_as_near_to_double_as_the_plain_form(monkeypatch, sh
     """The plain form's own error is the measure; where it is tiny, a millionth of the tensor's size."""
     if by_onednn and not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(residual_stage, "_ONEDNN", by_onednn)
+    monkeypatch.setattr(linear, "ONEDNN", by_onednn)
     *tensors, stage = inputs(shape)
     exact = looked_at(plain, *tensors, stage)
     single = [tensor.detach().float().requires_grad_() if tensor.requires_grad else tensor for tensor in tensors[:3]]
@@ -145,19 +145,6 @@ def test_two_runs_give_the_same_bits():
     given = inputs((4, 64, 32, 20, 24, (24, 24)), torch.float32)
     first, second = looked_at(by_rows, *given), looked_at(by_rows, *given)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-
-
-def test_products_by_onednn_are_those_of_double_precision(monkeypatch):
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    torch.manual_seed(0)
-    rows, weight, bias, others = torch.randn(300, 40), torch.randn(24, 40), torch.randn(24), torch.randn(300, 7)
-    monkeypatch.setattr(residual_stage, "_ONEDNN", True)
-    expected = torch.einsum("nc,dc->nd", rows.double(), weight.double())
-    torch.testing.assert_close(residual_stage.product(rows, weight.t()).double(), expected, rtol=1e-6, atol=1e-5)
-    torch.testing.assert_close(residual_stage.product(rows, weight.t(), bias).double(), expected + bias, rtol=1e-6, atol=1e-5)
-    turned = torch.einsum("nc,nd->cd", rows.double(), others.double())
-    torch.testing.assert_close(residual_stage.turned_product(rows, others).double(), turned, rtol=1e-6, atol=1e-4)
 
 
 def test_memory_is_used_again_and_never_by_two_at_once(monkeypatch):

@@ -39,7 +39,7 @@ from pointsweep.models.backbones.initialisation import (
     shuffled,
     standardised,
 )
-from pointsweep.models.layers import Dropout, DropPath, QuickGELU
+from pointsweep.models.layers import Dropout, DropPath, Linear, QuickGELU
 from pointsweep.ops.vmap import folded
 from pointsweep.utils.digests import file_sha256
 
@@ -109,10 +109,10 @@ class Attention(nn.Module):
         self.num_heads = shape.num_heads
         self.head_dim = shape.head_dim or shape.dim // shape.num_heads
         inner = self.num_heads * self.head_dim
-        self.q = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
-        self.k = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
-        self.v = nn.Linear(shape.dim, inner, bias=shape.qkv_bias)
-        self.out = nn.Linear(inner, shape.dim, bias=shape.bias)
+        self.q = Linear(shape.dim, inner, bias=shape.qkv_bias)
+        self.k = Linear(shape.dim, inner, bias=shape.qkv_bias)
+        self.v = Linear(shape.dim, inner, bias=shape.qkv_bias)
+        self.out = Linear(inner, shape.dim, bias=shape.bias)
         self.scale = self.head_dim**-0.5 if shape.scaled else 1.0
         self.extra: nn.Parameter | None = None
 
@@ -242,9 +242,9 @@ class Block(TransformerBlock):
         )
         self.norm2 = make_norm(shape)
         self.ffn: nn.Module = nn.Sequential(
-            nn.Linear(shape.dim, shape.mlp, bias=shape.bias),
+            Linear(shape.dim, shape.mlp, bias=shape.bias),
             ACTIVATIONS[shape.activation](),
-            nn.Linear(shape.mlp, shape.dim, bias=shape.bias),
+            Linear(shape.mlp, shape.dim, bias=shape.bias),
         )
 
         self.scale2: nn.Module = (
@@ -621,7 +621,7 @@ def lookup_line(table: Tensor, locations: Tensor) -> Tensor:
     right = (left + 1).clamp(max=len(table) - 1)
     weight = (locations - left).unsqueeze(-1)
 
-    return (1 - weight) * table[left.long()] + weight * table[right.long()]
+    return torch.lerp(table[left.long()], table[right.long()], weight)
 
 
 def lookup_plane(table: Tensor, locations: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""Products of matrices on a CPU, by oneDNN where that is faster than what torch takes.
+
+Torch multiplies single precision by MKL. With AVX-512 on AMD's processors oneDNN takes half the
+time. Which one it is, processor, build and shapes alone decide: a trial gives the same digits in
+each run, and others on another processor, as ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pointsweep.ops.vmap import is_eager_on_cpu
+
+# The operator is an internal one of torch: a build without it multiplies as others do.
+ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+SMALLEST = (
+    1 << 20
+)  # multiplications below which oneDNN's call takes longer than it saves
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rows (n, C) times weight (C, D), plus a bias (D,)."""
+    if ONEDNN and rows.dtype == torch.float32:
+        return _by_onednn(rows, weight.t(), bias)
+
+    return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+
+
+def turned_product(first: Tensor, second: Tensor) -> Tensor:
+    """first (n, C), turned, times second (n, D): (C, D)."""
+    return product(first.t(), second)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`: x (..., C), weight (D, C), bias (D,) -> (..., D), but for rounding."""
+    if not _suits_onednn(x, weight):
+        return F.linear(x, weight, bias)
+
+    output: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    if not ONEDNN or not is_eager_on_cpu(x):
+        return False
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
+        return False
+
+    return x.numel() * len(weight) >= SMALLEST
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return output
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _by_onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Made of `linear` itself, so that it can be differentiated again."""
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
+
+        if of_x:
+            grad_x = linear(grad, weight.t())
+        if of_weight:
+            grad_weight = linear(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
+        if of_bias:
+            grad_bias = grad.flatten(0, -2).sum(0)
+
+        return grad_x, grad_weight, grad_bias
