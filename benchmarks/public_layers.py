@@ -17,6 +17,7 @@ from benchmarks.sweep import plain_farthest_points
 from pointsweep.models import tokenizers
 from pointsweep.models.methods import any2point
 from pointsweep.models.methods.any2point import Any2Point, Neighbourhoods
+from pointsweep.ops import linear
 from pointsweep.ops.cells import Cells
 from pointsweep.training import prefetch as ahead
 
@@ -105,9 +106,10 @@ def _one_view(
 @contextmanager
 def public_layers() -> Iterator[None]:
     """The tokenizer's stages as 1x1 convolutions, views in a loop, the usual loop of farthest
-    points, and nothing made ahead, as in the public program.
+    points, torch's own products, and nothing made ahead, as in the public program.
     """
     before = Any2Point.after_block, tokenizers.farthest_points
+    onednn, linear.ONEDNN = linear.ONEDNN, False
     by_rows = tokenizers.Stage.works_by_rows
     tokenizers.Stage.works_by_rows = lambda *_: False  # type: ignore[method-assign]
     any2point.Any2Point.after_block = looped_after_block  # type: ignore[method-assign]
@@ -117,6 +119,7 @@ def public_layers() -> Iterator[None]:
         with in_the_step():
             yield
     finally:
+        linear.ONEDNN = onednn
         any2point.Any2Point.after_block, tokenizers.farthest_points = before  # type: ignore[method-assign,assignment]
         tokenizers.Stage.works_by_rows = by_rows  # type: ignore[method-assign]
 

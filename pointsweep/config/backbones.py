@@ -33,7 +33,8 @@ class BackboneConfig(NamedConfig):
     architecture's own program starts it), `random` (N(0, 0.02) at any width).
     """
 
-    # 2: products by oneDNN on some CPUs, places on a line by `lerp`; other last digits
+    # 2: products by oneDNN on some CPUs, places on a line by `lerp`, groups' embeddings in rows;
+    # other last digits
     code_revision: ClassVar[int] = 2
     class_token: ClassVar[bool] = (
         True  # false: no token stands before those of the points

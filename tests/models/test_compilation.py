@@ -32,6 +32,7 @@ def losses(compile_them: bool, recompute: bool = False) -> list[float]:
     model = build(trial, 5).train()
     for stage in model.tokenizer.stages:
         stage.compiled = True  # both sides take the plain layers
+    model.method.compiled_aggregate = model.method.aggregate
     if compile_them:
         compiled.compile_parts(model, CPU)
     if recompute:

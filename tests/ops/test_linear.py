@@ -73,6 +73,24 @@ def test_all_else_is_torchs_own(case, monkeypatch):
     assert case == "meta" or torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("which", ["x", "weight"])
+def test_what_has_gaps_is_copied_first(which, monkeypatch):
+    """oneDNN takes seconds for a view of some columns, where a copy and the product take milliseconds."""
+    handed = []
+    call = torch.ops.mkldnn._linear_pointwise
+
+    def noted(x: Tensor, weight: Tensor, *more) -> Tensor:
+        handed.extend([x, weight])
+        return call(x, weight, *more)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", noted)
+    wide = {"x": torch.randn(512, 200), "weight": torch.randn(64, 200)}
+    parts = {name: tensor[:, 100:] if name == which else tensor[:, 100:].clone() for name, tensor in wide.items()}
+    found = linear(parts["x"], parts["weight"])
+    assert all(tensor.is_contiguous() for tensor in handed)
+    near(found, parts["x"].double() @ parts["weight"].double().t())
+
+
 def test_a_layer_takes_over_the_tensors_of_torchs_own():
     for bias in (True, False):
         plain = nn.Linear(64, 256, bias=bias)

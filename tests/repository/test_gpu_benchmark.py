@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu
 from benchmarks.operators import Operators, a_step
+from pointsweep.models.methods.any2point import Any2Point
 from pointsweep.models.point_model import build, count_parameters
 from pointsweep.training.autotune import train_steps
 from pointsweep.training.fusion import coroutines as members
@@ -60,8 +61,12 @@ def test_views_in_a_loop_are_the_views_in_one_tensor():
     torch.testing.assert_close(gpu.block(model, True)(), gpu.block(model, False)(), rtol=1e-4, atol=1e-5)
 
 
-def test_views_in_one_tensor_take_a_third_of_the_operators():
-    """Forward and backward of one block with everything in it, six views: launches are what a GPU waits for here."""
+def test_views_in_one_tensor_take_a_third_of_the_operators(monkeypatch):
+    """Forward and backward of one block with everything in it, six views: launches are what a GPU waits for here.
+
+    The operator of a CPU, which works on one view after the other, is left out.
+    """
+    monkeypatch.setattr(Any2Point, "_works_in_place", lambda *_: False)
     config = gpu.trial(Namespace(quick=True), "fp32")
     model = gpu.shared_of(config).build(config, 5).train()
     counts = []
@@ -71,6 +76,7 @@ def test_views_in_one_tensor_take_a_third_of_the_operators():
         with Operators() as operators:
             work()
         counts.append(operators.count)
+    print(counts)
     assert counts[0] <= 280
     assert counts[1] >= 3 * counts[0]
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from pointsweep.ops.linear import linear
 
 
 class PatchEmbedding(nn.Module):
@@ -48,14 +50,33 @@ class PatchEmbedding(nn.Module):
         self.trains_norms = not kept
 
     def forward(self, groups: Tensor) -> Tensor:
-        points = groups.flatten(0, 1).transpose(1, 2)  # (B N, C_in, K)
-        points = self.first_conv(points)
-        pooled = points.amax(dim=2, keepdim=True).expand_as(points)
-        tokens = self.second_conv(torch.cat([pooled, points], dim=1)).amax(
-            dim=2
-        )  # (B N, C_out)
+        size = groups.shape[2]
+        first: Any = self.first_conv
+        second: Any = self.second_conv
+        points = _behind(first, _convolved(groups.flatten(0, 2), first[0]))
+        largest = points.unflatten(0, (-1, size)).amax(dim=1)  # (B N, C)
 
+        # A product with (maximum, point) is the sum of one with each, and that of the maximum is
+        # the same for all points of a group.
+        weight = second[0].weight.squeeze(2)
+        of_largest, of_points = weight.split(points.shape[1], dim=1)
+        mixed = linear(points, of_points).unflatten(0, (-1, size))
+        mixed = mixed + linear(largest, of_largest, second[0].bias).unsqueeze(1)
+
+        points = _behind(second, mixed.flatten(0, 1))
+        tokens = points.unflatten(0, (-1, size)).amax(dim=1)  # (B N, C_out)
         return tokens.unflatten(0, groups.shape[:2])
+
+
+def _convolved(rows: Tensor, layer: nn.Conv1d) -> Tensor:
+    """A convolution of width 1 of rows (R, C) -> (R, D)."""
+    return linear(rows, layer.weight.squeeze(2), layer.bias)
+
+
+def _behind(layers: Any, rows: Tensor) -> Tensor:
+    """What stands behind the first of `_two_layers`."""
+    _, norm, relu, last = layers
+    return _convolved(relu(norm(rows)), last)
 
 
 def _two_layers(dim_in: int, middle: int, dim_out: int) -> nn.Sequential:

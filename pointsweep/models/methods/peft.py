@@ -17,6 +17,7 @@ from torch import nn
 from pointsweep.config.peft_tuners import TUNERS, Tuner
 from pointsweep.models.backbones.base import Backbone, TransformerBlock
 from pointsweep.models.backbones.timm_import import declare_torchvision_operators
+from pointsweep.models.layers import Linear
 from pointsweep.models.methods.base import Method
 
 NORMS = ("norm1", "norm2")
@@ -37,6 +38,7 @@ class PEFT(Method):
         for target in targets:
             modules += paths[target]
 
+        _give_torchs_own(backbone.blocks, modules)
         layers = [backbone.blocks.get_submodule(path) for path in modules]
         if tuner.rewrites_weights:
             _take_own_weights(layers)
@@ -123,6 +125,20 @@ def paths_of(backbone: Backbone, targets: set[str]) -> dict[str, list[str]]:
                 target_paths.append(names[getattr(owner, name)])
 
     return paths
+
+
+def _give_torchs_own(blocks: nn.Module, paths: list[str]) -> None:
+    """Put torch's linear layers back in the place of ours, tensors and all: some tuners take no
+    other type.
+    """
+    for path in paths:
+        layer = blocks.get_submodule(path)
+        if isinstance(layer, Linear):
+            plain = nn.Linear(
+                layer.in_features, layer.out_features, bias=False, device="meta"
+            )
+            plain.weight, plain.bias = layer.weight, layer.bias
+            blocks.set_submodule(path, plain)
 
 
 def _take_own_weights(layers: list[nn.Module]) -> None:

@@ -27,9 +27,10 @@ def block_outputs(backbone: Backbone, tokens: torch.Tensor) -> list[torch.Tensor
 
 
 def check(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """Equal but for rounding, which is measured by the largest value: the two sides may multiply by other libraries."""
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a, b, atol=max(1e-5, 3e-6 * b.abs().max().item()), rtol=1e-5)
 
 
 def save(model: torch.nn.Module, path: Path, prefix: str = "", extra: dict | None = None) -> Path:

@@ -8,6 +8,7 @@ from torch import nn
 
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.models.backbones.base import Backbone
+from pointsweep.models.backbones.patch_embedding import PatchEmbedding
 from pointsweep.models.point_model import build, count_parameters
 from pointsweep.ops.point_ops import farthest_points
 from tests.models.backbones.helpers import ours
@@ -198,3 +199,32 @@ def test_a_frozen_stem_keeps_the_statistics_of_its_checkpoint():
 
     assert made("full")
     assert not made("head_only")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_an_embedding_by_rows_is_the_published_one(training):
+    """Convolutions over concat(maximum, point), as in Point-BERT's program: outputs, statistics and all gradients, in double precision."""
+    torch.manual_seed(0)
+    own = PatchEmbedding((3, 6, 5), (8, 7)).double()
+    plain = PatchEmbedding((3, 6, 5), (8, 7)).double()
+    for embedding in (own, plain):
+        for norm in (embedding.first_conv[1], embedding.second_conv[1]):
+            nn.init.normal_(norm.weight)
+    plain.load_state_dict(own.state_dict())
+
+    def published(groups: torch.Tensor) -> torch.Tensor:
+        points = plain.first_conv(groups.flatten(0, 1).transpose(1, 2))
+        largest = points.max(dim=2, keepdim=True).values
+        tokens = plain.second_conv(torch.cat([largest.expand_as(points), points], dim=1))
+        return tokens.max(dim=2).values.unflatten(0, groups.shape[:2])
+
+    values = []
+    for embedding, work in ((own, own), (plain, published)):
+        embedding.train(training)
+        groups = torch.randn(2, 4, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        output = work(groups)
+        given = [groups, *embedding.parameters()]
+        gradients = torch.autograd.grad(output.square().sum(), given)
+        values.append([output, *gradients, *(buffer for buffer in embedding.buffers() if buffer.is_floating_point())])
+    for found, expected in zip(*values, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
