@@ -45,7 +45,7 @@ def trial(
         "backbone": {"name": "minilm", "num_blocks": 2},
         "method": method,
         "train": {
-            "epochs": 12, "batch_size": 25, "lr": 3e-3, "warmup_epochs": 1, "precision": precision,
+            "epochs": 12, "batch_size": 25, "lr": 3e-3, "warmup_epochs": 3, "precision": precision,
         },
         "seed": 0,
     }  # fmt: skip
