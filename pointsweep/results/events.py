@@ -17,15 +17,15 @@ Event = dict[str, Any]
 
 
 def epochs_of(events: Sequence[Event]) -> list[Event]:
-    """The epoch events among a history's, each epoch once, in order."""
+    """The epoch events among a history's, each epoch once, by their numbers."""
     # Two processes that both took themselves for the owner leave an epoch twice, with the same
-    # numbers. From the end on, so that the first of the two stays, at the position of the last.
+    # numbers, and the second may begin anywhere: the first of the two stays.
     by_epoch: dict[int, Event] = {}
-    for event in reversed(events):
+    for event in events:
         if event["type"] == "epoch":
-            by_epoch[event["epoch"]] = event
+            by_epoch.setdefault(event["epoch"], event)
 
-    return list(reversed(by_epoch.values()))
+    return [by_epoch[number] for number in sorted(by_epoch)]
 
 
 def device_s(epochs: Sequence[Event]) -> float:

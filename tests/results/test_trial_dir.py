@@ -232,6 +232,15 @@ def test_an_epoch_that_two_owners_wrote_counts_once(tmp_path):
     assert [e["epoch"] for e in folder.epochs()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("written", [[1, 2, 1], [1, 2, 3, 2, 3, 4], [2, 1, 3], [1, 1, 2]])
+def test_epochs_are_in_order_wherever_a_second_owner_began(tmp_path, written):
+    folder = TrialFolder(tmp_path / "t")
+    for place, epoch in enumerate(written):
+        folder.append(event(epoch) | {"place": place})
+    assert [e["epoch"] for e in folder.epochs()] == sorted(set(written))
+    assert [e["place"] for e in folder.epochs()] == [written.index(epoch) for epoch in sorted(set(written))]  # the first
+
+
 def test_a_rescue_keeps_the_last_epoch_as_it_was_when_it_ended(tmp_path):
     """No checkpoint is due after the first epoch, and the weights have moved on since the third."""
     folder = TrialFolder(tmp_path / "t")
