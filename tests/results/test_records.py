@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pointsweep.config.backbones import BackboneConfig
 from pointsweep.config.tokenizers import PointPNLightConfig
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.errors import RecordError
@@ -24,7 +25,8 @@ def test_a_stored_record_of_version_1_is_read_and_has_kept_its_key(monkeypatch):
 
     But for a component whose code has given other numbers since: its revision is in the key, so that the trial runs again.
     """
-    monkeypatch.setattr(PointPNLightConfig, "code_revision", 1)
+    for component in (PointPNLightConfig, BackboneConfig):
+        monkeypatch.setattr(component, "code_revision", 1)
     record = from_json(STORED.read_text())
     assert record.schema == 1
     assert record.metrics["last"]["test/accuracy"] == 0.5
