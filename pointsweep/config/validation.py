@@ -257,7 +257,7 @@ class _ErrorLocation:
         if kind == "too_many_bits":
             return f"{message}, got {value}"
 
-        return f"{described(self._schema()) or message}, got {_as_written(value)!r}"
+        return f"{limits_text(self._schema()) or message}, got {_as_written(value)!r}"
 
     def _needs_name(self, kind: str, value: Any) -> str:
         text = missing(self.path)
@@ -364,7 +364,7 @@ def _limit(schema: Mapping[str, Any]) -> str:
     return ""
 
 
-def described(schema: Mapping[str, Any]) -> str:
+def limits_text(schema: Mapping[str, Any]) -> str:
     """Return in words which numbers a field's JSON Schema allows: "must be at least 1 or null";
     empty if the schema sets no limits.
     """
@@ -376,7 +376,7 @@ def described(schema: Mapping[str, Any]) -> str:
         # tuple of fixed length (`prefixItems`) have the same limits in our configurations.
         if option.get("type") == "array":
             entry_schemas = option.get("prefixItems") or [option.get("items", {})]
-            return described(entry_schemas[0])
+            return limits_text(entry_schemas[0])
 
         if option.get("type") in ("integer", "number"):
             limits = _limits(option)

@@ -249,9 +249,11 @@ def _gradient_problems(config: TrialConfig, result: Probe) -> Iterator[str]:
         names = _listed(result.unreached)
         yield f"no gradient reaches {names}, which the table counts as trained"
 
-    idle = _idle_in_full(config, result) if result.idle else []
-    if idle:
-        yield f"no gradient reaches {_listed(idle)}, which the table counts as trained"
+    unreached = (
+        _without_gradient_in_full(config, result) if result.without_gradient else []
+    )
+    if unreached:
+        yield f"no gradient reaches {_listed(unreached)}, which the table counts as trained"
 
     if result.thawed:
         yield (
@@ -265,12 +267,17 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _idle_in_full(config: TrialConfig, result: Probe) -> list[str]:
-    """The tensors with idle parts that have such parts with all tokens and points too: few tokens
+def _without_gradient_in_full(config: TrialConfig, result: Probe) -> list[str]:
+    """The tensors with parts that no gradient reaches, with all tokens and points too: few tokens
     may leave a part nothing to do.
     """
-    in_full = {name.partition("[")[0] for name in probe(config, full_size=True).idle}
-    return [name for name in result.idle if name.partition("[")[0] in in_full]
+    in_full = {
+        name.partition("[")[0]
+        for name in probe(config, full_size=True).without_gradient
+    }
+    return [
+        name for name in result.without_gradient if name.partition("[")[0] in in_full
+    ]
 
 
 def _leaks(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:

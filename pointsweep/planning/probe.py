@@ -65,7 +65,7 @@ class Probe:
     # others are replaced, as a fraction of that when the cloud itself is. 0 without dependence.
     leak: float
     # slices of trained tensors that no gradient reaches, e.g. "method.prompts[:, 5]"
-    idle: tuple[str, ...] = ()
+    without_gradient: tuple[str, ...] = ()
     # tensors of the frozen backbone that would train though the method does not say so
     thawed: tuple[str, ...] = ()
     # clouds of the batch whose replacement does not move their own logits
@@ -132,7 +132,7 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
         gradients[name] = 0.0 if p.grad is None else float(p.grad.norm())
 
     unreached = [name for name, norm in gradients.items() if norm == 0.0]
-    idle: tuple[str, ...] = ()
+    without_gradient: tuple[str, ...] = ()
     if isinstance(model, PointModel):
         zero_by_construction = set(model.backbone.flat_parameters("backbone."))
         suspects = []
@@ -143,7 +143,7 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
             suspects.append(name)
 
         # One batch may miss a tensor, so the suspects are examined with further batches.
-        idle, unreached = _find_unreached(
+        without_gradient, unreached = _find_unreached(
             model, trained, unreached=suspects, inputs=inputs, num_points=num_points
         )
 
@@ -157,7 +157,7 @@ def probe(config: TrialConfig, full_size: bool = False) -> Probe:
         outputs=torch.stack([evaluated, logits.detach()]),
         gradients=gradients,
         leak=leak,
-        idle=idle,
+        without_gradient=without_gradient,
         thawed=thawed,
         ignored=ignored,
         unreached=tuple(unreached),
@@ -177,9 +177,10 @@ def _find_unreached(
     A maximum or a ReLU may hide a tensor or a slice of one from a few clouds, so whatever has no
     gradient is examined again with other clouds and weights. Slices are not examined in a head,
     whose dropout and ReLU hide single units from a batch as small as this, nor in tensors that a
-    method declares (`Method.idle_parts`), nor in biases, whose gradient may be rounding alone.
+    method declares (`Method.may_lack_gradient`), nor in biases, whose gradient may be rounding
+    alone.
     """
-    declared = {f"method.{name}" for name in model.method.idle_parts}  # type: ignore[union-attr]
+    declared = {f"method.{name}" for name in model.method.may_lack_gradient}  # type: ignore[union-attr]
     examined = []
 
     for name in trained:
@@ -216,7 +217,7 @@ def _find_unreached(
         if not unreached and not any(map(_is_mixed, reached_parts.values())):
             break
 
-    return tuple(_idle_slices(trained, reached_parts)), list(unreached)
+    return tuple(_slices_without_gradient(trained, reached_parts)), list(unreached)
 
 
 def _reached_slices(gradient: Tensor) -> list[Tensor]:
@@ -231,7 +232,7 @@ def _reached_slices(gradient: Tensor) -> list[Tensor]:
     return reached
 
 
-def _idle_slices(
+def _slices_without_gradient(
     trained: Mapping[str, Tensor], reached_parts: Mapping[tuple[str, int], Tensor]
 ) -> Iterator[str]:
     """Yield the slices without a gradient of tensors that have one, as "weight[:, 3-5]"."""

@@ -575,7 +575,7 @@ def optimism(records: Sequence[Record], metric: str) -> float | None:
 def read(
     store: Store, name: str, allow_plugins: bool = False
 ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
-    """Return the layout, records and failures (see `filled`) of a sweep by its name. Raises
+    """Return the layout, records and failures (see `read_results`) of a sweep by its name. Raises
     ValueError naming the sweeps that the store has.
 
     If the table's metric is one of a plug-in that is not installed, the copy of the plug-in in the
@@ -587,10 +587,10 @@ def read(
     if metric not in METRICS and not metrics.discover(metric):
         import_kept(store, name, allow_plugins)
 
-    return filled(store, layout)
+    return read_results(store, layout)
 
 
-def filled(
+def read_results(
     store: Store, layout: Layout
 ) -> tuple[Layout, dict[str, Record], dict[str, str]]:
     """Return the layout as it is given, the records of its trials, and the reasons by key why

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pointsweep.errors import NotAFileError, StoreError
-from pointsweep.reporting.build import filled, read_layout
+from pointsweep.reporting.build import read_layout, read_results
 from pointsweep.results.events import read_events
 from pointsweep.results.records import Layout
 from pointsweep.statistics.adaptive_seeds import settle
@@ -78,7 +78,7 @@ def standing(store: Store, name: str) -> SweepStanding:
     for what cannot be read.
     """
     layout = read_layout(store, name)
-    layout, records, failures = filled(store, layout)
+    layout, records, failures = read_results(store, layout)
     requested, _ = settle(layout, records)
 
     trials = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pointsweep.errors import unknown
-from pointsweep.reporting.build import filled, read
+from pointsweep.reporting.build import read, read_results
 from pointsweep.reporting.stale import marked, remembered_changes
 from pointsweep.results.computed_metrics import with_metric
 from pointsweep.results.kept_plugins import plugins_here
@@ -45,7 +45,7 @@ def read_stored(
         if own is None:
             return read(store, name, allow_plugins)
 
-        layout, records, failures = filled(store, own)
+        layout, records, failures = read_results(store, own)
         if records or store.exists(f"sweeps/{name}/plan.json"):
             return layout, records, failures
 

@@ -298,7 +298,7 @@ def _inner(value: Any, path: str) -> Any:
     return value
 
 
-def described(when: When) -> str:
+def condition_text(when: When) -> str:
     """Return a condition in words: "method lora, backbone clip_text or dinov2"."""
     phrases: list[str] = []
     for key, value in opened(when).items():

@@ -376,7 +376,7 @@ class LabelAudit:
             if any(reported_path.startswith(where) for reported_path in reported):
                 continue
 
-            text = f"holds in no cell ({conditions.described(when)})"
+            text = f"holds in no cell ({conditions.condition_text(when)})"
             is_optional = kind == "settings" and (
                 self.reader.search is not None or not self._has_components(when)
             )

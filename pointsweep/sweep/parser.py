@@ -688,7 +688,7 @@ class Reader:
                 self.audit.held(entry.document, (*entry.path, "when"))
             elif because is None:
                 because = (
-                    f"{entry.label} is for {conditions.described(entry.when)} only"
+                    f"{entry.label} is for {conditions.condition_text(entry.when)} only"
                 )
 
         for i, item in enumerate(self.data.get("exclude") or []):

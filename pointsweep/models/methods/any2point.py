@@ -161,7 +161,7 @@ class Any2Point(Method):
     """
 
     # where every cell holds one token, queries and keys have nothing to choose from
-    idle_parts = ("attention.qkv_weight",)
+    may_lack_gradient = ("attention.qkv_weight",)
     compiled_aggregate: Callable[..., Tensor] | None = None  # see compilation.py
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:

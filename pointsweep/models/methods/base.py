@@ -24,7 +24,7 @@ class Method(nn.Module):
     )
     trains_class_token = True  # that of the checkpoint; a new one trains always
     # own tensors of which parts have no gradient in the published program too
-    idle_parts: tuple[str, ...] = ()
+    may_lack_gradient: tuple[str, ...] = ()
     # what it adds to the blocks starts as the frozen weights say, alike for every seed
     starts_from_weights = False
     # `after_attention` is called; blocks that cannot call it are refused by `attach`
