@@ -31,6 +31,7 @@ from pointsweep.training.supervisor import TrialStoppedError
 
 EPOCHS = 2
 TOLERANCE = 1e-6  # of a tensor's largest change: double precision leaves 1e-10
+NOISE = 1e-5  # of the learning rate: the step of AdamW by a gradient of 1e-13, with its eps of 1e-8
 
 
 class HistoryAlone(TrialFolder):
@@ -447,7 +448,7 @@ def _wrong_changes(
         deviation = float((change - expected_change).abs().max())
         # The step of a gradient that is zero but for rounding: so is that of a bias before a batch
         # norm. It may be exactly zero in one of the two runs.
-        noise = TOLERANCE * lr if name in trained else 0.0
+        noise = NOISE * lr if name in trained else 0.0
 
         if size == 0 and changed > noise:
             moved.append(name)

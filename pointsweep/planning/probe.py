@@ -213,7 +213,11 @@ def _find_unreached(
 
                 reached_parts[name, axis] = reached
 
-        unreached = [name for name in unreached if not _has_gradient(trained[name])]
+        unreached = [
+            name
+            for name in unreached
+            if name not in declared and not _has_gradient(trained[name])
+        ]
         if not unreached and not any(map(_is_mixed, reached_parts.values())):
             break
 

@@ -177,7 +177,10 @@ def prompts_without_gradient(monkeypatch):
 
 
 def views_without_gradient(monkeypatch):
-    _hook(monkeypatch, registry.load("methods", "any2point"), "_ensemble", lambda original, *args: original(*args).detach())
+    def broken(original, self, tokens, *rest):
+        return tokens + (original(self, tokens, *rest) - tokens).detach()
+
+    _hook(monkeypatch, registry.load("methods", "any2point"), "aggregate", broken)
 
 
 def head_frozen(monkeypatch):

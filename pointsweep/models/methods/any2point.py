@@ -161,7 +161,7 @@ class Any2Point(Method):
     """
 
     # where every cell holds one token, queries and keys have nothing to choose from
-    may_lack_gradient = ("attention.qkv_weight",)
+    may_lack_gradient: tuple[str, ...] = ("attention.qkv_weight",)
     compiled_aggregate: Callable[..., Tensor] | None = None  # see compilation.py
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
@@ -189,6 +189,9 @@ class Any2Point(Method):
         self.cell_norms = nn.ModuleList(CellNorm(num_views, dim) for _ in range(depth))
         if config.ensemble == "adaptive":
             self.voxel_norms = nn.ModuleList(CellNorm(1, dim) for _ in range(depth))
+            if num_views == 1:  # whose weight is one, whatever the voxels say
+                names = [name for name, _ in self.voxel_norms.named_parameters()]
+                self.may_lack_gradient += tuple(f"voxel_norms.{name}" for name in names)
 
         if config.local_aggregation:
             self.attention = LocalAttention(config, num_views, dim)
