@@ -21,7 +21,7 @@ from pointsweep.reporting.html.contents import with_chart
 from pointsweep.reporting.html.evidence import Evidence, Truth
 from pointsweep.reporting.html.learning import learning
 from pointsweep.reporting.html.numbers import cost, optimism
-from pointsweep.reporting.html.pareto import front, pareto
+from pointsweep.reporting.html.pareto import _x_axis, front, pareto
 from pointsweep.reporting.html.sections import Section, flat
 from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.records import CellLayout, Layout
@@ -157,6 +157,21 @@ def test_an_arm_that_trains_nothing_has_its_place_on_the_logarithmic_scale():
     axis = chart.figure.layout.xaxis
     assert 0 < place < 306_560
     assert (axis.tickvals[0], axis.ticktext[0]) == (place, "0")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"),
+    [
+        ((496_000, 509_100), ["0.496M", "0.509M"]),
+        ((84_600, 84_900, 92_300, 97_700, 238_000), ["84.6k", "97.7k", "0.238M"]),
+        ((10_000, 12_000), ["10.0k", "12.0k"]),
+    ],
+)
+def test_sizes_of_a_few_decades_are_ticks_themselves(sizes, shown):
+    """Powers of ten would leave such an axis with one number or none; those that would touch are left out, never the outermost."""
+    axis = _x_axis(set(sizes), {size: float(size) for size in sizes})
+    assert axis["ticktext"] == shown
+    assert {axis["tickvals"][0], axis["tickvals"][-1]} == {min(sizes), max(sizes)}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ from pointsweep.utils.numbers import percent
 
 MOST_LABELS = 6  # names written beside points of the front
 SIZES = "trainable parameters"
+# fewer have a power of ten or two: the sizes themselves are ticks
+FEW_DECADES = 2
+NEAREST_TICKS = 0.1  # of the axis, so that their numbers do not touch
 
 
 def pareto(table: Table) -> Section | None:
@@ -95,11 +98,30 @@ def _x_axis(sizes: set[int], positions: Mapping[int, float]) -> dict[str, Any]:
 
         axis["tickvals"] = [positions[0], *ticks]
         axis["ticktext"] = ["0", *map(count, ticks)]
+    elif high - low < FEW_DECADES:
+        ticks = _apart(sorted(sizes), (high - low) * NEAREST_TICKS)
+        axis["tickvals"] = ticks
+        axis["ticktext"] = [count(tick) for tick in ticks]
     else:
-        axis["dtick"] = "D2" if high - low < 1 else 1
+        axis["dtick"] = 1
         axis["exponentformat"] = "SI"
 
     return axis
+
+
+def _apart(sizes: Sequence[int], least: float) -> list[int]:
+    """Return those of ascending sizes whose logarithms lie so far apart; the first and the last are
+    among them.
+    """
+    chosen = [sizes[0]]
+    last = math.log10(sizes[-1])
+
+    for size in sizes[1:-1]:
+        place = math.log10(size)
+        if place - math.log10(chosen[-1]) >= least and last - place >= least:
+            chosen.append(size)
+
+    return [*chosen, sizes[-1]]
 
 
 def _lead(table: Table, best: Sequence[TableCell], higher: bool) -> Markup:
