@@ -141,6 +141,18 @@ def test_the_front_is_what_no_cell_beats(pairs):
     assert chosen == sorted(chosen)
 
 
+def test_few_cells_are_all_named_the_beaten_ones_below_their_points():
+    """Four cells, each with a name; of many, the front alone."""
+    table = build(layout(), records(), failures())
+    chart = only(pareto(table))
+    [names] = [trace for trace in chart.figure.data if trace.mode == "text"]
+    cells = [cell for cell in table.cells if cell.mean is not None and cell.parameters]
+    best = front(cells)
+    assert len(names.text) == (len(cells) if len(cells) <= 6 else len(best))
+    above = {str(text).strip() for text, place in zip(names.text, names.textposition, strict=True) if place.startswith("top")}
+    assert above == {words(table.cell_name(cell)) for cell in best}
+
+
 def test_an_arm_that_trains_nothing_has_its_place_on_the_logarithmic_scale():
     found = records()
     found |= {

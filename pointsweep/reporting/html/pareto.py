@@ -24,7 +24,8 @@ from pointsweep.reporting.table import Table, TableCell
 from pointsweep.results.metrics import higher_is_better
 from pointsweep.utils.numbers import percent
 
-MOST_LABELS = 6  # names written beside points of the front
+# names written beside points: of all, or of the front alone where there are more
+MOST_LABELS = 6
 SIZES = "trainable parameters"
 # fewer have a power of ten or two: the sizes themselves are ticks
 FEW_DECADES = 2
@@ -44,7 +45,12 @@ def pareto(table: Table) -> Section | None:
     higher = higher_is_better(table.metric)
     best = front(cells, higher)
     positions = _positions(sizes)
-    traces = [*_traces(table, cells, positions), *_front(table, best, positions)]
+    named = cells if len(cells) <= MOST_LABELS else best[-MOST_LABELS:]
+    traces = _traces(table, cells, positions)
+    # those of beaten cells stand on the other side of their points than the front
+    beaten_side = "bottom" if higher else "top"
+    sides = ["top" if cell in best else beaten_side for cell in named]
+    traces += [_front(best, positions), _names(table, named, sides, positions)]
     drawn = figure(traces, f"{SIZES} (logarithmic)", f"{table.metric} in %")
     drawn.update_layout(xaxis=_x_axis(sizes, positions))
 
@@ -216,44 +222,50 @@ def _traces(
     return traces
 
 
-def _front(
-    table: Table, best: Sequence[TableCell], positions: Mapping[int, float]
-) -> list[go.Scatter]:
-    """Return the steps of the front, and the names of its last cells."""
+def _front(best: Sequence[TableCell], positions: Mapping[int, float]) -> go.Scatter:
+    """Return the steps of the front."""
     x = [positions[size_of(cell)] for cell in best]
     y = [100 * (cell.mean or 0.0) for cell in best]
+
+    return go.Scatter(
+        x=[*x, max(positions.values())],
+        y=[*y, y[-1]],
+        mode="lines",
+        line={"shape": "hv", "dash": "dash", "width": 1.5},
+        name="Pareto front",
+        hoverinfo="skip",
+        meta={"slot": 7},
+    )
+
+
+def _names(
+    table: Table,
+    named: Sequence[TableCell],
+    sides: Sequence[str],
+    positions: Mapping[int, float],
+) -> go.Scatter:
+    """Return the names of cells beside their points, above or below them."""
     smallest, largest = min(positions.values()), max(positions.values())
     middle = (math.log10(smallest) + math.log10(largest)) / 2
     names = []
-    sides = []
+    places = []
 
-    for cell in best[-MOST_LABELS:]:
+    for cell, side in zip(named, sides, strict=True):
         names.append(f"\u2002{words(table.cell_name(cell))}\u2002")
         # A name extends towards the middle, where there is room.
         in_right_half = math.log10(positions[size_of(cell)]) > middle
-        sides.append("top left" if in_right_half else "top right")
+        places.append(f"{side} left" if in_right_half else f"{side} right")
 
-    return [
-        go.Scatter(
-            x=[*x, largest],
-            y=[*y, y[-1]],
-            mode="lines",
-            line={"shape": "hv", "dash": "dash", "width": 1.5},
-            name="Pareto front",
-            hoverinfo="skip",
-            meta={"slot": 7},
-        ),
-        go.Scatter(
-            x=x[-MOST_LABELS:],
-            y=y[-MOST_LABELS:],
-            mode="text",
-            text=names,
-            textposition=sides,
-            hoverinfo="skip",
-            showlegend=False,
-            meta={"wide": True},
-        ),
-    ]
+    return go.Scatter(
+        x=[positions[size_of(cell)] for cell in named],
+        y=[100 * (cell.mean or 0.0) for cell in named],
+        mode="text",
+        text=names,
+        textposition=places,
+        hoverinfo="skip",
+        showlegend=False,
+        meta={"wide": True},
+    )
 
 
 def _mean(cell: TableCell) -> str:
