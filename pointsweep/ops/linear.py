@@ -75,6 +75,8 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
+    """See `linear`."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)

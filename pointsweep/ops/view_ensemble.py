@@ -53,7 +53,9 @@ def evaluation(
     tokens: Tensor, mixed: Tensor, out: Tensor, guide: Tensor, norm: Norm, cells: Cells,
     mean: Tensor, variance: Tensor,
 ) -> Tensor:  # fmt: skip
-    """As `training`, with these means and variances (M, C); it cannot be differentiated."""
+    """Return what `training` does, with these means and variances (M, C); it cannot be
+    differentiated.
+    """
     pooled = _Pooled(tokens, mixed, out, cells)
     views = tokens.new_empty(len(norm.weight), *tokens.shape).flatten(1, 2)
     buffer = torch.empty_like(views[0])
@@ -69,7 +71,7 @@ def evaluation(
 
 
 class _Pooled:
-    """The cells' means of every view, A_j t + m_j W_j, and its gradient."""
+    """The cells' means of every view, A_j t + m_j W_j."""
 
     def __init__(
         self, tokens: Tensor, mixed: Tensor, out: Tensor, cells: Cells
@@ -98,6 +100,24 @@ class _Weights:
         self.total = halves.sum(0)  # (R,)
         self.share = halves / self.total
 
+    def gradients(self, of_share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Carry the gradients of the weights (M, R) on to the angles: factors of the guide in the
+        gradient of a view (M, R), of a view in its own (M, R), and of the guide in its own (R,).
+
+        A view is the factor of the first in the gradient of the guide as well.
+        """
+        of_half = (of_share - (of_share * self.share).sum(0)) / self.total
+        of_cosine = of_half / 2
+        of_product = of_cosine / (self.length * self.guide_length)
+        # of a vector's length, divided by that length; a length that was raised has none
+        pull = -of_cosine * self.cosine
+        of_view = pull / self.length.square()
+        of_guide = pull.sum(0) / self.guide_length.square()
+        of_view.masked_fill_(self.length <= SHORTEST, 0.0)
+        of_guide.masked_fill_(self.guide_length <= SHORTEST, 0.0)
+
+        return of_product, of_view, of_guide
+
     def sum(self, views: Tensor) -> Tensor:
         """(M, R, C) -> (R, C)."""
         output = views[0] * self.share[0].unsqueeze(1)
@@ -108,15 +128,16 @@ class _Weights:
 
 
 class _Ensemble(torch.autograd.Function):
+    """See `training`."""
+
     @staticmethod
     def forward(
         ctx: Any, tokens: Tensor, mixed: Tensor, out: Tensor, guide: Tensor, weight: Tensor,
         bias: Tensor, eps: float, cells: Cells,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         pooled = _Pooled(tokens, mixed, out, cells)
-        centred = tokens.new_empty(len(weight), *tokens.shape).flatten(
-            1, 2
-        )  # (M, R, C)
+        # (M, R, C) both, kept for the gradient
+        centred = tokens.new_empty(len(weight), *tokens.shape).flatten(1, 2)
         views = torch.empty_like(centred)
         buffer = torch.empty_like(centred[0])
         share = cells.share.to(tokens.dtype).transpose(0, 1).flatten(1)  # (M, R)
@@ -156,17 +177,7 @@ class _Ensemble(torch.autograd.Function):
         of_share = torch.stack(
             [torch.mul(view, grad, out=buffer).sum(1) for view in views]
         )
-        of_half = (of_share - (of_share * weights.share).sum(0)) / weights.total
-        of_cosine = of_half / 2  # (M, R)
-        of_product = of_cosine / (weights.length * weights.guide_length)
-        # of a vector's length, divided by that length; a length that was raised has none
-        pull = -of_cosine * weights.cosine
-        own = (pull / weights.length.square()).masked_fill_(
-            weights.length <= SHORTEST, 0.0
-        )
-        of_guide = (pull.sum(0) / weights.guide_length.square()).masked_fill_(
-            weights.guide_length <= SHORTEST, 0.0
-        )
+        of_product, of_view, of_guide = weights.gradients(of_share)
 
         grad_tokens = torch.zeros_like(tokens)
         grad_mixed, grad_out = torch.empty_like(mixed), torch.empty_like(out)
@@ -178,7 +189,7 @@ class _Ensemble(torch.autograd.Function):
             grad_guide.addcmul_(view, of_product[j].unsqueeze(1))
             torch.mul(grad, weights.share[j].unsqueeze(1), out=rows_grad)
             rows_grad.addcmul_(towards, of_product[j].unsqueeze(1))
-            rows_grad.addcmul_(view, own[j].unsqueeze(1))
+            rows_grad.addcmul_(view, of_view[j].unsqueeze(1))
 
             inverse = torch.rsqrt(variances[j] + ctx.eps)
             scale = weight[j] * inverse

@@ -74,7 +74,7 @@ def _convolved(rows: Tensor, layer: nn.Conv1d) -> Tensor:
 
 
 def _behind(layers: Any, rows: Tensor) -> Tensor:
-    """What stands behind the first of `_two_layers`."""
+    """Run what stands behind the first of `_two_layers`."""
     _, norm, relu, last = layers
     return _convolved(relu(norm(rows)), last)
 

@@ -313,7 +313,7 @@ class Any2Point(Method):
         return cell_norm.training or not torch.is_grad_enabled()
 
     def _guide(self, voxel_norm: Any, t: Tensor, voxels: Cells) -> Tensor:
-        """What weighs the views (B, 1, N, C): the tokens of each voxel."""
+        """Make of each voxel's tokens what the views are weighed by (B, 1, N, C)."""
         t = t.unsqueeze(1)
         guide: Tensor = F.gelu(voxel_norm(voxels.max(t) + voxels.mean(t), voxels))
         return guide
