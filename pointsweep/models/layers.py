@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from pointsweep.ops.linear import linear
 from pointsweep.ops.point_ops import gather
 from pointsweep.ops.vmap import uniform
+
+AnyLinear = TypeVar("AnyLinear", bound=nn.Linear)
 
 
 class Dropout(nn.Module):
@@ -86,12 +89,21 @@ class Linear(nn.Linear):
     @classmethod
     def of(cls, layer: nn.Linear) -> Linear:
         """Return a layer with the tensors of another."""
-        made = cls(layer.in_features, layer.out_features, bias=False, device="meta")
-        made.weight, made.bias = layer.weight, layer.bias
-        return made
+        return _sharing(cls, layer)
+
+    def plain(self) -> nn.Linear:
+        """Return torch's own layer with this one's tensors."""
+        return _sharing(nn.Linear, self)
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
+
+
+def _sharing(kind: type[AnyLinear], layer: nn.Linear) -> AnyLinear:
+    """Return a linear layer of a class with the tensors of another."""
+    made = kind(layer.in_features, layer.out_features, bias=False, device="meta")
+    made.weight, made.bias = layer.weight, layer.bias
+    return made
 
 
 class QuickGELU(nn.Module):

@@ -21,9 +21,8 @@ ONEDNN = (
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-SMALLEST = (
-    1 << 20
-)  # multiplications below which oneDNN's call takes longer than it saves
+# multiplications; with fewer oneDNN's call takes longer than it saves
+SMALLEST = 1 << 20
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

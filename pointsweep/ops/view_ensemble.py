@@ -2,7 +2,7 @@
 over the cells of every view, batch normalisation, GELU, and the sum of the views by their weights.
 
 The same function as the plain layers (methods/any2point.py), but for rounding. It is for the CPU,
-where the plain form moves tensors of all views through memory some fifty times. Here one view is
+where the plain form moves tensors of all views through memory again and again. Here one view is
 worked on after the other, in place, so that what one step gives is in the cache for the next; two
 tensors of all views are kept for the gradient.
 

@@ -177,14 +177,16 @@ def _find_unreached(
     A maximum or a ReLU may hide a tensor or a slice of one from a few clouds, so whatever has no
     gradient is examined again with other clouds and weights. Slices are not examined in a head,
     whose dropout and ReLU hide single units from a batch as small as this, nor in tensors that a
-    method declares (`Method.may_lack_gradient`), nor in biases, whose gradient may be rounding
+    method declares (`Method.parts_lack_gradient`), nor in biases, whose gradient may be rounding
     alone.
     """
-    declared = {f"method.{name}" for name in model.method.may_lack_gradient}  # type: ignore[union-attr]
+    method: Any = model.method
+    in_parts = {f"method.{name}" for name in method.parts_lack_gradient}
+    altogether = {f"method.{name}" for name in method.lack_gradient}
     examined = []
 
     for name in trained:
-        if not name.startswith("head.") and name not in declared:
+        if not name.startswith("head.") and name not in in_parts:
             examined.append(name)
 
     # by name and axis: which slices of a tensor had a gradient with any of the batches
@@ -216,7 +218,7 @@ def _find_unreached(
         unreached = [
             name
             for name in unreached
-            if name not in declared and not _has_gradient(trained[name])
+            if name not in altogether and not _has_gradient(trained[name])
         ]
         if not unreached and not any(map(_is_mixed, reached_parts.values())):
             break

@@ -17,6 +17,7 @@ from pointsweep.config.validation import trial_from_dict
 from pointsweep.models import point_model as models
 from pointsweep.models import positional_encoding as positions
 from pointsweep.models.layers import Dropout, DropPath
+from pointsweep.models.methods.any2point import LocalAttention
 from pointsweep.models.methods.base import Method
 from pointsweep.planning.audit import Arm, _broken, arm_of, audit
 from pointsweep.planning.probe import probe
@@ -183,6 +184,10 @@ def views_without_gradient(monkeypatch):
     _hook(monkeypatch, registry.load("methods", "any2point"), "aggregate", broken)
 
 
+def voxels_without_gradient(monkeypatch):
+    _hook(monkeypatch, registry.load("methods", "any2point"), "_guide", lambda original, *args: original(*args).detach())
+
+
 def head_frozen(monkeypatch):
     def broken(original, self, *args):
         original(self, *args)
@@ -256,6 +261,7 @@ STRUCTURAL = [  # fault, what is built, what the refusal says
     (prompts_dropped_before_the_block, ("1d", "prompt", {}), "no gradient reaches method.prompts"),
     (prompts_without_gradient, ("2d", "prompt", {}), "no gradient reaches method.prompts"),
     (views_without_gradient, ("1d", "any2point", {}), "no gradient reaches method."),
+    (voxels_without_gradient, ("1d", "any2point", {}), "no gradient reaches method.voxel_norms.0.weight"),
     (head_frozen, ("1d", "head_only", {}), "the head is not trained"),
     (tokenizer_without_gradient, ("1d", "head_only", {}), "no gradient reaches tokenizer."),
     (class_token_left_out, ("2d", "head_only", {}), "no gradient reaches cls_"),
@@ -275,6 +281,24 @@ def test_a_structural_fault_is_refused_and_the_sound_model_is_not(fault, built, 
     fault(monkeypatch)
     found = refusals(config(*built))
     assert any(said in text for text in found), found
+
+
+def test_with_one_view_nothing_reaches_the_voxels_norms_and_that_is_no_fault():
+    """Its weight is one whatever they say. With two it is not."""
+    for views, without in ((1, 4), (2, 0)):
+        made = config("1d", "any2point", {"positions.num_views": views})
+        assert refusals(made) == []
+        norms = {name: norm for name, norm in probe(made).gradients.items() if "voxel_norms" in name}
+        assert len(norms) == 4
+        assert sum(norm == 0 for norm in norms.values()) == without
+
+
+def test_a_tensor_whose_parts_may_lack_a_gradient_needs_one_itself(monkeypatch):
+    """Queries and keys may have nothing to choose from; the whole matrix always has its values."""
+    method = registry.load("methods", "any2point")
+    _hook(monkeypatch, LocalAttention, "forward", lambda original, *args: original(*args).detach())
+    assert "attention.qkv_weight" in method.parts_lack_gradient
+    assert "method.attention.qkv_weight" in probe(config("1d", "any2point", {})).unreached
 
 
 def test_dropout_that_is_never_drawn_hides_its_rate(monkeypatch):

@@ -142,15 +142,22 @@ def test_the_front_is_what_no_cell_beats(pairs):
 
 
 def test_few_cells_are_all_named_the_beaten_ones_below_their_points():
-    """Four cells, each with a name; of many, the front alone."""
     table = build(layout(), records(), failures())
-    chart = only(pareto(table))
-    [names] = [trace for trace in chart.figure.data if trace.mode == "text"]
     cells = [cell for cell in table.cells if cell.mean is not None and cell.parameters]
-    best = front(cells)
-    assert len(names.text) == (len(cells) if len(cells) <= 6 else len(best))
+    assert len(cells) == 4
+    [names] = [trace for trace in only(pareto(table)).figure.data if trace.mode == "text"]
+    assert {str(text).strip() for text in names.text} == {words(table.cell_name(cell)) for cell in cells}
     above = {str(text).strip() for text, place in zip(names.text, names.textposition, strict=True) if place.startswith("top")}
-    assert above == {words(table.cell_name(cell)) for cell in best}
+    assert above == {words(table.cell_name(cell)) for cell in front(cells)}
+
+
+def test_of_many_cells_the_front_alone_is_named(monkeypatch):
+    monkeypatch.setattr("pointsweep.reporting.html.pareto.MOST_LABELS", 3)
+    table = build(layout(), records(), failures())
+    best = front([cell for cell in table.cells if cell.mean is not None and cell.parameters])
+    assert len(best) <= 3
+    [names] = [trace for trace in only(pareto(table)).figure.data if trace.mode == "text"]
+    assert [str(text).strip() for text in names.text] == [words(table.cell_name(cell)) for cell in best]
 
 
 def test_an_arm_that_trains_nothing_has_its_place_on_the_logarithmic_scale():

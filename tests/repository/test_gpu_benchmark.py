@@ -76,7 +76,6 @@ def test_views_in_one_tensor_take_a_third_of_the_operators(monkeypatch):
         with Operators() as operators:
             work()
         counts.append(operators.count)
-    print(counts)
     assert counts[0] <= 280
     assert counts[1] >= 3 * counts[0]
 

@@ -161,7 +161,7 @@ class Any2Point(Method):
     """
 
     # where every cell holds one token, queries and keys have nothing to choose from
-    may_lack_gradient: tuple[str, ...] = ("attention.qkv_weight",)
+    parts_lack_gradient = ("attention.qkv_weight",)
     compiled_aggregate: Callable[..., Tensor] | None = None  # see compilation.py
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
@@ -191,7 +191,7 @@ class Any2Point(Method):
             self.voxel_norms = nn.ModuleList(CellNorm(1, dim) for _ in range(depth))
             if num_views == 1:  # whose weight is one, whatever the voxels say
                 names = [name for name, _ in self.voxel_norms.named_parameters()]
-                self.may_lack_gradient += tuple(f"voxel_norms.{name}" for name in names)
+                self.lack_gradient = tuple(f"voxel_norms.{name}" for name in names)
 
         if config.local_aggregation:
             self.attention = LocalAttention(config, num_views, dim)
@@ -368,8 +368,10 @@ def in_place(
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of the angle between vectors (..., C) that are broadcast -> (...). Lengths are below
-    the product, as in `F.cosine_similarity`, but not divided into every value.
+    """Cosine of the angle between vectors (..., C), which are broadcast -> (...).
+
+    That of `F.cosine_similarity`, which divides both vectors by their lengths: here their product
+    alone is divided.
     """
     products = (first * second).sum(dim=-1)
     lengths = [

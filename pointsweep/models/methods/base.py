@@ -23,8 +23,10 @@ class Method(nn.Module):
         0  # how many features (B, C) `pool` hands to the head beside the pooled tokens
     )
     trains_class_token = True  # that of the checkpoint; a new one trains always
-    # own tensors which have no gradient, or parts of which, in the published program too
-    may_lack_gradient: tuple[str, ...] = ()
+    # own tensors of which parts have no gradient in the published program too
+    parts_lack_gradient: tuple[str, ...] = ()
+    # own tensors that no gradient reaches at all with these settings, in that program either
+    lack_gradient: tuple[str, ...] = ()
     # what it adds to the blocks starts as the frozen weights say, alike for every seed
     starts_from_weights = False
     # `after_attention` is called; blocks that cannot call it are refused by `attach`

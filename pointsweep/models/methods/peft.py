@@ -134,11 +134,7 @@ def _give_torchs_own(blocks: nn.Module, paths: list[str]) -> None:
     for path in paths:
         layer = blocks.get_submodule(path)
         if isinstance(layer, Linear):
-            plain = nn.Linear(
-                layer.in_features, layer.out_features, bias=False, device="meta"
-            )
-            plain.weight, plain.bias = layer.weight, layer.bias
-            blocks.set_submodule(path, plain)
+            blocks.set_submodule(path, layer.plain())
 
 
 def _take_own_weights(layers: list[nn.Module]) -> None:

@@ -70,7 +70,7 @@ class PointPEFT(Method):
 
     keeps_buffers = True  # the bank
     # a prompt's coordinates act where they are taken as a centre, and only the first one surely is
-    may_lack_gradient = ("coordinates",)
+    parts_lack_gradient = ("coordinates",)
     bank: Tensor
 
     def attach(self, backbone: Backbone, prefix: int, num_views: int) -> None:
