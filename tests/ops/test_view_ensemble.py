@@ -16,8 +16,18 @@ NAMES = ("tokens", "mixed", "last", "guide", "weight", "bias")
 
 def inputs(mixed: int = E, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    shapes = {"tokens": (B, N, C), "mixed": (B, M, N, mixed), "last": (M, mixed, C), "guide": (B, N, C), "weight": (M, C), "bias": (M, C)}
-    return {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for name, shape in shapes.items()}
+    shapes = {
+        "tokens": (B, N, C),
+        "mixed": (B, M, N, mixed),
+        "last": (M, mixed, C),
+        "guide": (B, N, C),
+        "weight": (M, C),
+        "bias": (M, C),
+    }
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for name, shape in shapes.items()
+    }
 
 
 def cells(count: int | None = 5) -> Cells:
@@ -48,7 +58,9 @@ def slow(parts: dict[str, torch.Tensor], grid: Cells) -> torch.Tensor:
                 rows.append(y[b, j][grid.first[b, j] == cell].mean(dim=0))
         rows += [torch.zeros(C, dtype=y.dtype)] * (number * B - len(rows))
         normed = F.batch_norm(torch.stack(rows), None, None, parts["weight"][j], parts["bias"][j], training=True)
-        views.append(torch.stack([torch.stack([F.gelu(normed[at[b, int(grid.first[b, j, i])]]) for i in range(N)]) for b in range(B)]))
+        views.append(
+            torch.stack([torch.stack([F.gelu(normed[at[b, int(grid.first[b, j, i])]]) for i in range(N)]) for b in range(B)])
+        )
     weights = torch.stack([(F.cosine_similarity(view, parts["guide"], dim=2) + 1) / 2 for view in views])
     weights = weights / weights.sum(dim=0)
     return sum(w.unsqueeze(2) * view for w, view in zip(weights, views, strict=True))
