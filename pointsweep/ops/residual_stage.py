@@ -73,8 +73,9 @@ class _Kept:
     E).
     """
 
-    scale1: Tensor = field(init=False)  # (E,) BN1(a) = a * scale1 + shift1
-    shift1: Tensor = field(init=False)
+    scale1: Tensor = field(init=False)  # (E,) of the first norm, in double precision
+    scale_rows: Tensor = field(init=False)  # BN1(a) = a * scale_rows + shift_rows
+    shift_rows: Tensor = field(init=False)
     mean1: Tensor = field(init=False)  # of a
     inverse1: Tensor = field(init=False)  # 1 / its standard deviation
     mean_r: Tensor = field(init=False)  # (E,)
@@ -340,16 +341,15 @@ class _Pass:
         self.kept.mean1 = mean
         self.kept.scale1 = scale
         self.kept.inverse1 = inverse
-        self.kept.shift1 = block.bias1.double() - mean * scale
+        self.kept.scale_rows = scale.to(self.a)
+        self.kept.shift_rows = (block.bias1.double() - mean * scale).to(self.a)
 
         return mean + pilot + block.b1, var
 
     def r(self, rows: slice) -> Tensor:
         """ReLU(BN1(a))."""
         kept = self.kept
-        return torch.addcmul(
-            kept.shift1.to(self.a), self.a[rows], kept.scale1.to(self.a)
-        ).relu_()
+        return torch.addcmul(kept.shift_rows, self.a[rows], kept.scale_rows).relu_()
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and scatter of r, and what follows from them: the statistics of W2 r + b2."""

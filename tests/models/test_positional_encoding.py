@@ -10,6 +10,7 @@ import torch
 from pointsweep.config.backbones import TinyConfig
 from pointsweep.config.parts import PositionsConfig
 from pointsweep.config.validation import trial_from_dict
+from pointsweep.models import positional_encoding
 from pointsweep.models.backbones.base import lookup_line, lookup_plane
 from pointsweep.models.backbones.tiny import Tiny
 from pointsweep.models.point_model import PointModel
@@ -61,6 +62,41 @@ def test_virtual_encodings_are_the_mean_over_views(modality: str):
     assert places is not None
     one_by_one = [six(CENTERS, places[:, view : view + 1]) for view in range(6)]
     torch.testing.assert_close(six(CENTERS, places), torch.stack(one_by_one).mean(dim=0))
+
+
+@pytest.mark.parametrize("compat", ["fixed", "official"])
+@pytest.mark.parametrize("modality", ["1d", "2d"])
+def test_encodings_do_not_depend_on_how_many_clouds_are_averaged_at_one_time(
+    modality: str, compat: str, monkeypatch: pytest.MonkeyPatch
+):
+    made = Positions(PositionsConfig(), backbone(modality), num_tokens=5, compat=compat)
+    places = made.project(torch.randn(7, 5, 3, generator=torch.Generator().manual_seed(2)) * 0.4)
+    looked_up: list[int] = []
+    encode = made.encode
+
+    def count(index: int, locations: torch.Tensor) -> torch.Tensor | None:
+        looked_up.append(len(locations))
+        return encode(index, locations)
+
+    monkeypatch.setattr(made, "encode", count)
+    by_slice_bytes = {}
+    for clouds in (7, 3):
+        monkeypatch.setattr(positional_encoding, "SLICE_BYTES", clouds * 6 * 5 * made.dim * 4)
+        by_slice_bytes[clouds] = made(CENTERS, places)
+    at_one_time = [7, 3, 3, 1] if compat == "fixed" or modality == "2d" else [7, 7, 3, 3, 3, 3, 1, 1]
+    assert looked_up == at_one_time
+    assert torch.equal(by_slice_bytes[7], by_slice_bytes[3])
+
+
+def test_a_trained_table_has_the_gradient_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch):
+    made = positions()
+    table = made.encode.__self__.table.requires_grad_()
+    places = made.project(torch.randn(7, 5, 3, generator=torch.Generator().manual_seed(2)) * 0.4)
+    gradients = []
+    for clouds in (7, 3):
+        monkeypatch.setattr(positional_encoding, "SLICE_BYTES", clouds * 6 * 5 * made.dim * 4)
+        gradients += torch.autograd.grad(made(CENTERS, places).sin().sum(), table)
+    assert torch.equal(*gradients)
 
 
 @torch.no_grad()
