@@ -172,6 +172,9 @@ def _cached_alone(
 ) -> T:
     if any(tensor.requires_grad or tensor.is_meta for tensor in made_of):
         return make(*made_of)
+    # A tensor of inference mode counts no writes, and no later training step could use it.
+    if torch.is_inference_mode_enabled() or any(map(torch.is_inference, made_of)):
+        return make(*made_of)
 
     kind = made_of[0].device.type
     # Products are rounded otherwise under autocast.

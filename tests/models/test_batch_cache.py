@@ -65,6 +65,18 @@ def test_a_value_is_of_these_numbers_in_this_mode_alone():
     assert cached([points.requires_grad_()], "sum", lambda own: torch.tensor(2)).item() == 2
 
 
+def test_inference_mode_leaves_nothing_that_training_would_find():
+    """Tensors of inference mode cannot be saved for a backward pass, and count no writes."""
+    model, points = build(config("any2point"), 5), torch.rand(4, 64, 3)
+    with torch.inference_mode():
+        logits = model.eval()(points)
+        assert torch.equal(model(points.clone()), logits)
+    with torch.no_grad():
+        assert torch.equal(model(points), logits)
+    model.train()(points).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_what_is_kept_is_bounded_and_the_least_used_goes_first():
     kept = LeastRecentlyUsed(limit_bytes=4000)
     for name in "abcd":
