@@ -52,6 +52,8 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
         return False
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return False
+    if x.dim() < 2:  # a vector, whose gradient of the weight would need rows
+        return False
 
     return x.numel() * len(weight) >= SMALLEST
 

@@ -66,12 +66,15 @@ def current() -> Joint | None:
 
 def is_eager_on_cpu(tensor: Tensor) -> bool:
     """Return whether operators that write in place, which have gradients of their own, may work on
-    it: single or double precision on a CPU, not under autocast, of one trial alone.
+    it: single or double precision on a CPU, not under autocast, of one trial alone, outside
+    torch.func's transforms.
     """
     if tensor.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
+    if current() is not None or torch._C._are_functorch_transforms_active():
+        return False
 
-    return tensor.dtype in (torch.float32, torch.float64) and current() is None
+    return tensor.dtype in (torch.float32, torch.float64)
 
 
 class _Outside(torch.autograd.Function):
@@ -238,10 +241,12 @@ class _Layers(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         joint = current()
-        rule = RULES.get(function)
         named = kwargs or {}
+        if joint is None:
+            return function(*args, **named)
 
-        if joint is None or rule is None:
+        rule = rule_for(function, args, named)
+        if rule is None:
             return function(*args, **named)
 
         values = [*args, *named.values()]

@@ -7,7 +7,7 @@ Letters: K members, B clouds, C channels in, D out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,15 +36,39 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
 ) -> Tensor:
     """x (K, B, C, ...), weight (K, D, C, 1, ...), bias (K, D) -> (K, B, D, ...): a product;
-    channels lie last in memory.
+    channels lie last in memory. Only for calls of which `is_product` is true.
     """
-    assert all(size == 1 for size in weight.shape[3:]), (
-        "a kernel of 1 is what all of our layers have"
-    )
     return linear(x.movedim(2, -1), weight.flatten(2), bias).movedim(-1, 2)
+
+
+def is_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """Return whether a convolution of one member, x (B, C, ...) and weight (D, C, 1, ...), is a
+    product at every position: kernel and stride of 1, no padding, no groups.
+    """
+    if x.dim() != weight.dim() or groups != 1 or isinstance(padding, str):
+        return False
+
+    kernel = weight.shape[2:]
+    return _all_equal(kernel, 1) and _all_equal(stride, 1) and _all_equal(padding, 0)
+
+
+def _all_equal(numbers: Any, number: int) -> bool:
+    """Return whether a number, or each of several, is this one."""
+    if isinstance(numbers, int):
+        return numbers == number
+
+    return all(each == number for each in numbers)
 
 
 def batch_norm(
@@ -100,14 +124,11 @@ def layer_norm(
     )
 
     assert weight is not None
-    assert bias is not None
+    scale = weight.view(grid)
+    if bias is None:
+        return (normal * scale).to(normal.dtype)
 
-    return torch.addcmul(bias.view(grid), normal, weight.view(grid)).to(normal.dtype)
-
-
-def cosine_similarity(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    """(K, ...) each; `dim`, not negative, is a member's."""
-    return F.cosine_similarity(x, y, dim=dim + 1)
+    return torch.addcmul(bias.view(grid), normal, scale).to(normal.dtype)
 
 
 RULES: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
@@ -116,5 +137,17 @@ RULES: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     torch.conv2d: convolution,
     F.batch_norm: batch_norm,
     F.layer_norm: layer_norm,
-    F.cosine_similarity: cosine_similarity,
 }
+
+
+def rule_for(
+    function: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]
+) -> Callable[..., Tensor] | None:
+    """Return the function of all members that stands for a call of one; None where it is vmap's
+    own.
+    """
+    rule = RULES.get(function)
+    if rule is convolution and not is_product(*args, **named):
+        return None
+
+    return rule

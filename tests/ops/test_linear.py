@@ -48,6 +48,14 @@ def test_outputs_and_gradients_are_those_of_torch_in_double_precision(bias):
         near(found, exact)
 
 
+def test_a_vector_has_gradients_too():
+    x, weight = torch.randn(1024, requires_grad=True), torch.randn(1024, 1024, requires_grad=True)
+    towards = torch.randn(1024)
+    of_x, of_weight = torch.autograd.grad(linear(x, weight), (x, weight), towards)
+    near(of_x, (towards.double() @ weight.double()).detach())
+    near(of_weight, torch.outer(towards.double(), x.double()).detach())
+
+
 def test_a_gradient_can_be_differentiated_again():
     x, weight = torch.randn(64, 96, requires_grad=True), torch.randn(256, 96, requires_grad=True)
 
