@@ -49,8 +49,11 @@ def farthest_points(
     (spec 1.1); of ties the first point.
 
     The first n of them are the sample of n points. `skip_near_origin` never picks points with |p|^2
-    <= 1e-3, as pointnet2_ops does. Raises ValueError if there are fewer points than `count`.
+    <= 1e-3, as pointnet2_ops does. Raises ValueError for points without exactly three coordinates,
+    and if there are fewer points than `count`.
     """
+    if points.dim() != 3 or points.shape[2] != 3:
+        raise ValueError(f"points must be (B, P, 3), got {tuple(points.shape)}")
     if count > points.shape[1]:
         raise ValueError(
             f"cannot sample {count} points from clouds of {points.shape[1]}"
@@ -130,8 +133,14 @@ def nearest(queries: Tensor, points: Tensor, count: int) -> Tensor:
     """Indices (B, G, count) of the points (B, P, C) nearest to each query (B, G, C), ascending; of
     ties the first points.
 
-    Points are places (C = 3) or features. Raises ValueError if there are fewer points than `count`.
+    Points are coordinates (C = 3) or features; distances are compared in single precision. Raises
+    ValueError if queries and points differ in B or C, and if there are fewer points than `count`.
     """
+    if queries.shape[::2] != points.shape[::2]:
+        raise ValueError(
+            "queries (B, G, C) and points (B, P, C) must agree in B and C, got"
+            f" {tuple(queries.shape)} and {tuple(points.shape)}"
+        )
     if count > points.shape[1]:
         raise ValueError(
             f"cannot find {count} neighbours among {points.shape[1]} points; lower the number of"

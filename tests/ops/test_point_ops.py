@@ -62,6 +62,15 @@ def test_too_many_points_or_neighbours_are_refused():
         nearest(clouds(), clouds(), 61)
 
 
+def test_shapes_that_do_not_fit_are_refused():
+    """Compiled loops would read and write beyond the memory of the smaller tensor."""
+    with pytest.raises(ValueError, match=r"points must be \(B, P, 3\), got \(3, 60, 2\)"):
+        farthest_points(clouds()[:, :, :2], 5)
+    for queries in (clouds(count=1), clouds(count=4), clouds()[:, :, :2]):
+        with pytest.raises(ValueError, match="must agree in B and C, got"):
+            nearest(queries, clouds(), 5)
+
+
 def test_nearest_equal_sorted_distances_and_contain_the_centre():
     points = clouds(count=20)
     found = nearest(points[:, :5], points, 7)
