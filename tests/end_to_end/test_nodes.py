@@ -43,6 +43,8 @@ def nodes(count: int, monkeypatch, **options) -> Iterator[tuple]:
         "dashboard_agent_listen_port": free_port(),
     }
     cluster = Cluster(initialize_head=True, head_node_args={**SMALL, **head, **options})
+    # as `ray start` does; without it a job joins any cluster of this machine, as of a test that runs beside this one
+    (folder / "ray_current_cluster").write_text(cluster.address)
     try:
         for _ in range(count - 1):
             add(cluster, folder)
