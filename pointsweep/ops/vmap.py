@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
-from pointsweep.ops.vmap_layers import RULES
+from pointsweep.ops.vmap_layers import rule_for
 
 _here = threading.local()
 
