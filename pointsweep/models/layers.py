@@ -72,6 +72,16 @@ def set_noise(model: nn.Module, generator: torch.Generator) -> None:
             module.generator = generator
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether anything is called around the module's forward or backward pass."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def drawn(std: float, *shape: int) -> Tensor:
     """std * torch.randn(shape). On the meta device, where a model is only counted, both would load
     torch's compiler: seconds.

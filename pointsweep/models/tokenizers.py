@@ -23,7 +23,7 @@ from pointsweep.models.activation_checkpointing import run_stage
 from pointsweep.models.backbones.base import Backbone
 from pointsweep.models.backbones.patch_embedding import PatchEmbedding, Stem
 from pointsweep.models.batch_cache import cached, is_cacheable
-from pointsweep.models.layers import Residual
+from pointsweep.models.layers import Residual, has_hooks
 from pointsweep.ops import residual_stage
 from pointsweep.ops.point_ops import (
     farthest_points,
@@ -160,19 +160,15 @@ class Stage(nn.Sequential):
 
     def works_by_rows(self, features: Tensor) -> bool:
         """Return whether `rows` can stand for the plain layers."""
-        if self.compiled or not is_eager_on_cpu(features):
+        if self.compiled or has_hooks(self) or not is_eager_on_cpu(features):
             return False
 
         norms: list[nn.BatchNorm2d] = []
-        for layer in list(self.modules())[1:]:
-            if layer._forward_hooks:
+        for block in self:
+            if not _is_plain(block):
                 return False
 
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                if type(layer) is not nn.BatchNorm2d:
-                    return False
-
-                norms.append(layer)
+            norms += [n for n in block.modules() if isinstance(n, nn.BatchNorm2d)]
 
         modes = {norm.training for norm in norms}
         if modes == {False}:
@@ -210,6 +206,18 @@ class Stage(nn.Sequential):
             _count(norm, mean, var, near.numel())
 
         return features
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Return whether a block is a `Residual` as it is made: no layer of another kind, no hook."""
+    if type(block) is not Residual or any(map(has_hooks, block.modules())):
+        return False
+
+    kinds = tuple(type(layer) for layer in block.layers)
+    if kinds != (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d):
+        return False
+
+    return all(block.layers[index].bias is not None for index in (0, 3))
 
 
 def _running(norm: nn.BatchNorm2d) -> residual_stage.Statistics:

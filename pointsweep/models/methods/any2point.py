@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from pointsweep.config.methods import Any2PointConfig
 from pointsweep.models.backbones.base import Backbone, Plane
 from pointsweep.models.batch_cache import cached
-from pointsweep.models.layers import Bottleneck, DropPath, init_matrix
+from pointsweep.models.layers import Bottleneck, DropPath, has_hooks, init_matrix
 from pointsweep.models.methods.base import Method
 from pointsweep.ops import view_ensemble
 from pointsweep.ops.cells import Cells, cells_of
@@ -307,7 +307,7 @@ class Any2Point(Method):
         """Return whether `in_place` can stand for the plain layers."""
         if self.config.cell_pooling != "mean" or self.compiled_aggregate is not None:
             return False
-        if cell_norm._forward_hooks or not is_eager_on_cpu(t):
+        if has_hooks(cell_norm) or not is_eager_on_cpu(t):
             return False
 
         return cell_norm.training or not torch.is_grad_enabled()

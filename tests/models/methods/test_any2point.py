@@ -170,6 +170,15 @@ def test_views_in_place_equal_the_plain_layers(training, fields, monkeypatch):
         torch.testing.assert_close(own[name], value, atol=2e-6 * length, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_a_norm_with_a_hook_is_called(hook):
+    method, _ = make()
+    norm, tokens = method.train().cell_norms[1], torch.randn(3, 7, 48)
+    assert method._works_in_place(tokens, norm)
+    getattr(norm, hook)(lambda *_: None)
+    assert not method._works_in_place(tokens, norm)
+
+
 def test_the_bottleneck_is_added_to_the_feed_forward_branch():
     method, _ = make(scale_factor=0.3)
     f = torch.randn(2, 7, 48)
