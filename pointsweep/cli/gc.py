@@ -39,8 +39,8 @@ RECORD = "record.json"
 TRIAL_NAME = re.compile(r"[0-9a-f]{16}")
 LAUNCH_NAME = re.compile(r"[0-9a-f]{12}")
 LAUNCH_FOLDERS = ("ray", "launches")
-# ".record.json.1f2e3d4c.tmp", ".lease.<32 hex digits>.claim.tmp": the names that store.py and
-# lease.py give.
+# ".record.json.1f2e3d4c.tmp", ".lease.<32 hex digits>.claim.tmp": the names that storage/base.py
+# and storage/lease.py give.
 TEMPORARY_NAME = re.compile(
     r"\.[A-Za-z0-9][A-Za-z0-9_.-]*\.(?:[a-z0-9_]{8}|[0-9a-f]{32}|[0-9a-f]{32}\.claim)\.tmp"
 )

@@ -2,7 +2,7 @@
 joined.
 
 Ray retries a pack whose worker or node died; what a trial itself raises is dealt with in the worker
-(guard.py).
+(supervisor.py).
 """
 
 from __future__ import annotations

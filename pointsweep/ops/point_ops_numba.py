@@ -1,4 +1,4 @@
-"""Farthest points and neighbours compiled by numba for the CPU: the same indices as geometry.py's
+"""Farthest points and neighbours compiled by numba for the CPU: the same indices as point_ops.py's
 own, bit for bit.
 
 Only imported where numba is (`pip install pointsweep[fast]`). Distances are float32, ((dx dx + dy

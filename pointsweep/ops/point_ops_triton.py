@@ -1,4 +1,4 @@
-"""Farthest points compiled by Triton for CUDA: the same indices as geometry.py's own, bit for bit.
+"""Farthest points compiled by Triton for CUDA: the same indices as point_ops.py's own, bit for bit.
 
 One program a cloud holds all its points in registers, so a step reads nothing but the last chosen
 point. Products are not fused with sums (`enable_fp_fusion`), as nowhere in this package, and of

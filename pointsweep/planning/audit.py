@@ -305,8 +305,8 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
         if backbone is None or method is None or method.name == "full":
             continue
 
-        # What a checkpoint holds is not kept with a plan; of those the record says it
-        # (recording.py).
+        # What a checkpoint holds is not kept with a plan: of those the record has the remark
+        # (record_builder.py).
         if backbone.weights in WITHOUT_CHECKPOINT and not backbone.stand_in:
             by_backbone.setdefault(backbone, []).append(arm)
 

@@ -411,7 +411,7 @@ def records_by_seed(
 @dataclass(frozen=True)
 class Adaptive:
     """Adaptive seeds: from `least` to `most` in a cell, by what its comparison with the row
-    `against` still needs (adaptive.py).
+    `against` still needs (adaptive_seeds.py).
     """
 
     least: int

@@ -1,5 +1,5 @@
 """The file's `seeds:`: a number, a list, or a rule by which a comparison gets as many as it needs
-(adaptive.py).
+(adaptive_seeds.py).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 The sweep runs once undisturbed. Then every round runs it in a fresh store while a process dies at
 one or several writes: before the write, in the middle of it, or after it, with the loss of all that
-was not flushed (faults.py); or the disk is full at a write; or a bit is flipped between two runs;
-or any of the command's processes, Ray's too, is killed at any time; or the command is given twice
-at once. By turns MLflow is a server at the end of a bad line. The same command is given until it
-ends well. Exit codes: 0 all invariants hold; 1 one does not; 2 the file is invalid.
+was not flushed (fault_injection.py); or the disk is full at a write; or a bit is flipped between
+two runs; or any of the command's processes, Ray's too, is killed at any time; or the command is
+given twice at once. By turns MLflow is a server at the end of a bad line. The same command is given
+until it ends well. Exit codes: 0 all invariants hold; 1 one does not; 2 the file is invalid.
 """
 
 from __future__ import annotations

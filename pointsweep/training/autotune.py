@@ -94,8 +94,8 @@ def share(peak_bytes: int, total_bytes: int) -> float:
 
 
 def peak_and_total(device: torch.device) -> tuple[int, int]:
-    """The most bytes that this process has taken of a GPU, with those that once.py may come to
-    keep, and the GPU's.
+    """The most bytes that this process has taken of a GPU, with those that batch_cache.py may come
+    to keep, and the GPU's.
     """
     return (
         torch.cuda.max_memory_reserved(device) + LIMIT_BYTES["cuda"],

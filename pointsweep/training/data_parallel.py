@@ -3,8 +3,9 @@ with the gradient of the whole.
 
 Source: data-parallel training as in PyTorch Distributed (arXiv 2006.15704), without its overlap:
 the gradients are summed in one tensor after the backward pass. The first process is the trial: it
-has the folder, evaluates and writes. The others (follow.py) hold copies of its state: a step is a
-function of the trial's config and its number (train.py), so that nothing more is said.
+has the folder, evaluates and writes. The others (data_parallel_worker.py) hold copies of its
+state: a step is a function of the trial's config and its number (loop.py), so that they need no
+further messages.
 """
 
 from __future__ import annotations

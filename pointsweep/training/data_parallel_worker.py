@@ -1,5 +1,5 @@
-"""What the other processes of a trial do (group.py): take over its state, and compute their part of
-every step to its end.
+"""Work of the other processes of a trial (data_parallel.py): they take over its state, and compute
+their part of every step to its end.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def put(file: IO[bytes], data: bytes, path: Path, way: str) -> None:
 
 def flush(file: IO[bytes], path: Path | None = None) -> None:
     """Flush to the disk. A thread that others wait for lets them go on meanwhile (`waits.aside`,
-    members.py).
+    coroutines.py).
     """
     with getattr(waits, "aside", nullcontext)():
         os.fsync(file.fileno())

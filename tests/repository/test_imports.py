@@ -118,6 +118,21 @@ def test_the_design_lists_every_file_and_no_other():
     assert listed == there
 
 
+# of other programs, or made up as an example
+FOREIGN = {"collect_indoor3d_data.py", "gcs.py", "mine.py", "vision_transformer.py"}
+
+
+def test_files_named_in_docstrings_and_comments_exist():
+    """A module that was renamed leaves no old name behind."""
+    names = {path.name for folder in (PACKAGE, PACKAGE.parent / "tests") for path in folder.rglob("*.py")} | FOREIGN
+    texts = [*FILES, PACKAGE.parent / "docs" / "design.md"]
+    missing = []
+    for path in texts:
+        named = re.findall(r"(?<!benchmarks/)\b[a-z0-9_]+\.py\b", path.read_text())
+        missing += [f"{path.relative_to(PACKAGE.parent)}: {name}" for name in named if name not in names]
+    assert missing == []
+
+
 def test_a_folder_can_be_seen_at_once():
     for folder in {path.parent for path in FILES}:
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py" or folder == PACKAGE]

@@ -26,7 +26,7 @@ MAX_STEP = 0.01
 # first.
 MAX_ROUNDING = 1e-6
 # Of clouds that are used as they are stored: beyond these, squared distances leave the range that
-# geometry.py computes in.
+# point_ops.py computes in.
 RADII = (1e-6, 1e4)
 
 

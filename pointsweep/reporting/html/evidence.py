@@ -3,7 +3,7 @@ clouds where this machine has them.
 
 Everything comes from the trials' folders, but for the true classes of trials that did not keep
 them, and the clouds: those are taken from the data sets that this machine has opened before
-(`data/cache.py`), found by the digest that the record names.
+(`utils/array_cache.py`), found by the digest that the record names.
 """
 
 from __future__ import annotations
