@@ -54,7 +54,8 @@ class Predictor:
         """
         import pandas
 
-        clouds = np.asarray(model_input, dtype=np.float32)
+        # a copy: batch_cache.py does not see what NumPy writes into an array later
+        clouds = np.array(model_input, dtype=np.float32)
         clouds = clouds[None] if clouds.ndim == 2 else clouds
         width = 3 + self.config.dataset.feature_channels
 
