@@ -2,10 +2,11 @@
 neighbourhoods, projections.
 
 Members of a pack with the same seed see the same batches, and every evaluation sees the same clouds
-again. A value is found under the memory of the tensors that it was made of, which the entry keeps
-alive, so that it is another tensor's never: the same numbers come out as without. The least
-recently used values are dropped first. What was made on one stream of a GPU is waited for on
-another.
+again. The key of a value is the memory of the tensors that it was made of and the number of writes
+to it. The entry keeps these tensors alive, so that no other tensor can have the same key: results
+do not depend on the cache. Torch alone counts writes: an array that NumPy changes has to be copied
+before it becomes a tensor. The least recently used values are dropped first. What was made on one
+stream of a GPU is waited for on another.
 """
 
 from __future__ import annotations
@@ -140,11 +141,11 @@ def cached(
     make: Callable[..., T],
     as_one: bool = False,
 ) -> T:
-    """`make(*made_of)`, a function of these tensors and of what `name` tells alone; nobody may
-    change in place what it gives.
+    """`make(*made_of)`, a function of these tensors and of what `name` identifies alone, made if it
+    is not cached; nobody may change it in place.
 
-    Members that run as one find each their own, made alone or ahead; `as_one`: it is made for all
-    of them at once.
+    Of members that run as one each gets its own value; with `as_one` it is made for all of them in
+    one call, without the cache.
     """
     joint = current()
     if joint is None:

@@ -83,8 +83,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def drawn(std: float, *shape: int) -> Tensor:
-    """std * torch.randn(shape). On the meta device, where a model is only counted, both would load
-    torch's compiler: seconds.
+    """std * torch.randn(shape), but without values on the meta device, where a model is only
+    counted: drawing and multiplying there would load torch's compiler, which takes seconds.
     """
     values = torch.empty(shape)
     if values.is_meta:
@@ -128,7 +128,7 @@ class Chain(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen layer's; T5's layers ask for its type."""
+        """The frozen layer's weight; T5's layers ask for its type."""
         for layer in self:
             weight = getattr(layer, "weight", None)
             if isinstance(weight, Tensor):
@@ -149,8 +149,8 @@ class Bottleneck(nn.Sequential):
         self.start("xavier")
 
     def start(self, kind: str) -> None:
-        """Biases zero; matrices Xavier-uniform, truncated normal 0.02 (`trunc_normal`), or such
-        that nothing is added (`zero_up`).
+        """Initialise in place: biases zero; matrices Xavier-uniform, truncated normal 0.02
+        (`trunc_normal`), or such that nothing is added (`zero_up`).
         """
         for layer in (self[0], self[3]):
             assert isinstance(layer, nn.Linear)

@@ -44,7 +44,7 @@ class PointPNLight(nn.Module):
     """
 
     uses_stem = False
-    skips_near_origin = False  # set by the model: see official.py
+    skips_near_origin = False  # set by the model: see config/official.py
     recomputed = False  # see activation_checkpointing.py
 
     def __init__(
@@ -203,7 +203,7 @@ class Stage(nn.Sequential):
 
         features, statistics = residual_stage.training(pairs, blocks)
         for norm, (mean, var) in zip(norms, statistics, strict=True):
-            _count(norm, mean, var, near.numel())
+            _update_running(norm, mean, var, near.numel())
 
         return features
 
@@ -227,8 +227,8 @@ def _running(norm: nn.BatchNorm2d) -> residual_stage.Statistics:
 
 
 @torch.no_grad()
-def _count(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, rows: int) -> None:
-    """Let a norm's running statistics see a batch."""
+def _update_running(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, rows: int) -> None:
+    """Update a norm's running statistics with those of a batch of so many rows."""
     running_mean, running_var = _running(norm)
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
@@ -259,7 +259,7 @@ class PointPN(nn.Module):
     """
 
     uses_stem = False
-    skips_near_origin = False  # set by the model: see official.py
+    skips_near_origin = False  # set by the model: see config/official.py
     recomputed = False  # see activation_checkpointing.py
 
     def __init__(

@@ -13,15 +13,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells of a grid: which tokens share one. `first` is the index of the first token of a token's
-    cell, `share` 1 / the cell's size, `average` has that share where two tokens share a cell, and
-    zeros.
+    """Tokens by the cells that they lie in. `first` is the index of the first token of a token's
+    cell, `share` is 1 / the number of tokens in the cell, `average` is that share for two tokens of
+    one cell and 0 for others.
     """
 
     first: Tensor  # (B, M, N)
     share: Tensor  # (B, M, N)
     average: Tensor  # (B, M, N, N)
-    count: Tensor  # () cells of a view over the whole batch, empty ones included where they count
+    count: Tensor  # () cells of a view in the whole batch; with the empty ones, see `cells_of`
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the cell of every token: (B, M or 1, N, C) -> (B, M, N, C)."""
@@ -43,8 +43,8 @@ class Cells:
 
 
 def cells_of(ids: Tensor, count: int | None) -> Cells:
-    """ids (B, M, N) -> Cells; `count` cells a sample and view, or None for the occupied ones
-    alone.
+    """Cells of tokens with the cell ids (B, M, N). `count` is the number of cells of a cloud and
+    view, the empty ones included; None counts the occupied ones alone.
     """
     same = ids.unsqueeze(3) == ids.unsqueeze(2)  # (B, M, N, N)
     share = 1.0 / same.sum(dim=3)

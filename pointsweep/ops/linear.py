@@ -1,8 +1,8 @@
 """Products of matrices on a CPU, by oneDNN where that is faster than what torch takes.
 
 Torch multiplies single precision by MKL. With AVX-512 on AMD's processors oneDNN takes half the
-time. Which one it is, processor, build and shapes alone decide: a trial gives the same digits in
-each run, and others on another processor, as ever.
+time. The choice depends on the processor, torch's build and the shapes alone, so a trial gives the
+same digits in every run on one kind of processor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ONEDNN = (
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-# multiplications; with fewer oneDNN's call takes longer than it saves
+# number of multiplications; with fewer, the call of oneDNN takes longer than it saves
 SMALLEST = 1 << 20
 
 
@@ -33,8 +33,8 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
 
 
-def turned_product(first: Tensor, second: Tensor) -> Tensor:
-    """first (n, C), turned, times second (n, D): (C, D)."""
+def transposed_product(first: Tensor, second: Tensor) -> Tensor:
+    """first (n, C), transposed, times second (n, D): (C, D)."""
     return product(first.t(), second)
 
 
@@ -85,16 +85,16 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Made of `linear` itself, so that it can be differentiated again."""
+        """Compute the gradients by `linear` itself, so that they can be differentiated again."""
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
 
-        if of_x:
+        if needs_x:
             grad_x = linear(grad, weight.t())
-        if of_weight:
+        if needs_weight:
             grad_weight = linear(grad.flatten(0, -2).t(), x.flatten(0, -2).t())
-        if of_bias:
+        if needs_bias:
             grad_bias = grad.flatten(0, -2).sum(0)
 
         return grad_x, grad_weight, grad_bias

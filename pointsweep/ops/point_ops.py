@@ -32,8 +32,8 @@ SLICE = {"cpu": 2, "cuda": 32}
 
 @functools.cache
 def compiled(device_type: str) -> Any:
-    """The compiled farthest points of a device, and on a CPU neighbours too; None where its
-    compiler is not installed.
+    """Return the module with the compiled farthest points of a device, and on a CPU with its
+    neighbours; None where the compiler is not installed.
     """
     name = {"cpu": "numba", "cuda": "triton"}.get(device_type)
     if name is None or importlib.util.find_spec(name) is None:
@@ -436,8 +436,8 @@ def plane_cells(
 
 
 def voxel_ids(centers: Tensor, size: float) -> Tensor:
-    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3): of each the first center
-    that lies in it.
+    """Ids (B, N) of the voxels of edge `size` that hold centers (B, N, 3): a voxel's id is the
+    index of the first center in it.
 
     The grid starts at each sample's own minimum (spec 2.5). The voxels are not counted: a number
     that the batch decides would have to be waited for on a GPU, and shapes that depend on it could
@@ -451,8 +451,8 @@ def voxel_ids(centers: Tensor, size: float) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; from the CPU to a GPU through pinned memory, so that nobody waits for
-    the copy.
+    """A tensor on a device; from the CPU to a GPU through pinned memory, so that the CPU does not
+    wait for the copy.
     """
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)

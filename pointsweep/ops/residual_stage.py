@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pointsweep.ops.linear import product, turned_product
+from pointsweep.ops.linear import product, transposed_product
 
 SLICE_BYTES = 1 << 20  # of a slice's rows (., D): about the second cache
 PARAMETERS = 8  # of a block, in the order of `Block`
@@ -164,7 +164,7 @@ class Pairs:
 
 def training(pairs: Pairs, blocks: Sequence[Block]) -> tuple[Tensor, list[Statistics]]:
     """The stage's output (B, G, D) with batch statistics, and these, in double precision, two for
-    each block.
+    each block. Its gradient cannot be differentiated again.
     """
     parameters: list[Tensor] = []
     for block in blocks:
@@ -298,7 +298,7 @@ class _Stage(torch.autograd.Function):
 
 
 class _Pass:
-    """The looks at all rows, slice by slice, that the forward of one block takes."""
+    """Passes over all rows, slice by slice, in the forward of one block."""
 
     def __init__(
         self,
@@ -315,7 +315,9 @@ class _Pass:
         self.kept = _Kept() if kept is None else kept
 
     def first_layer(self, fill: bool) -> tuple[Tensor, Tensor]:
-        """a = W1 x, less about its mean, which keeps the sum of squares exact; its statistics."""
+        """Compute a = W1 x - p for all rows, where the pilot p is about the mean of W1 x, so that
+        the sum of squares loses no digits. Return the mean and variance of W1 x + b1.
+        """
         block, pilot = self.block, None
         total = _zeros(self.a, len(block.w1))
         squares = _zeros(self.a, len(block.w1))
@@ -352,7 +354,9 @@ class _Pass:
         return torch.addcmul(kept.shift_rows, self.a[rows], kept.scale_rows).relu_()
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and scatter of r, and what follows from them: the statistics of W2 r + b2."""
+        """Compute the mean and scatter of r over all rows. Return the mean and variance of W2 r +
+        b2, which follow from them.
+        """
         block, kept = self.block, self.kept
         middle, count = len(block.w1), len(self.x)
         total = _zeros(self.a, middle)
@@ -361,7 +365,7 @@ class _Pass:
         for part in self.pairs.slices():
             r = self.r(part.rows)
             total += _column_sums(r)
-            products += turned_product(r, r)
+            products += transposed_product(r, r)
 
         kept.mean_r = total / count
         kept.scatter_r = products - count * torch.outer(kept.mean_r, kept.mean_r)
@@ -422,8 +426,8 @@ class _AtMaximum:
         argmax = self.argmax[centres]
         return argmax + self.pairs.neighbours * torch.arange(len(argmax)).unsqueeze(1)
 
-    def turned_times(self, part: Slice, rows: Tensor) -> Tensor:
-        """The slice's gradient, turned, times its rows (., E): (D, E)."""
+    def transposed_times(self, part: Slice, rows: Tensor) -> Tensor:
+        """The slice's gradient, transposed, times its rows (., E): (D, E)."""
         index = self._rows(part.centres).t().contiguous()
         weights = self.gradient[part.centres].t().contiguous()
         return F.embedding_bag(index, rows, mode="sum", per_sample_weights=weights)
@@ -458,9 +462,9 @@ class _EveryRow:
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
 
-    def turned_times(self, part: Slice, rows: Tensor) -> Tensor:
-        """The slice's gradient, turned, times its rows (., E): (D, E)."""
-        return turned_product(self.rows[part.rows], rows)
+    def transposed_times(self, part: Slice, rows: Tensor) -> Tensor:
+        """The slice's gradient, transposed, times its rows (., E): (D, E)."""
+        return transposed_product(self.rows[part.rows], rows)
 
     def sums(self, part: Slice) -> Tensor:
         """The sums (D,) of the slice's gradient."""
@@ -476,7 +480,7 @@ class _EveryRow:
 
 
 class _Backward:
-    """The looks at all rows that the backward of one block takes.
+    """Passes over all rows, slice by slice, in the backward of one block.
 
     With y = BN2(W2 r + b2), z = BN1(a), and dy etc. the gradient of the loss with respect to y: the
     gradient through a norm is scale (dy - mean(dy) - y^ mean(dy y^)), y^ being what was normalised.
@@ -500,7 +504,7 @@ class _Backward:
         products, total = _zeros(one.a, width, middle), _zeros(one.a, width)
 
         for part in self.pairs.slices():
-            products += self.dy.turned_times(part, one.r(part.rows))
+            products += self.dy.transposed_times(part, one.r(part.rows))
             total += self.dy.sums(part)
 
         count = len(one.x)
@@ -548,7 +552,7 @@ class _Backward:
             u = torch.addcmul(self.dz[part.rows], one.a[part.rows], factor).add_(
                 constant
             )
-            products += turned_product(u, one.x[part.rows])
+            products += transposed_product(u, one.x[part.rows])
             yield part, u
 
         self.of_w1 = kept.scale1[:, None] * products

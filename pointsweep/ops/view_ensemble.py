@@ -40,7 +40,8 @@ def training(
 
     v_j = GELU(BN_j(A_j t + m_j W_j)) of tokens t (B, N, C), the cells' means of what attention
     mixed m (B, M, N, E), its last layer W (M, E, C) and A = `cells.average`. w_j is
-    (cos(v_j, guide) + 1) / 2, divided by the sum of all views', with guide (B, N, C).
+    (cos(v_j, guide) + 1) / 2, divided by the sum of all views', with guide (B, N, C). The gradient
+    cannot be differentiated again.
     """
     output, mean, variance = _Ensemble.apply(  # type: ignore[no-untyped-call]
         tokens, mixed, out, guide, norm.weight, norm.bias, norm.eps, cells
@@ -101,10 +102,9 @@ class _Weights:
         self.share = halves / self.total
 
     def gradients(self, of_share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Carry the gradients of the weights (M, R) on to the angles: factors of the guide in the
-        gradient of a view (M, R), of a view in its own (M, R), and of the guide in its own (R,).
-
-        A view is the factor of the first in the gradient of the guide as well.
+        """Return p (M, R), q (M, R) and s (R,), the factors in the gradients that pass through the
+        cosines: that of view j is p_j guide + q_j view_j, that of the guide is
+        sum_j p_j view_j + s guide. `of_share` (M, R) is the gradient of the weights.
         """
         of_half = (of_share - (of_share * self.share).sum(0)) / self.total
         of_cosine = of_half / 2

@@ -2,8 +2,9 @@
 
 An arm is a trial but for its seed and the settings of data and training. Refused: two arms that the
 table says differ and that do not, trained weights that no gradient reaches, a model under `compat:
-fixed` whose logits depend on the other clouds of a batch. Said: the same under `official`, with the
-amount; counts that do not print as the paper's. data/facts.py looks at the clouds.
+fixed` whose logits depend on the other clouds of a batch. Reported without a refusal: the same
+under `official`, with the amount; counts that do not print as the paper's. data/facts.py examines
+the clouds.
 """
 
 from __future__ import annotations
@@ -330,8 +331,8 @@ def _near_identities(arms: Sequence[Arm]) -> Iterator[Finding]:
 
 
 def _models_by_name(arms: Sequence[Arm]) -> Iterator[Finding]:
-    """Return what was found of models that a file names: their modality, width, blocks, causality
-    and positions, each once.
+    """Yield a remark on each model that a sweep file names: its modality, width, blocks, causality
+    and positions.
     """
     by_model: dict[str, list[str]] = {}
     for arm in arms:

@@ -1,13 +1,13 @@
 """The dry run of an arm: a small trial through the real optimiser, training loop and evaluation,
 before anything is launched.
 
-`audit.py` looks at models; here the training around a model is looked at. Every arm is trained for
-two epochs of two steps on a few clouds, in double precision, by the code that a launch runs. What
-it gives is compared with the definition of a step, of the learning rate and of an evaluation, which
-are written out once more below with torch's own parts. In double precision both agree to rounding,
-so that whatever else happened (a frozen weight that moved, a setting that was not looked at, labels
-of other clouds) shows. A step in the middle and one at the end of the planned epochs show what
-changes later (a head that is frozen after three epochs).
+`audit.py` examines models; this examines the training around a model. Every arm is trained for two
+epochs of two steps on a few clouds, in double precision, by the code that a launch runs. The result
+is compared with the definitions of a step, of the learning rate and of an evaluation, which
+dry_run_reference.py writes out with torch's own parts. In double precision both agree to rounding,
+so that every deviation shows (a frozen weight that moved, a setting that was not read, labels of
+other clouds). A step in the middle and one at the end of the planned epochs show what changes later
+(a head that is frozen after three epochs).
 
 Letters: B clouds, P points.
 """

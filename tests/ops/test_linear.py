@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pointsweep.models.layers import Linear
 from pointsweep.ops import linear as products
-from pointsweep.ops.linear import linear, product, turned_product
+from pointsweep.ops.linear import linear, product, transposed_product
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_products_are_those_of_double_precision():
     expected = torch.einsum("nc,dc->nd", rows.double(), weight.double())
     near(product(rows, weight.t()), expected)
     near(product(rows, weight.t(), bias), expected + bias)
-    near(turned_product(rows, others), torch.einsum("nc,nd->cd", rows.double(), others.double()))
+    near(transposed_product(rows, others), torch.einsum("nc,nd->cd", rows.double(), others.double()))
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -20,9 +20,9 @@ class PatchEmbedding(nn.Module):
     """Embedding of groups (B, N, K, C_in) -> tokens (B, N, C_out): two layers a point, the group's
     maximum beside each point, two layers, maximum.
 
-    While two layers are frozen their batch norm keeps the checkpoint's statistics, in training too.
-    `trains_norms`: the norms take the batch's statistics in training and move their own, as in the
-    released programs (T46).
+    While a pair of layers is frozen, its batch norm keeps the checkpoint's statistics, in training
+    too. With `trains_norms` it takes the batch's statistics in training and updates its own, as in
+    the released programs (T46).
     """
 
     trains_norms = False
@@ -46,7 +46,7 @@ class PatchEmbedding(nn.Module):
         return self
 
     def keep_statistics(self, kept: bool = True) -> None:
-        """Say whether the statistics stay the checkpoint's while the embedding is frozen."""
+        """Set whether the statistics stay the checkpoint's while the embedding is frozen."""
         self.trains_norms = not kept
 
     def forward(self, groups: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def _convolved(rows: Tensor, layer: nn.Conv1d) -> Tensor:
 
 
 def _behind(layers: Any, rows: Tensor) -> Tensor:
-    """Run what stands behind the first of `_two_layers`."""
+    """Apply all but the first of `_two_layers` to rows (R, C) -> (R, D)."""
     _, norm, relu, last = layers
     return _convolved(relu(norm(rows)), last)
 
@@ -94,8 +94,8 @@ def place_mlp(middle: int, dim: int) -> nn.Sequential:
 
 
 class Stem(nn.Module):
-    """`patches` and `places`, one of each per scale; `reduce` leads Point-BERT's wider tokens to
-    the width of its blocks.
+    """Embeddings of groups (`patches`) and of centres (`places`), one of each per scale. `reduce`
+    maps Point-BERT's wider tokens to the width of its blocks.
     """
 
     def __init__(

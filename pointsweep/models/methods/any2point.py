@@ -76,8 +76,9 @@ class CellNorm(nn.BatchNorm1d):
         assert self.running_mean is not None
         assert self.running_var is not None
         unbiased = var * count / (count - 1).clamp(min=1)
+        assert self.momentum is not None
         # lerp_ has no batching rule
-        lerp = partial(Tensor.lerp_, weight=self.momentum or 0.1)
+        lerp = partial(Tensor.lerp_, weight=self.momentum)
         folded(lerp, self.running_mean, mean.flatten())
         folded(lerp, self.running_var, unbiased.flatten())
 
