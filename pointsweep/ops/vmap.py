@@ -167,8 +167,8 @@ def uniform(
 
 
 def for_each(joint: Joint, make: Callable[[], Sequence[T]]) -> T:
-    """Return what `make` gives for every member, of tensors in tuples, lists and dataclasses ->
-    one, of stacked tensors under vmap.
+    """Return what `make` gives for every member, of tensors in containers (see `tensors`) -> one,
+    of stacked tensors under vmap.
     """
     made: list[T] = []
     columns: list[tuple[Tensor, ...]] = []  # of a tensor of the value, all members'
@@ -192,12 +192,14 @@ def _columns(values: Sequence[Any]) -> list[tuple[Tensor, ...]]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in tuples, lists and dataclasses, in order."""
+    """All tensors in tuples, lists, dictionaries and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from tensors(part)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
     elif is_dataclass(value):
         yield from tensors([getattr(value, each.name) for each in fields(value)])
 
@@ -207,7 +209,12 @@ def rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
     if isinstance(value, Tensor):
         return next(leaves)
     if isinstance(value, (tuple, list)):
-        return type(value)(rebuilt(part, leaves) for part in value)
+        values = [rebuilt(part, leaves) for part in value]
+        return (
+            type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+        )
+    if isinstance(value, dict):
+        return {key: rebuilt(part, leaves) for key, part in value.items()}
 
     if is_dataclass(value) and not isinstance(value, type):
         arguments = {}

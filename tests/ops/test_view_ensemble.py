@@ -112,6 +112,35 @@ def test_a_view_and_a_guide_of_zeros_have_finite_gradients():
     assert all(torch.isfinite(tensor.grad).all() for tensor in parts.values())
 
 
+@pytest.mark.parametrize("tiny", ["views", "guide"])
+def test_a_vector_shorter_than_the_limit_pulls_by_its_product_alone(tiny):
+    """Its length counts as 1e-8, a constant: written out with `clamp`, which has that gradient."""
+    parts, grid = inputs(), cells()
+    with torch.no_grad():
+        for name in ("weight", "bias") if tiny == "views" else ("guide",):
+            parts[name].mul_(1e-10)
+    towards = torch.randn(B, N, C, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def plain() -> torch.Tensor:
+        pooled = grid.average @ parts["tokens"].unsqueeze(1) + grid.average @ parts["mixed"] @ parts["last"]
+        share = grid.share.unsqueeze(3)
+        mean = (pooled * share).sum(dim=(0, 2)) / grid.count
+        empty = grid.count - grid.share.sum(dim=(0, 2)).unsqueeze(1)
+        spread = ((pooled - mean.unsqueeze(1)) ** 2 * share).sum(dim=(0, 2)) + empty * mean**2
+        normed = (pooled - mean.unsqueeze(1)) / (spread / grid.count + 1e-5).sqrt().unsqueeze(1)
+        views = F.gelu(normed * parts["weight"].unsqueeze(1) + parts["bias"].unsqueeze(1))
+        lengths = views.norm(dim=3).clamp(min=1e-8) * parts["guide"].norm(dim=2).clamp(min=1e-8).unsqueeze(1)
+        weights = ((views * parts["guide"].unsqueeze(1)).sum(dim=3) / lengths + 1) / 2
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return (weights.unsqueeze(3) * views).sum(dim=1)
+
+    found, expected = fast(parts, grid)[0], plain()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-20)
+    gradients = [torch.autograd.grad(output, list(parts.values()), towards) for output in (found, expected)]
+    for own, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, exact, rtol=1e-7, atol=1e-9 * exact.abs().max().item())
+
+
 def test_every_run_gives_the_same_bits():
     def once() -> list[torch.Tensor]:
         parts = inputs(dtype=torch.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +12,7 @@ from torch.nn import functional as F
 
 from pointsweep.ops import linear as products
 from pointsweep.ops.linear import linear
-from pointsweep.ops.vmap import Part, current, folded, is_eager_on_cpu, run, uniform
+from pointsweep.ops.vmap import Part, current, folded, for_each, is_eager_on_cpu, run, uniform
 
 
 class Applied(nn.Module):
@@ -93,6 +96,40 @@ def test_what_is_of_each_row_is_made_outside_of_rows_of_all_members():
     assert seen == [((15, 4), None, None)]
     for x, output in zip(inputs, found, strict=True):
         torch.testing.assert_close(output, x.cumsum(dim=1) + shared)
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    rest: list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Named:
+    by_name: dict[str, Tensor | int]
+    pair: Pair
+
+
+def test_containers_of_every_kind_are_each_members_own():
+    """A context or a cached value may be a dictionary or a named tuple."""
+
+    class Model(nn.Module):
+        def forward(self, given: Named) -> dict[str, Any]:
+            made = for_each(current(), lambda: [{"scale": torch.tensor(float(number))} for number in range(3)])
+            total = given.by_name["x"] + given.pair.first + given.pair.rest[0]
+            assert (given.by_name["number"], given.pair.rest[1]) == (7, None)
+            return {"total": total * made["scale"], "pair": Pair(total, [])}
+
+    def given(seed: int) -> Named:
+        x, first, rest = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+        return Named({"x": x, "number": 7}, Pair(first, [rest, None]))
+
+    modules = [Model() for _ in range(3)]
+    found = run([Part(module) for module in modules], [(given(seed),) for seed in range(3)])
+    for seed, output in enumerate(found):
+        own = given(seed)
+        total = own.by_name["x"] + own.pair.first + own.pair.rest[0]
+        torch.testing.assert_close(output["total"], total * seed)
+        torch.testing.assert_close(output["pair"].first, total)
 
 
 def test_noise_without_members_is_torchs_own():
