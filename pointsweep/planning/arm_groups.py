@@ -28,6 +28,7 @@ def model_key(config: TrialConfig) -> Key:
         dataset.name,
         dataset.num_points,
         dataset.heights,
+        dataset.feature_channels,
         dataset.num_categories,
         num_classes,
     )
@@ -39,7 +40,8 @@ def training_key(config: TrialConfig) -> Key:
     """Return what tells apart two arms whose training is looked at: the model's parts and the kind
     of data.
     """
-    return (*_components(config), config.compat, config.dataset.name)
+    dataset = config.dataset
+    return (*_components(config), config.compat, dataset.name, dataset.feature_channels)
 
 
 def _components(config: TrialConfig) -> Key:

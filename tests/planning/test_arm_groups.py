@@ -131,3 +131,25 @@ def test_a_number_counted_once_is_that_of_every_seed_and_rate(tmp_path):
     for key, config in trials.items():
         assert counts[key] == count_arms({key: config})[key]
     assert len({counts[key]["trainable"] for key in trials}) == 2
+
+
+def test_features_of_points_make_another_model(tmp_path):
+    """A network has more parameters with normals than without: neither's count stands for the other's."""
+    base = """
+name: features
+base:
+  dataset: {name: files, root: mine, num_points: 64, presample: 64, num_classes: 4}
+  network: pointnet2
+rows:
+  - {label: coordinates}
+  - {label: and normals, dataset.features: [xyz, normal]}
+seeds: 1
+"""
+    path = tmp_path / "features.yaml"
+    path.write_text(base)
+    plain, with_normals = (cell.trials[0] for cell in load(path).cells)
+    assert model_key(plain) != model_key(with_normals)
+    assert training_key(plain) != training_key(with_normals)
+    counts = count_arms({"plain": plain, "with normals": with_normals})
+    # three more inputs of each of the first layer's 64 channels
+    assert counts["with normals"]["total"] - counts["plain"]["total"] == 3 * 64
