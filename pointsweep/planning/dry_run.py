@@ -44,18 +44,20 @@ def dry_run(arms: Sequence[Arm]) -> list[Finding]:
     random = torch.get_rng_state()
     torch.set_num_threads(1)  # the products are small: more threads cost time
 
-    for number, arm in enumerate(chosen(arms)):
-        if not arm.config.trains:
-            continue
+    try:
+        for number, arm in enumerate(chosen(arms)):
+            if not arm.config.trains:
+                continue
 
-        thorough = number == 0
-        late = _late_epochs(arm.config, trained, thorough=thorough)
-        for text in examine(arm.config, late, thorough=thorough):
-            texts[f"{arm.name}: {text}"] = None
+            thorough = number == 0
+            late = _late_epochs(arm.config, trained, thorough=thorough)
+            for text in examine(arm.config, late, thorough=thorough):
+                texts[f"{arm.name}: {text}"] = None
 
-    texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
-    torch.set_num_threads(threads)
-    torch.set_rng_state(random)
+        texts |= dict.fromkeys(settings_without_effect(_by_settings(arms)))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random)
 
     return [Finding(True, text) for text in texts]
 

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pointsweep.config.datasets import DatasetConfig
 from pointsweep.config.schema import TrialConfig
 from pointsweep.data.dataset import Dataset
 from pointsweep.planning.dry_run_arm import PER_FIELD, Arm, made_data, smaller
-from pointsweep.planning.dry_run_data import dataset_of, small
+from pointsweep.planning.dry_run_data import dataset_of, first_rows, small
 from pointsweep.planning.dry_run_trial import Run
 from pointsweep.results.failures import DivergedError
 
@@ -130,8 +129,9 @@ def _content(dataset: Dataset) -> tuple[Any, ...]:
         content.append(dataset.evaluation_order(split).tobytes())
 
     few = small(dataset)
-    train_batch = few.train_batch(np.arange(2), torch.Generator().manual_seed(0))
-    test_batch = few.eval_batch(few.test, np.arange(2))
+    generator = torch.Generator().manual_seed(0)
+    train_batch = few.train_batch(first_rows(few.train), generator)
+    test_batch = few.eval_batch(few.test, first_rows(few.test))
 
     for tensor in (*train_batch, *test_batch):
         content.append(tensor.numpy().tobytes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pointsweep.models.layers import PairLinear, drawn
+from pointsweep.models.layers import PairLinear, drawn, init_matrix
 from pointsweep.ops.point_ops import gather
 
 
@@ -25,3 +25,16 @@ def test_drawn_numbers_are_those_of_randn_times_their_deviation(shape):
     expected = torch.randn(shape) * 0.02
     torch.manual_seed(3)
     assert torch.equal(drawn(0.02, *shape), expected)
+
+
+def test_matrices_start_as_the_programs_start_them():
+    """Deviations by their formulas: 0.02, and sqrt(2 / (inputs + outputs)) of a uniform draw between its bounds."""
+    torch.manual_seed(0)
+    weight = torch.empty(300, 200)
+    init_matrix(weight, "trunc_normal")
+    assert weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert weight.abs().max() > 0.06  # a normal draw: three deviations and more
+    for kind in ("xavier", "zero_up"):
+        init_matrix(weight, kind)
+        assert weight.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.02)
+        assert weight.abs().max() <= (6 / 500) ** 0.5

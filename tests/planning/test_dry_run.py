@@ -206,3 +206,27 @@ def test_the_step_that_training_is_compared_with_is_torchs_adamw():
         optimiser.step()
         adamw_step(ours, moments, rate, 0.05, 1e-6)
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("splits", [{"test_limit": 1}, {"train_limit": 6, "test_limit": 1}], ids=str)
+def test_a_single_test_cloud_is_no_fault(splits):
+    """Neither in the arm itself nor where a sweep varies how its clouds are changed."""
+    settings = {f"dataset__{name}": value for name, value in splits.items()}
+    assert said(*(config(dataset__rotate=rotate, **settings) for rotate in ("none", "gravity"))) == []
+
+
+def test_threads_and_random_numbers_are_as_before_also_after_an_error(monkeypatch):
+    def fail(*_):
+        torch.rand(3)
+        raise RuntimeError("of a plug-in")
+
+    monkeypatch.setattr("pointsweep.planning.dry_run.settings_without_effect", fail)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="of a plug-in"):
+            dry_run([])
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_num_threads(threads)
