@@ -171,6 +171,9 @@ def locate(name: str, folder: Path) -> Source | None:
     spec = importlib.util.find_spec(name)
     if spec is None:
         return None
+    if spec.origin is None and spec.submodule_search_locations:
+        folders = ", ".join(spec.submodule_search_locations)
+        raise PluginError(f"{name} is no package: {folders} has no __init__.py")
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise PluginError(f"{name} is no package or file of Python code")
 
@@ -542,16 +545,42 @@ def digest_of(name: str) -> str:
 
 
 def _installed_digest(name: str) -> str:
-    path = Path(str(sys.modules[name].__file__))
-    if path.name != "__init__.py":
-        return _digest([(path.name, _text(path))])
+    file = sys.modules[name].__file__
+    if file is not None and Path(file).name != "__init__.py":
+        return _digest([(Path(file).name, _text(Path(file)))])
 
-    folder = path.parent
     files = []
-    for file in sorted(folder.rglob("*.py")):
-        files.append((file.relative_to(folder).as_posix(), _text(file)))
+    for folder in _package_folders(name):
+        for path in sorted(folder.rglob("*.py")):
+            files.append((path.relative_to(folder).as_posix(), _text(path)))
 
     return _digest(files)
+
+
+def _package_folders(name: str) -> list[Path]:
+    """Return the folders of an imported package.
+
+    There is one, whose `__init__.py` was imported. Without such a file Python takes any folder of
+    that name on its path for the package, also that of an editable installation's project, so
+    the folders are those of the modules that were imported.
+    """
+    file = sys.modules[name].__file__
+    if file is not None:
+        return [Path(file).parent]
+
+    folders = set()
+    for module_name, module in list(sys.modules.items()):
+        module_file = getattr(module, "__file__", None)
+        if module_file is None or not module_name.startswith(f"{name}."):
+            continue
+
+        path = Path(module_file)
+        if path.name == "__init__.py":
+            path = path.parent
+
+        folders.add(path.parents[module_name.count(".") - 1])
+
+    return sorted(folders)
 
 
 def digests(parts: Iterable[tuple[str, str]]) -> dict[str, str]:

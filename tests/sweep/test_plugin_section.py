@@ -355,6 +355,53 @@ def test_what_an_installed_package_offers_needs_no_list_and_no_permission(instal
     assert shown.stdout.splitlines()[-1] == "own"
 
 
+def test_an_installed_package_needs_no_init_file(installed, tmp_path):
+    package = installed / "their_package"
+    (package / "__init__.py").rename(package / "method.py")
+    points = installed / "their_package-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[pointsweep.methods]\nshift = their_package.method:Shift\n")
+    Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", ""))
+    ended = ran("run", "own.yaml", "--inline", "--tracking-uri", "none", cwd=tmp_path, path=installed)
+    assert ended.returncode == 0, ended.stderr
+    [record] = records()
+    assert len(record["origin"]["plugin.their_package"]) == 16
+
+
+def test_the_project_folder_of_an_editable_installation_does_not_change_its_digest(installed, tmp_path):
+    # As pip install --editable does: Python finds the package by a finder behind those of folders.
+    project = tmp_path / "their_package"
+    project.mkdir()
+    package = (installed / "their_package").rename(project / "their_package")
+    (project / "setup.py").write_text("")
+    (installed / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        "class Finder:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        files = {{'their_package': '__init__', 'their_package.code': 'code'}}\n"
+        "        if name in files:\n"
+        f"            return importlib.util.spec_from_file_location(name, {str(package)!r} + f'/{{files[name]}}.py')\n"
+        "sys.meta_path.append(Finder)\n"
+    )
+    (package / "__init__.py").rename(package / "code.py")
+    (package / "__init__.py").write_text("")
+    points = installed / "their_package-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[pointsweep.methods]\nshift = their_package.code:Shift\n")
+    Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", ""))
+    run = ("run", "own.yaml", "--inline", "--tracking-uri", "none")
+    ended = ran(*run, cwd=tmp_path, path=installed)
+    assert ended.returncode == 0, ended.stderr
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own.yaml").write_text(Path("own.yaml").read_text())
+    ended = ran(*run, cwd=elsewhere, path=installed)
+    assert ended.returncode == 0, ended.stderr
+    [record] = records()
+    [other] = [json.loads(path.read_text()) for path in elsewhere.glob("store/trials/*/record.json")]
+    assert record["origin"]["plugin.their_package"] == other["origin"]["plugin.their_package"]
+
+
 def test_an_installed_package_offers_a_kind_of_store(installed, tmp_path):
     Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", "").replace("shift", "head_only"))
     address = f"shelf://{tmp_path}/shelf.sqlite"
