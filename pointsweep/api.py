@@ -197,7 +197,7 @@ def read_table(
     opened = _store(store)
     found = _read(name_or_path, opened, source, tracking_uri, allow_plugins)
     layout, records, failures = stored.by_metric(
-        found, metric, opened if source == "store" else None
+        found, metric, opened if source == "store" else None, allow_plugins
     )
     layout, compared = stored.compared(layout, records, opened)
 

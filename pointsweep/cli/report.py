@@ -125,7 +125,9 @@ def write(options: ReportOptions) -> int:
         )
 
         trial_store = store if options.source == "store" else None
-        layout, records, failures = by_metric(stored, options.metric, trial_store)
+        layout, records, failures = by_metric(
+            stored, options.metric, trial_store, options.allow_plugins
+        )
         layout, records = compared(layout, records, store)
 
         if options.protocol:

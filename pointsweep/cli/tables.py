@@ -275,7 +275,9 @@ def show(options: TablesOptions) -> int:
         )
 
         trial_store = store if options.source == "store" else None
-        layout, records, failures = by_metric(stored, options.metric, trial_store)
+        layout, records, failures = by_metric(
+            stored, options.metric, trial_store, options.allow_plugins
+        )
         layout = replace(layout, protocol=options.protocol or layout.protocol)
 
         if options.bundle:

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 
 from pointsweep.planning.plan import Plan
+from pointsweep.results.metrics import PER_OBJECT, computed
 from pointsweep.results.records import Record
 from pointsweep.statistics.all_pairs import detectable_gain
 from pointsweep.statistics.paired_objects import groups_of
@@ -226,8 +227,15 @@ def _points(gain: float | None) -> str:
 
 
 def typical_accuracy(plan: Plan, cells: list[Cell]) -> tuple[float, str]:
-    """The accuracy to reckon with, and where it is from."""
+    """The accuracy to reckon with, and where it is from.
+
+    A metric that is computed from predictions need not be a share of the objects (Cohen's kappa may
+    be negative): its trials' recorded accuracy is taken.
+    """
     protocol, metric = plan.sweep.protocol, plan.sweep.metric
+    if computed(metric) is not None:
+        metric = PER_OBJECT
+
     done = []
     printed = []
 

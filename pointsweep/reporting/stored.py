@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pointsweep.config.plugins import HOW_TO_ALLOW, is_allowed
 from pointsweep.errors import unknown
 from pointsweep.reporting.build import read, read_results
 from pointsweep.reporting.stale import marked, remembered_changes
+from pointsweep.results import metrics
 from pointsweep.results.computed_metrics import with_metric
-from pointsweep.results.kept_plugins import plugins_here
+from pointsweep.results.kept_plugins import import_all, kept_plugins, plugins_here
 from pointsweep.results.metrics import computed, table_metrics, with_split
 from pointsweep.results.records import Layout, Record
 from pointsweep.storage.base import Store
@@ -86,20 +88,28 @@ def _layout_of_file(
     return sweep.name, None
 
 
-def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored:
+def by_metric(
+    stored: Stored,
+    metric: str | None,
+    store: Store | None,
+    allow_plugins: bool = False,
+) -> Stored:
     """Return a stored table for another metric than the file's: `test/macro_f1`, or without its
     split `macro_f1`.
 
-    Without a store (records read from MLflow alone) only metrics that the records hold can be
-    shown. Raises ValueError.
+    The metric may be one that an installed package offers, or that stands in a plug-in of the
+    sweep, which is imported where `allow_plugins` permits that. Without a store (records read from
+    MLflow alone) only metrics that the records hold can be shown. Raises ValueError.
     """
     layout, records, failures = stored
     name = layout.metric if metric is None else with_split(metric)
 
     if metric is not None and name not in table_metrics():
-        raise ValueError(
-            f"--metric: {unknown('metric', name, table_metrics(), 'Allowed')}"
-        )
+        hint = _look_elsewhere(name, layout, store, allow_plugins)
+        if name not in table_metrics():
+            raise ValueError(
+                f"--metric: {unknown('metric', name, metrics.offered(), 'Allowed')}{hint}"
+            )
 
     if store is not None:
         records = with_metric(store, records, name)
@@ -109,6 +119,24 @@ def by_metric(stored: Stored, metric: str | None, store: Store | None) -> Stored
         )
 
     return replace(layout, metric=name), records, failures
+
+
+def _look_elsewhere(
+    name: str, layout: Layout, store: Store | None, allow_plugins: bool
+) -> str:
+    """Register a metric that an installed package offers, else those of the sweep's plug-ins;
+    return what to say if it is in neither. Raises PluginError.
+    """
+    measure = name.rpartition("/")[2]
+    if measure in metrics.METRICS or metrics.discover(measure) or store is None:
+        return ""
+
+    sources = kept_plugins(store, layout.name)
+    if not all(is_allowed(source, allow_plugins) for source in sources):
+        return f". The sweep's own code was not looked at: {HOW_TO_ALLOW}"
+
+    import_all(sources, layout.name, allow_plugins)
+    return ""
 
 
 def compared(

@@ -203,6 +203,17 @@ def table_metrics() -> tuple[str, ...]:
     return tuple(names)
 
 
+def offered() -> tuple[str, ...]:
+    """Return what a table can show, and with it the metrics that installed packages offer."""
+    known = table_metrics()
+    others = []
+    for point in entry_points.offered("metrics"):
+        if with_split(point.name) not in known:
+            others.append(with_split(point.name))
+
+    return (*known, *others)
+
+
 def computed(metric: str) -> Metric | None:
     """Return the metric if a table's metric is computed from stored predictions; None for one that
     is recorded.

@@ -17,6 +17,7 @@ from pointsweep.config.plugins import Source, plugin_of
 from pointsweep.config.schema import PARTS, TrialConfig, dataset_of_seed, with_seed
 from pointsweep.config.validation import KnownParts, check_trial, sound_parts
 from pointsweep.errors import ConfigError, Problem, unknown
+from pointsweep.results import metrics
 from pointsweep.results.metrics import DEFAULT, of_dataset, table_metrics
 from pointsweep.results.records import Published
 from pointsweep.sweep import conditions, labels, overrides, profiles
@@ -242,7 +243,7 @@ class Reader:
 
         name = self._name()
         seeds = read_seeds(self.data, self.complain)
-        metric = self._choice("metric", table_metrics())
+        metric = self._choice("metric", table_metrics(), offered=metrics.offered())
         protocol = self._choice("protocol", PROTOCOLS)
         resources = read_resources(self.data.get("resources") or {}, self.complain)
         self._refuse_unknown_profile()
@@ -430,10 +431,12 @@ class Reader:
 
         return self.document.text_of(("title",), title)
 
-    def _choice(self, key: str, allowed: Sequence[str]) -> str:
+    def _choice(
+        self, key: str, allowed: Sequence[str], offered: Sequence[str] = ()
+    ) -> str:
         value = self.data.get(key, allowed[0])
         if value not in allowed:
-            self.complain((key,), unknown(key, value, allowed, "Allowed"))
+            self.complain((key,), unknown(key, value, offered or allowed, "Allowed"))
 
         return str(value)
 

@@ -13,6 +13,7 @@ import yaml
 from jsonschema import Draft7Validator
 
 from pointsweep.cli.run import main
+from pointsweep.cli.tables import main as tables
 from pointsweep.config import plugins, registry
 from pointsweep.errors import ConfigError
 from pointsweep.results import metrics
@@ -355,6 +356,20 @@ def test_what_an_installed_package_offers_needs_no_list_and_no_permission(instal
     assert shown.stdout.splitlines()[-1] == "own"
 
 
+def test_a_table_is_shown_by_a_metric_that_an_installed_package_offers(installed, tmp_path):
+    Path("own.yaml").write_text(SWEEP.replace("plugins: [shifts.py]\n", "").replace("shift", "head_only"))
+    assert ran("run", "own.yaml", "--inline", "--tracking-uri", "none", cwd=tmp_path, path=installed).returncode == 0
+    ended = ran("tables", "own", "--metric", "always", cwd=tmp_path, path=installed)
+    assert ended.returncode == 0, ended.stderr
+    assert "test/always in %" in ended.stdout
+    ended = ran("tables", "own", "--metric", "alway", cwd=tmp_path, path=installed)
+    assert ended.returncode == 2
+    assert "unknown metric 'test/alway'. Did you mean 'test/always'?" in ended.stderr
+    Path("own.yaml").write_text(Path("own.yaml").read_text() + "metric: test/alway\n")
+    ended = ran("run", "own.yaml", "--plan", cwd=tmp_path, path=installed)
+    assert "unknown metric 'test/alway'. Did you mean 'test/always'?" in ended.stderr
+
+
 def test_an_installed_package_needs_no_init_file(installed, tmp_path):
     package = installed / "their_package"
     (package / "__init__.py").rename(package / "method.py")
@@ -448,6 +463,42 @@ def test_an_entry_point_that_is_something_else_is_refused_with_its_name(installe
 
 def records() -> list[dict]:
     return [json.loads(path.read_text()) for path in Path("store/trials").glob("*/record.json")]
+
+
+def test_a_table_is_shown_by_a_metric_of_the_sweeps_own_code_where_that_may_run(capsys):
+    Path("wrong.py").write_text(
+        "from pointsweep.results.metrics import computed_metric\n"
+        "wrong = computed_metric('wrong', 'one', lambda predicted, labels: 1.0)\n"
+    )
+    Path("own.yaml").write_text(SWEEP.replace("[shifts.py]", "[wrong.py]").replace("[shift]", "[head_only]"))
+    store = ["--store", "store"]
+    assert main(["own.yaml", "--inline", "--tracking-uri", "none", *store, "--allow-plugins"]) == 0
+    plugins.forget("wrong")
+    metrics.METRICS.pop("wrong")
+    capsys.readouterr()
+
+    assert tables(["own", "--metric", "wrong", *store]) == 2
+    said = capsys.readouterr().err
+    assert "unknown metric 'test/wrong'" in said and "--allow-plugins allows it once" in said
+    assert tables(["own", "--metric", "wrong", *store, "--allow-plugins"]) == 0
+    assert "test/wrong in %" in capsys.readouterr().out
+
+
+def test_a_metric_below_zero_has_a_plan(capsys):
+    Path("below.py").write_text(
+        "from pointsweep.results.metrics import computed_metric\n"
+        "below = computed_metric('below', 'half less than none', lambda predicted, labels: -0.5)\n"
+    )
+    Path("own.yaml").write_text(
+        SWEEP.replace("[shifts.py]", "[below.py]").replace("[shift]", "[head_only, lora]").replace("seeds: 1", "seeds: 2")
+        + "metric: test/below\n"
+    )
+    options = ["own.yaml", "--inline", "--tracking-uri", "none", "--store", "store", "--allow-plugins"]
+    assert main(options) == 0
+    capsys.readouterr()
+    assert main([*options, "--plan"]) == 0
+    accuracies = [record["metrics"]["last"]["test/accuracy"] for record in records()]
+    assert f"accuracy {100 * sum(accuracies) / 4:.0f} % as in the finished trials" in capsys.readouterr().out
 
 
 def test_a_changed_source_makes_a_trial_stale(capsys):
