@@ -202,13 +202,12 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
             try:
                 stat = entry.stat()
             except FileNotFoundError:  # a link to nowhere
-                digest.update(f"{entry.path} gone;".encode())
+                digest.update(os.fsencode(f"{entry.path} gone;"))
                 continue
 
             times = (stat.st_mtime_ns, stat.st_ctime_ns)
-            digest.update(
-                f"{entry.path} {stat.st_size} {times} {stat.st_ino};".encode()
-            )
+            identity_now = f"{entry.path} {stat.st_size} {times} {stat.st_ino};"
+            digest.update(os.fsencode(identity_now))
             latest = max(latest, *times)
 
     return digest.hexdigest(), latest

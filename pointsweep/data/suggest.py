@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,12 @@ def suggest(folder: Path) -> list[str]:
 
     root, notes = _root(folder)
     section["root"] = root
-    comments = [*notes, *_counts(clouds), *_not_read(config, folder)]
+    comments = [
+        *notes,
+        *_counts(clouds),
+        *_other_kinds(folder, fields),
+        *_not_read(config, folder),
+    ]
 
     lines = [f"# {comment}" for comment in comments]
     lines.append("dataset:")
@@ -383,17 +388,36 @@ def _pattern(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the pattern of the most frequent kind where files of several kinds lie in the folders
     of classes.
     """
+    counts = _kinds(folder, fields)
+    if len({suffix.lower() for suffix in counts}) < 2:
+        return {}
+
+    [(most_frequent, _)] = counts.most_common(1)
+    return {"pattern": f"*{most_frequent}"}
+
+
+def _kinds(folder: Path, fields: Mapping[str, Any]) -> Counter[str]:
+    """Return how many files of each kind lie in the folders of classes."""
     counts: Counter[str] = Counter()
     for split in SPLITS:
         if fields.get(split) is not None:
             files = split_files(folder, split, fields[split], pattern=None)
             counts.update(path.suffix for path, _ in files.clouds)
 
-    if len({suffix.lower() for suffix in counts}) < 2:
-        return {}
+    return counts
 
-    [(most_frequent, _)] = counts.most_common(1)
-    return {"pattern": f"*{most_frequent}"}
+
+def _other_kinds(folder: Path, fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line on the files that the pattern leaves out."""
+    if "pattern" not in fields:
+        return
+
+    counts = _kinds(folder, fields)
+    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+    yield (
+        f"files of several kinds: {shown}; pattern {fields['pattern']!r} reads one of them,"
+        " '*' all"
+    )
 
 
 def _count_classes(config: Any, folder: Path) -> int:

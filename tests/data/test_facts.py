@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -94,3 +97,9 @@ def test_a_stamp_changes_with_what_lies_below_a_folder_and_a_link_that_leads_bac
     stamps.append(facts.folder_stamp(tmp_path))
     assert len(set(stamps)) == 4
     assert facts.folder_stamp(tmp_path) == stamps[-1]
+
+
+def test_a_stamp_takes_names_that_are_no_utf8(tmp_path):
+    stamp = facts.folder_stamp(tmp_path)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9.npy")).touch()
+    assert facts.folder_stamp(tmp_path) != stamp

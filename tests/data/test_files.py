@@ -274,6 +274,18 @@ def test_names_that_yaml_would_read_otherwise_are_quoted(root, capsys):
     assert opened(section).class_names == ("Große Tüte", "true")
 
 
+def test_files_that_the_suggested_pattern_leaves_out_are_counted(root, capsys):
+    for split, seed in (("train", 0), ("test", 1)):
+        for name, number in (("bus", 0), ("car", 1)):
+            some = clouds(6, 40, seed)
+            for index, suffix in enumerate((".npy", ".npy", ".xyz")):
+                write_cloud(root / "mixed" / split / name / f"{index}{suffix}", some[3 * number + index])
+    assert data_command(["add", str(root / "mixed")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "# files of several kinds: 8 .npy, 4 .xyz; pattern '*.npy' reads one of them, '*' all" in lines
+    assert "# train: 4 clouds of 2 classes, 40 points each" in lines
+
+
 def test_a_class_may_be_called_as_a_split(root, capsys):
     for number, (name, split) in enumerate((name, split) for name in ("bus", "train") for split in ("a", "b")):
         write_cloud(root / "vehicles" / name / f"{split}.npy", clouds(1, 40, number)[0])
