@@ -229,9 +229,11 @@ def run_all(
     held = []
 
     for pack in packs:
-        if any(outcomes[task.config.key()].status == "held" for task in pack):
+        of_pack = [outcomes[task.config.key()] for task in pack]
+        reasons = [outcome.reason for outcome in of_pack if outcome.status == "held"]
+        if reasons:
             held.append(pack)
-            say(f"waiting for {outcomes[pack[0].config.key()].reason}")
+            say(f"waiting: {reasons[0]}")
 
     if held:
         for outcome in run(held, replace(job, wait_s=WAIT_S)):

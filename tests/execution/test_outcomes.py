@@ -8,6 +8,7 @@ import pytest
 
 from pointsweep.config.validation import trial_from_dict
 from pointsweep.execution import ray_tune as launch
+from pointsweep.execution.launch import run_all
 from pointsweep.execution.launchers import Event
 from pointsweep.execution.outcomes import OutcomeCollector, WorkerReporter
 from pointsweep.execution.prometheus import Gauges, cells_of
@@ -107,3 +108,23 @@ def test_the_driver_mirrors_what_its_workers_do_not(tasks, tmp_path, monkeypatch
     assert gauges.values()["pointsweep_tracker_lag_seconds", "s", ""] == 7.0
     ends.end(Outcome(first, "finished"))
     assert poked == [first, first], "not those that another process works on"
+
+
+def test_a_pack_of_which_another_process_has_a_trial_says_whom_it_waits_for_and_comes_last(tasks, tmp_path):
+    held = {tasks[1].config.key()}
+    rounds: list[int] = []
+
+    def run(packs, job):
+        rounds.append(len(packs))
+        outcomes = []
+        for task in (task for pack in packs for task in pack):
+            key = task.config.key()
+            is_held = key in held and len(rounds) == 1
+            outcomes.append(Outcome(key, "held", f"{key} is held") if is_held else Outcome(key, "finished"))
+        return outcomes
+
+    said: list[str] = []
+    ended = run_all([tasks[:2], tasks[2:]], Job(str(tmp_path)), run, said.append)
+    assert said == [f"waiting: {tasks[1].config.key()} is held"]
+    assert rounds == [2, 1]
+    assert {outcome.status for outcome in ended} == {"finished"}
