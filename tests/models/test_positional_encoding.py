@@ -127,6 +127,15 @@ def test_the_two_ends_of_the_line_meet_different_ends_of_the_table():
     torch.testing.assert_close(found[1 - low], (1 - share) * table[75] + share * table[76], atol=1e-4, rtol=1e-4)
 
 
+def test_the_published_interpolation_gives_nothing_at_whole_numbers():
+    """T8: there the places before and behind are one, and both weights are zero."""
+    made = Positions(PositionsConfig(), backbone("1d"), num_tokens=5, compat="official")
+    table = made.encode.__self__.table
+    found = made._official_line(0, torch.tensor([[[2.0, 2.25, 0.0]]]))
+    expected = torch.stack([torch.zeros_like(table[0]), 0.75 * table[2] + 0.25 * table[3], torch.zeros_like(table[0])])
+    torch.testing.assert_close(found[0, 0], expected)
+
+
 def test_a_3d_backbone_encodes_the_centres_themselves():
     made = positions("3d")
     assert made.project(CENTERS) is None

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from pointsweep.config.parts import TrainConfig
-from pointsweep.config.validation import component_problems
+from pointsweep.config.validation import component_problems, trial_from_dict
 from pointsweep.results.checkpoint import decode, encode
 from pointsweep.results.trial_dir import TrialFolder
-from pointsweep.training.loop import _vote, batches, learning_rate, make_optimizer, score, step_rate, stream
+from pointsweep.training.loop import _vote, batches, evaluate, learning_rate, make_optimizer, score, step_rate, stream
 from pointsweep.training.record_builder import classifies
+from pointsweep.training.runner import load_dataset
 from pointsweep.training.trainer_state import snapshot
 
 
@@ -94,6 +95,35 @@ def test_an_epoch_visits_each_cloud_at_most_once_in_an_order_of_its_own():
 
 def test_streams_of_random_numbers_do_not_meet():
     assert len({stream(seed, purpose, epoch) for seed in range(3) for purpose in ("order", "noise") for epoch in range(5)}) == 30
+
+
+class Sees(nn.Module):
+    """Clouds -> logits that depend on each cloud alone; remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.sizes = nn.Parameter(torch.tensor(3.0)), []
+
+    def forward(self, points):
+        self.sizes.append(len(points))
+        return self.scale * points[:, :3].flatten(1)[:, :4]
+
+
+@pytest.mark.parametrize(("compat", "sizes"), [("fixed", [3, 3, 3, 3]), ("official", [6, 6])])
+@pytest.mark.parametrize("order", ["file", "by_class", "shuffled"])
+def test_predictions_stand_in_file_order_and_clouds_that_see_each_other_stay_together(order, compat, sizes):
+    data = {"name": "synthetic", "num_points": 16, "presample": 16, "source_points": 32, "num_classes": 4, "test_limit": 12}
+    trial = trial_from_dict({
+        "dataset": {**data, "test_order": order}, "network": "pointnet", "train": {"eval_batch_size": 6},
+    })  # fmt: skip
+    trial = trial.model_copy(update={"compat": compat})  # a network has no official form; the model here is neither
+    dataset, model = load_dataset(trial.dataset), Sees()
+    result = evaluate(model, dataset, dataset.test, trial, parts=2)
+    clouds, labels = dataset.eval_batch(dataset.test, np.arange(12))
+    logits = (3.0 * clouds[:, :3].flatten(1)[:, :4]).detach()
+    assert model.sizes == sizes
+    assert result.predictions.tolist() == logits.argmax(dim=1).tolist()
+    assert result.loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
 
 
 def test_score_counts_right_answers():
