@@ -138,12 +138,16 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
     The prediction interval of a normal sample, mean ± t * sd * sqrt(1 + 1/n) (Hahn, Meeker 1991,
     Statistical Intervals, 4.7). Of one seed, or of seeds without spread, Wilson's interval over the
     test objects; of a mean IoU that is wider than it need be, for no number in [0, 1] varies more
-    than one that is 0 or 1.
+    than one that is 0 or 1. A mean below zero is taken as that of a metric in [-1, 1].
     """
     from scipy.special import stdtrit
 
     stats = summary(values)
 
+    if not stats.sd and stats.mean < 0:
+        # A metric in [-1, 1], as Cohen's kappa: (value + 1) / 2 lies in [0, 1].
+        low, high = wilson((stats.mean + 1) / 2 * objects, objects)
+        return 2 * low - 1, 2 * high - 1
     if not stats.sd:
         return wilson(stats.mean * objects, objects)
 

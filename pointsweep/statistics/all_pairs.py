@@ -151,7 +151,8 @@ def compare(
 
     tested = [row for row in range(len(order)) if row not in far]
     sd = detectable = None
-    if errors.freedom and errors.variance:
+    # A smaller spread is what rounding leaves of arms that differ by the same with every seed.
+    if errors.freedom and math.sqrt(errors.variance) > 10**-DIGITS:
         sd = math.sqrt(errors.variance)
 
     if sd is not None and len(tested) > 1:

@@ -151,6 +151,12 @@ def test_a_further_run_is_expected_in_the_prediction_interval():
         assert further(lone, 400) == (pytest.approx(exact.low), pytest.approx(exact.high))
 
 
+def test_a_metric_below_zero_has_an_interval():
+    """Of Cohen's kappa in [-1, 1]: that of a share, stretched."""
+    exact = scipy_stats.binomtest(150, 400).proportion_ci(method="wilson")
+    assert further([-0.25], 400) == (pytest.approx(2 * exact.low - 1), pytest.approx(2 * exact.high - 1))
+
+
 def test_the_prediction_interval_holds_what_it_says():
     generator = np.random.default_rng(0)
     drawn = generator.normal(0.8, 0.02, (2000, 4))

@@ -236,3 +236,12 @@ def test_all_intervals_of_a_table_cover_at_once():
     half = half_widths(values, first, second, 5)
     errors = (values[:, first] - values[:, second]).mean(axis=2) - (truth[first] - truth[second])
     assert np.mean((np.abs(errors) <= half).all(axis=1)) >= 0.945
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.05])
+def test_arms_that_differ_by_the_same_with_every_seed_have_no_spread(ahead: float):
+    """Rounding leaves 1e-16 of it, which was printed as a detectable difference of 0.0 points."""
+    values = {0: 0.1, 1: 0.35, 2: 0.7}
+    family = compare("t", {"a": values, "b": {seed: value - ahead for seed, value in values.items()}})
+    assert (family.sd, family.detectable) == (None, None)
+    assert family.pairs[0].reason == "the same difference with every seed"
