@@ -154,19 +154,16 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 
 def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings of the model in which two arms differ, but for those that choose the weights of
-    the backbone, as a probe draws its own.
-    """
+    """The settings of the model in which two arms differ."""
     parts = (*MODEL_PARTS, "network", "compat")
     one = flat(first.to_dict(only=parts))
     other = flat(second.to_dict(only=parts))
 
-    weights = {f"backbone.{name}" for name in OF_WEIGHTS}
     knobs = {}
 
     for key in one | other:
         pair = one.get(key), other.get(key)
-        if pair[0] != pair[1] and key not in weights:
+        if pair[0] != pair[1]:
             knobs[key] = pair
 
     return knobs
@@ -175,7 +172,9 @@ def _knobs(first: TrialConfig, second: TrialConfig) -> dict[str, tuple[Any, Any]
 def _dead_knobs(probed: Sequence[tuple[Arm, Probe]]) -> Iterator[Finding]:
     for (first, first_probe), (second, second_probe) in _alike(probed):
         knobs = _knobs(first.config, second.config)
-        if not knobs or first_probe.differs(second_probe):
+        # a probe draws its own
+        of_weights = any(f"backbone.{name}" in knobs for name in OF_WEIGHTS)
+        if not knobs or of_weights or first_probe.differs(second_probe):
             continue
 
         # Few tokens can hide a setting (a cap, a size that none reaches): before an arm is refused
