@@ -24,9 +24,6 @@ from pointsweep.ops.point_ops import (
     uniform_lines,
     view_lines,
 )
-from pointsweep.ops.vmap import is_eager_on_cpu
-
-SLICE_BYTES = 1 << 19  # of the encodings that are averaged at one time
 
 
 class Positions(nn.Module):
@@ -46,7 +43,6 @@ class Positions(nn.Module):
         super().__init__()
         self.config = config
         self.plane = backbone.plane
-        self.dim = backbone.dim
         self.compat = compat
         self.scrambled = (
             compat == "official" if config.scrambled is None else config.scrambled
@@ -155,62 +151,32 @@ class Positions(nn.Module):
         if projected is None or self.plane is None:
             return self.encode(index, centers)
 
-        places = projected
-        if self.plane.height == 1:
-            # From [0, length) on the line to [0, length - 1] in the table, by a constant; by the
-            # published program stretched by the whole batch's extremes (T5).
-            places = places * (self.plane.width - 1)
-            if self.compat == "official":
-                places = places / (projected.max() - projected.min())
-            else:
-                places = places / self.plane.width
+        if self.plane.height == 1 and self.compat == "official":
+            encodings = self._official_line(index, projected)
+        elif self.plane.height == 1:
+            # [0, length) on the line to [0, length - 1] in the table, by a constant and not by the
+            # batch's extremes (T5).
+            position = projected * (self.plane.width - 1) / self.plane.width
+            encodings = self.encode(index, position)
+        else:
+            encodings = self.encode(index, projected)
+            if encodings is not None and self.scrambled:
+                # The program has (C, N) a view and reshapes it to (N, C) where it should transpose
+                # (T41).
+                encodings = encodings.transpose(2, 3).reshape(encodings.shape)
 
-        return self._mean_over_views(index, places)
-
-    def _mean_over_views(self, index: int, places: Tensor) -> Tensor | None:
-        """(B, M, N) or (B, M, N, 2) -> (B, N, C).
-
-        On a CPU some clouds at a time, of which the encodings of all views stay in the cache. Not
-        where the table is trained: the sums of its gradient are those of the whole batch.
-        """
-        step = len(places)
-        if is_eager_on_cpu(places):
-            cloud_values = places.shape[1] * places.shape[2] * self.dim
-            step = max(1, SLICE_BYTES // (places.element_size() * cloud_values))
-
-        encodings = self._encodings(index, places[:step])
         if encodings is None:
             return None
-        if encodings.requires_grad and step < len(places):
-            encodings, step = self._encodings(index, places), len(places)
-            assert encodings is not None
 
-        means = [encodings.mean(dim=1)]
-        for first in range(step, len(places), step):
-            encodings = self._encodings(index, places[first : first + step])
-            assert encodings is not None
-            means.append(encodings.mean(dim=1))
+        return encodings.mean(dim=1)  # (B, M, N, C) -> (B, N, C)
 
-        return torch.cat(means) if len(means) > 1 else means[0]
-
-    def _encodings(self, index: int, places: Tensor) -> Tensor | None:
-        """Encodings (B, M, N, C) at places of every view."""
-        assert self.plane is not None
-        if self.plane.height == 1 and self.compat == "official":
-            return self._official_line(index, places)
-
-        encodings = self.encode(index, places)
-        if encodings is not None and self.plane.height > 1 and self.scrambled:
-            # The program has (C, N) a view and reshapes it to (N, C) where it should transpose
-            # (T41).
-            encodings = encodings.transpose(2, 3).reshape(encodings.shape)
-
-        return encodings
-
-    def _official_line(self, index: int, position: Tensor) -> Tensor | None:
-        """The published interpolation: weights that vanish at whole numbers (T8)."""
+    def _official_line(self, index: int, projected: Tensor) -> Tensor | None:
+        """The published interpolation: stretched by the whole batch's extremes (T5), weights that
+        vanish at whole numbers (T8).
+        """
         assert self.plane is not None
         last = self.plane.width - 1
+        position = projected * last / (projected.max() - projected.min())
         left = position.floor().clamp(0, last)
         right = position.ceil().clamp(0, last)
         at_left = self.encode(index, left)
