@@ -278,7 +278,9 @@ def run_once(config: TrialConfig) -> None:
     that is separate: nothing else depends on the number of points, and `probe` runs the rest.
     """
     if config.backbone is None:
-        points = _clouds(1, config.dataset.num_points)
+        points = _clouds(
+            1, config.dataset.num_points, channels=config.dataset.feature_channels
+        )
         model = build(config, CLASSES).eval()
         if any(p.requires_grad for p in model.parameters()):
             model(points)
@@ -312,7 +314,7 @@ def _read_points(
 
 def _probe_untrained(model: nn.Module, points: Tensor) -> Probe:
     """Probe a model without trained tensors, which is fitted to labelled clouds instead."""
-    bank = _clouds(2 * CLASSES, points.shape[1], seed=1)
+    bank = _clouds(2 * CLASSES, points.shape[1], seed=1, channels=points.shape[2] - 3)
     model.fit([(bank, torch.arange(len(bank)) % CLASSES)])  # type: ignore[operator]
     logits, leak, ignored = _examine_batch(model.eval(), [points])
 
@@ -346,7 +348,7 @@ def _examine_batch(
     """
     points, *others = inputs
     before = model(points, *others)
-    new = _clouds(2, points.shape[1], seed=2) * 2.0
+    new = _clouds(2, points.shape[1], seed=2, channels=points.shape[2] - 3) * 2.0
     middle = torch.cat([points[:1], new[1:], points[2:]])
     outer = torch.cat([new[:1], points[1:2], points[:1]])
     other_middle = model(middle, *others)
