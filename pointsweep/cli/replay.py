@@ -144,12 +144,13 @@ def further(values: Sequence[float], objects: float) -> tuple[float, float]:
 
     stats = summary(values)
 
-    if not stats.sd and stats.mean < 0:
+    if not stats.sd:
+        if stats.mean >= 0:
+            return wilson(stats.mean * objects, objects)
+
         # A metric in [-1, 1], as Cohen's kappa: (value + 1) / 2 lies in [0, 1].
         low, high = wilson((stats.mean + 1) / 2 * objects, objects)
         return 2 * low - 1, 2 * high - 1
-    if not stats.sd:
-        return wilson(stats.mean * objects, objects)
 
     t = float(stdtrit(stats.n - 1, 0.5 + LEVEL / 2))
     half_width = t * stats.sd * math.sqrt(1 + 1 / stats.n)

@@ -206,8 +206,8 @@ def _stamp_and_time(folder: Path) -> tuple[str, int]:
                 continue
 
             times = (stat.st_mtime_ns, stat.st_ctime_ns)
-            identity_now = f"{entry.path} {stat.st_size} {times} {stat.st_ino};"
-            digest.update(os.fsencode(identity_now))
+            line = f"{entry.path} {stat.st_size} {times} {stat.st_ino};"
+            digest.update(os.fsencode(line))
             latest = max(latest, *times)
 
     return digest.hexdigest(), latest

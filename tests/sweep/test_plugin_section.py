@@ -382,6 +382,13 @@ def test_an_installed_package_needs_no_init_file(installed, tmp_path):
     assert len(record["origin"]["plugin.their_package"]) == 16
 
 
+def test_a_folder_without_an_init_file_is_no_plug_in_by_import_path(tmp_path, monkeypatch):
+    (tmp_path / "lacks_init").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(plugins.PluginError, match=rf"lacks_init is no package: {tmp_path}/lacks_init has no __init__.py"):
+        plugins.locate("lacks_init", tmp_path / "elsewhere")
+
+
 def test_the_project_folder_of_an_editable_installation_does_not_change_its_digest(installed, tmp_path):
     # As pip install --editable does: Python finds the package by a finder behind those of folders.
     project = tmp_path / "their_package"
